@@ -1,0 +1,1 @@
+//! The shells: WebRTC, WebSockets, files. They read, hand over and write out; they decide nothing.

@@ -1,0 +1,3 @@
+//! The `swarm` program.
+
+fn main() {}

@@ -1,0 +1,234 @@
+//! What a face (REPL, pipe, JSON, library) says to the node and hears from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::core::peer::Path;
+use crate::wire::signal::ErrorCode;
+use crate::wire::{RoomId, UserId};
+
+/// A transfer, named by the BLAKE3 hash of its manifest; shown as its first eight hex digits where that is unambiguous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransferId(pub [u8; 32]);
+
+/// To whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum To {
+    /// Every ready peer.
+    Everyone,
+    /// These peers.
+    Peers(Vec<UserId>),
+}
+
+/// What a face asks of the node.
+#[derive(Debug)]
+pub enum Command {
+    /// Says a line of chat.
+    Say {
+        /// The line; a very long one is split into several messages.
+        text: String,
+        /// To whom. A direct line to a peer of the published libraries is an ordinary string there.
+        to: To,
+    },
+    /// Sends bytes as they are, to be reported as data by the receivers.
+    Data {
+        /// At most [`crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES`].
+        bytes: Bytes,
+        /// To whom.
+        to: To,
+    },
+    /// Offers files and folders. Answers with the transfer, or with why it can't be offered.
+    Send {
+        /// What to send; `-` is standard input.
+        paths: Vec<PathBuf>,
+        /// To whom.
+        to: To,
+        /// The transfer's id, once the manifest is made.
+        reply: oneshot::Sender<Result<TransferId, anyhow::Error>>,
+    },
+    /// Accepts an offered transfer.
+    Accept {
+        /// Which.
+        transfer: TransferId,
+    },
+    /// Declines an offered transfer, or stops one under way.
+    Reject {
+        /// Which.
+        transfer: TransferId,
+    },
+    /// Takes a new name.
+    Rename {
+        /// The name as typed.
+        name: String,
+    },
+    /// Neither shows nor answers what this peer sends from now on, or the reverse.
+    Ignore {
+        /// Whom.
+        peer: UserId,
+        /// `false` listens again.
+        ignored: bool,
+    },
+    /// Asks who is here.
+    Peers {
+        /// Every peer, in the order of their ids.
+        reply: oneshot::Sender<Vec<PeerInfo>>,
+    },
+    /// Leaves the room, says so to everyone, and ends the node.
+    Quit,
+}
+
+/// A peer as faces see it. What the peer chose itself (`name`) is not sanitised: faces show it through
+/// [`crate::wire::text`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Who.
+    pub id: UserId,
+    /// What the peer calls itself; empty for a peer of the published libraries.
+    pub name: String,
+    /// Whether the peer proved the room's key. Always `false` in an open room.
+    pub verified: bool,
+    /// One of our own, or a peer of the published libraries.
+    pub kind: PeerKind,
+    /// How packets travel, once known.
+    pub path: Option<Path>,
+    /// Bytes sent to and received from the peer, on all channels.
+    pub sent_bytes: u64,
+    /// See [`PeerInfo::sent_bytes`].
+    pub received_bytes: u64,
+}
+
+/// Which program a peer runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerKind {
+    /// `swarm`.
+    Swarm,
+    /// A published fast-rtc library.
+    Original,
+}
+
+/// What the node tells a face.
+#[derive(Debug)]
+pub enum Event {
+    /// The server let us in. Said once.
+    Ready {
+        /// Our id.
+        id: UserId,
+        /// The room.
+        room: RoomId,
+        /// How many members were there.
+        members: usize,
+    },
+    /// The state of the connection to the server changed.
+    Signaling(SignalingState),
+    /// A peer is ready: connected, and verified where the room has a key.
+    Opened(PeerInfo),
+    /// A peer that had been ready is gone.
+    Closed {
+        /// Who.
+        peer: PeerInfo,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A peer has a new name.
+    Renamed {
+        /// Who, with the new name.
+        peer: PeerInfo,
+        /// The name before.
+        old: String,
+    },
+    /// A line of chat, not sanitised.
+    Message {
+        /// From whom.
+        from: PeerInfo,
+        /// The line.
+        text: String,
+        /// Whether it was for us alone.
+        direct: bool,
+    },
+    /// Bytes.
+    Data {
+        /// From whom.
+        from: PeerInfo,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// News of a transfer.
+    Transfer(crate::core::transfer::TransferEvent),
+    /// A connection attempt failed or a peer was refused. The mesh goes on.
+    PeerFailed {
+        /// Who, if known.
+        peer: Option<UserId>,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The node ended; the last event.
+    Ended(Ended),
+}
+
+/// The connection to the signaling server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignalingState {
+    /// Trying for the first time.
+    Connecting,
+    /// In the room.
+    Up,
+    /// Lost; the mesh goes on without it.
+    Down {
+        /// One sentence.
+        reason: String,
+        /// When the next attempt starts.
+        retry_in: Duration,
+    },
+    /// The server refused something.
+    Refused {
+        /// The server's word, if it is one of ours.
+        code: Option<ErrorCode>,
+        /// The server's sentence, not sanitised.
+        message: String,
+    },
+}
+
+/// Why a peer is gone or was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer left.
+    Left,
+    /// Nothing came from the peer any more.
+    Lost,
+    /// No direct or relayed path could be found.
+    NoPath,
+    /// The peer could not prove the room's key: another key, or somebody in between.
+    KeyMismatch,
+    /// The peer could not prove anything: a published library in a room with a key.
+    Unverified,
+    /// The peer broke the protocol or a limit.
+    Misbehaved,
+    /// The server said so.
+    ServerSaidSo,
+    /// A newer connection to the same peer took its place.
+    Replaced,
+    /// We left.
+    Local,
+}
+
+/// How a node ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Asked to.
+    Quit,
+    /// The server will not have us: wrong token, id taken, room full.
+    Refused {
+        /// The server's word.
+        code: ErrorCode,
+        /// The server's sentence, not sanitised.
+        message: String,
+    },
+    /// The server could not be reached in the first place.
+    Unreachable {
+        /// One sentence with the cause.
+        reason: String,
+    },
+}

@@ -1,0 +1,28 @@
+//! ICE candidates as browsers write them (`RTCIceCandidateInit`, W3C webrtc-pc §4.8.2).
+
+use serde::{Deserialize, Serialize};
+
+/// One ICE candidate. `candidate` is the candidate-attribute of RFC 8839 §5.1; an empty one ends the candidates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// The `candidate:…` line, without `a=`.
+    pub candidate: String,
+    /// The media stream it belongs to; `"0"` in every data-only description of the published libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sdp_mid: Option<String>,
+    /// The index of the m-line.
+    #[serde(default, rename = "sdpMLineIndex", skip_serializing_if = "Option::is_none")]
+    pub sdp_m_line_index: Option<u16>,
+    /// The ufrag of the ICE generation the candidate belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username_fragment: Option<String>,
+}
+
+impl Candidate {
+    /// The bytes this candidate takes, for limits.
+    pub fn len_bytes(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.candidate.len() + optional(&self.sdp_mid) + optional(&self.username_fragment)
+    }
+}

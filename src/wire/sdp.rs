@@ -1,0 +1,94 @@
+//! Session descriptions, and the few lines of them that this program reads or adds.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::limits::SDP_MAX_BYTES;
+
+/// The session-level attribute by which our peers recognise each other. The published libraries ignore it
+/// (RFC 8866 §5.13: unknown attributes are ignored).
+pub const MARKER: &str = "a=x-swarm:1";
+
+/// A session description of at most [`SDP_MAX_BYTES`].
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Sdp(String);
+
+/// The text is no session description this program accepts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SdpError {
+    /// The text is longer than [`SDP_MAX_BYTES`].
+    #[error("a session description has at most {SDP_MAX_BYTES} bytes, this one has {0}")]
+    TooLong(usize),
+}
+
+impl Sdp {
+    /// Takes a description of at most [`SDP_MAX_BYTES`]; what it says is judged by the WebRTC stack.
+    pub fn new(text: impl Into<String>) -> Result<Self, SdpError> {
+        let text = text.into();
+        if text.len() > SDP_MAX_BYTES {
+            return Err(SdpError::TooLong(text.len()));
+        }
+        Ok(Self(text))
+    }
+
+    /// The description as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the description was made by one of our peers.
+    pub fn has_marker(&self) -> bool {
+        self.session_lines().any(|line| line == MARKER)
+    }
+
+    /// The description with our marker among its session-level attributes.
+    pub fn with_marker(&self) -> Self {
+        if self.has_marker() {
+            return self.clone();
+        }
+        let at = self.0.find("\nm=").map_or(self.0.len(), |newline| newline + 1);
+        let (session, media) = self.0.split_at(at);
+        Self(format!("{session}{MARKER}\r\n{media}"))
+    }
+
+    fn session_lines(&self) -> impl Iterator<Item = &str> {
+        self.0.lines().map(str::trim_end).take_while(|line| !line.starts_with("m="))
+    }
+}
+
+impl fmt::Debug for Sdp {
+    /// Addresses and ICE passwords stay out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sdp({} bytes)", self.0.len())
+    }
+}
+
+impl<'de> Deserialize<'de> for Sdp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_is_a_session_attribute() {
+        let sdp = Sdp::new("v=0\r\ns=-\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:0\r\n")
+            .expect("short enough");
+        assert!(!sdp.has_marker());
+        let marked = sdp.with_marker();
+        assert!(marked.has_marker());
+        assert_eq!(marked.with_marker(), marked);
+        assert!(marked.as_str().starts_with("v=0\r\ns=-\r\na=x-swarm:1\r\nm=application"));
+    }
+
+    #[test]
+    fn a_media_level_marker_does_not_count() {
+        let sdp = Sdp::new("v=0\r\nm=application 9\r\na=x-swarm:1\r\n").expect("short enough");
+        assert!(!sdp.has_marker());
+    }
+}

@@ -1,0 +1,180 @@
+//! Signaling messages, neutral of dialect. `dialect` turns the text of either generation into these and back.
+//!
+//! The JSON form of these types *is* the second generation's, bare, plus our own optional fields and messages
+//! (`docs/protocol.md`), so a server or a client that knows only the second generation can ignore what is ours.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, LinkId, RoomId, Sdp, UserId};
+
+/// What a member says to the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum ClientSignal {
+    /// Enters a room.
+    Init(Init),
+    /// Leaves an offer at the server for the next member to take; again with the same id to renegotiate.
+    Offer {
+        /// The connection, named by its offerer.
+        id: LinkId,
+        /// The offer.
+        sdp: Sdp,
+    },
+    /// Answers an offer taken from the server.
+    Answer {
+        /// The connection.
+        id: LinkId,
+        /// The answer.
+        sdp: Sdp,
+    },
+    /// A candidate of either side. `None` ends the candidates.
+    Candidate {
+        /// The connection.
+        id: LinkId,
+        /// The candidate, or `None` for the end of candidates.
+        candidate: Option<Candidate>,
+    },
+    /// Ours: asks for one offer of one member, to repair a hole in the mesh.
+    #[serde(rename_all = "camelCase")]
+    Want {
+        /// The member to be connected to.
+        user_id: UserId,
+    },
+    /// Leaves the room.
+    Close,
+}
+
+/// Entry into a room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    /// The newcomer.
+    pub user_id: UserId,
+    /// The room.
+    pub room_id: RoomId,
+    /// Ours: the members the newcomer is connected to already. Its presence, even empty, says that the sender
+    /// understands our extensions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have: Option<Vec<UserId>>,
+    /// Ours: the secret from an earlier [`ServerSignal::Welcome`], with which a member takes its own place back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
+}
+
+/// What the server says to a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum ServerSignal {
+    /// Hands an offer to a newcomer, who answers it.
+    #[serde(rename_all = "camelCase")]
+    Accept {
+        /// The connection.
+        id: LinkId,
+        /// The offerer.
+        user_id: UserId,
+        /// The offer, then its candidates so far.
+        signals: Vec<OfferSignal>,
+    },
+    /// Tells the owner of an offer who took it.
+    #[serde(rename_all = "camelCase")]
+    OfferAccepted {
+        /// The connection.
+        id: LinkId,
+        /// The newcomer who took the offer.
+        user_id: UserId,
+    },
+    /// Asks the member for one more offer.
+    OfferRequest,
+    /// A renegotiation offer, as the other side sent it.
+    Offer {
+        /// The connection.
+        id: LinkId,
+        /// The offer.
+        sdp: Sdp,
+    },
+    /// The answer, as the other side sent it.
+    Answer {
+        /// The connection.
+        id: LinkId,
+        /// The answer.
+        sdp: Sdp,
+    },
+    /// A candidate, as the other side sent it.
+    Candidate {
+        /// The connection.
+        id: LinkId,
+        /// The candidate, or `None` for the end of candidates.
+        candidate: Option<Candidate>,
+    },
+    /// Close that connection: its other end left, or the offer was given back.
+    LeaveSwarm {
+        /// The connection.
+        id: LinkId,
+    },
+    /// Ours, only to clients whose `init` had `have`: the member is in.
+    Welcome {
+        /// The secret that lets this member, and nobody else, take its place back after a lost socket.
+        resume: String,
+        /// How many other members the room has.
+        members: usize,
+    },
+    /// Ours, likewise: that member's socket broke off. A hint to probe the link, not an order to close it.
+    #[serde(rename_all = "camelCase")]
+    Gone {
+        /// The member whose socket broke off.
+        user_id: UserId,
+    },
+    /// Something the client sent was refused. The published libraries ignore it.
+    #[serde(rename = "signal_error")]
+    SignalError {
+        /// Ours: a stable word for programs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<ErrorCode>,
+        /// One sentence for people, with the next step to take.
+        message: String,
+    },
+}
+
+/// What an [`ServerSignal::Accept`] carries: the offer followed by its candidates. The connection's id stands
+/// once, in the `accept` itself; an `id` in here is ignored, as the published libraries do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum OfferSignal {
+    /// The offer; the first of the list.
+    Offer {
+        /// The offer.
+        sdp: Sdp,
+    },
+    /// One of the offer's candidates.
+    Candidate {
+        /// The candidate, or `None` for the end of candidates.
+        candidate: Option<Candidate>,
+    },
+}
+
+/// Why the server refused something. Stable words: programs match on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The text was no signaling message.
+    Malformed,
+    /// The message has a type this server does not know.
+    UnknownType,
+    /// The message is one only servers send, or does not fit the sender's state.
+    NotAllowed,
+    /// The user id is taken by a member who is here or may still come back.
+    DuplicateId,
+    /// The room is full.
+    RoomFull,
+    /// The server holds as many rooms as it may.
+    TooManyRooms,
+    /// The sender exceeded a limit on rate, size or number.
+    LimitExceeded,
+    /// The token does not open this room.
+    Forbidden,
+    /// The server is shutting down; come back in a moment.
+    ShuttingDown,
+    /// A word this version does not know.
+    #[serde(other)]
+    Other,
+}
