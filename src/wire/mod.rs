@@ -8,6 +8,7 @@ pub mod ids;
 pub mod limits;
 pub mod sdp;
 pub mod signal;
+pub mod text;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};
