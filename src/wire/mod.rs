@@ -5,11 +5,16 @@
 pub mod candidate;
 pub mod control;
 pub mod ids;
+pub mod key;
 pub mod limits;
 pub mod sdp;
+pub mod secret;
 pub mod signal;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};
+
+pub use key::RoomKey;
 pub use sdp::Sdp;
+pub use secret::Secret;
 pub use signal::{ClientSignal, Init, ServerSignal};
