@@ -5,6 +5,7 @@
 pub mod candidate;
 pub mod control;
 pub mod ids;
+pub mod invite;
 pub mod key;
 pub mod limits;
 pub mod sdp;
@@ -13,6 +14,7 @@ pub mod signal;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};
+pub use invite::{Invite, ServerUrl};
 
 pub use key::RoomKey;
 pub use sdp::Sdp;
