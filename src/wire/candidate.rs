@@ -20,6 +20,11 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Whether the candidate is of type `host` (RFC 8839 §5.1): an address of the machine itself.
+    pub fn is_host(&self) -> bool {
+        self.candidate.is_empty() || self.candidate.contains(" typ host")
+    }
+
     /// The bytes this candidate takes, for limits.
     pub fn len_bytes(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);

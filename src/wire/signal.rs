@@ -40,6 +40,17 @@ pub enum ClientSignal {
         /// The member to be connected to.
         user_id: UserId,
     },
+    /// Ours: takes back an offer that nobody has taken; one that somebody has taken stays.
+    Withdraw {
+        /// The connection.
+        id: LinkId,
+    },
+    /// Ours: gives up a connection for good; the server tells the other end and does not try that pair again until
+    /// one of them asks.
+    Leave {
+        /// The connection.
+        id: LinkId,
+    },
     /// Leaves the room.
     Close,
 }
