@@ -255,7 +255,14 @@ impl Link {
     }
 
     /// Takes the offer of `peer`.
-    pub fn answer(now: Instant, identity: &Identity, key: LinkKey, id: LinkId, peer: UserId, sdp: Sdp) -> Self {
+    pub fn answer(
+        now: Instant,
+        identity: &Identity,
+        key: LinkKey,
+        id: LinkId,
+        peer: UserId,
+        sdp: Sdp,
+    ) -> Self {
         let session = Session::new(peer, &sdp);
         let kind = session.kind;
         let mut link = Self::new(key, id, Role::Answerer, State::Connecting(session));
@@ -522,7 +529,10 @@ impl Link {
         };
         let proof = self.proven_session(identity).and_then(prove);
         let hello = Control::Hello { version: CONTROL_VERSION, name: identity.name.clone(), proof };
-        self.command(PeerCommand::Send { channel: Channel::Control, payload: Payload::Text(hello.to_text()) });
+        self.command(PeerCommand::Send {
+            channel: Channel::Control,
+            payload: Payload::Text(hello.to_text()),
+        });
     }
 
     /// What the proofs of both ends speak of: the live session.
@@ -574,7 +584,9 @@ impl Link {
             (State::Ready(_), Control::Probe { nonce }) => self.send_control(&Control::Alive { nonce }),
             (State::Ready(_), Control::Alive { nonce }) => self.handle_alive(nonce),
             (State::Ready(_), Control::Transfer { message }) => self.event(Event::Transfer(message)),
-            (State::Connecting(_) | State::Ready(_), Control::Bye { reason }) => self.close(bye_reason(&reason)),
+            (State::Connecting(_) | State::Ready(_), Control::Bye { reason }) => {
+                self.close(bye_reason(&reason))
+            }
             (_, Control::Unknown) => {}
             // Before the hello nothing is listened to; a second hello means nothing.
             (
@@ -664,7 +676,10 @@ impl Link {
             State::Closed { .. } => return,
             State::Connecting(session) | State::Ready(session) if session.control_open => {
                 let bye = Control::Bye { reason: bye_word(reason).into() };
-                self.command(PeerCommand::Send { channel: Channel::Control, payload: Payload::Text(bye.to_text()) });
+                self.command(PeerCommand::Send {
+                    channel: Channel::Control,
+                    payload: Payload::Text(bye.to_text()),
+                });
             }
             State::Ready(_) => self.send(Channel::Fast, Payload::Text(chat::CLOSE.into())),
             State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) => {}
@@ -750,10 +765,9 @@ fn bye_word(reason: CloseReason) -> &'static str {
         CloseReason::Replaced => "replaced",
         CloseReason::Misbehaved => "misbehaved",
         CloseReason::KeyMismatch => "key_mismatch",
-        CloseReason::Lost
-        | CloseReason::NoPath
-        | CloseReason::Unverified
-        | CloseReason::GivenBack => "closed",
+        CloseReason::Lost | CloseReason::NoPath | CloseReason::Unverified | CloseReason::GivenBack => {
+            "closed"
+        }
     }
 }
 

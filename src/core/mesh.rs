@@ -334,7 +334,9 @@ impl Mesh {
                     self.feed(now, key, link::Input::Fast(Payload::Binary(bytes.clone())));
                 }
             }
-            Input::Transfer { to, message } => self.feed_ready(now, &to, link::Input::Control(Control::Transfer { message })),
+            Input::Transfer { to, message } => {
+                self.feed_ready(now, &to, link::Input::Control(Control::Transfer { message }))
+            }
             Input::Bulk { to, frame } => self.feed_ready(now, &to, link::Input::Bulk(frame)),
             Input::Rename(name) => self.rename(now, name),
             Input::Ignore { peer, ignored: true } => drop(self.ignored.insert(peer)),
@@ -510,7 +512,9 @@ impl Mesh {
         let Some(link) = self.links.get(&key) else { return };
         match (link.is_ready(), link.kind()) {
             (true, Some(PeerKind::Swarm)) => self.probe_link(now, key),
-            (true, Some(PeerKind::Original) | None) => self.feed(now, key, link::Input::Close(CloseReason::Left)),
+            (true, Some(PeerKind::Original) | None) => {
+                self.feed(now, key, link::Input::Close(CloseReason::Left))
+            }
             (false, _) => self.feed(now, key, link::Input::Close(CloseReason::GivenBack)),
         }
     }
@@ -643,7 +647,10 @@ impl Mesh {
             link::Event::Path(path) => self.event(Event::Path { peer, path }),
             link::Event::Writable(bytes) => self.event(Event::Writable { peer, bytes }),
             link::Event::Renamed(name) => self.event(Event::Renamed { peer, name }),
-            link::Event::Text { .. } | link::Event::Data(_) | link::Event::Transfer(_) | link::Event::Bulk(_)
+            link::Event::Text { .. }
+            | link::Event::Data(_)
+            | link::Event::Transfer(_)
+            | link::Event::Bulk(_)
                 if is_ignored => {}
             link::Event::Text { text, direct } => self.event(Event::Text { from: peer, text, direct }),
             link::Event::Data(bytes) => self.event(Event::Data { from: peer, bytes }),
@@ -726,7 +733,9 @@ impl Mesh {
     }
 
     fn make_offer(&mut self, now: Instant) {
-        if self.config.peer_buffer == 0 || self.unclaimed.len() >= self.config.max_peers.max(self.config.peer_buffer) {
+        if self.config.peer_buffer == 0
+            || self.unclaimed.len() >= self.config.max_peers.max(self.config.peer_buffer)
+        {
             return;
         }
         let key = self.next_key();

@@ -11,6 +11,7 @@
 //! `poll_timeout` is exact once the outputs are drained: `None` means that nothing will ever happen here without
 //! another input.
 
+pub mod auth;
 pub mod chat;
 pub mod link;
 pub mod mesh;

@@ -5,11 +5,18 @@
 pub mod candidate;
 pub mod control;
 pub mod ids;
+pub mod invite;
+pub mod key;
 pub mod limits;
 pub mod sdp;
+pub mod secret;
 pub mod signal;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};
+pub use invite::{Invite, ServerUrl};
+
+pub use key::RoomKey;
 pub use sdp::Sdp;
+pub use secret::Secret;
 pub use signal::{ClientSignal, Init, ServerSignal};
