@@ -12,3 +12,4 @@
 //! another input.
 
 pub mod peer;
+pub mod transfer;
