@@ -16,6 +16,7 @@ pub mod secret;
 pub mod signal;
 pub mod transfer;
 pub mod transfer_id;
+pub mod text;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};
