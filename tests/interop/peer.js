@@ -81,7 +81,7 @@ export class OriginalPeer {
 
   #dispatch(message) {
     const signal = this.options.wrapped ? message.signal : message
-    this.#emit('signal', { type: signal.type, message: signal.message })
+    this.#emit('signal', { type: signal.type, id: signal.id, code: signal.code, message: signal.message })
     try {
       this.swarm.dispatch(signal)
     } catch (error) {

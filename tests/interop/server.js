@@ -1,8 +1,9 @@
-// A signaling server that knows the second generation's messages and nothing else, bare or wrapped.
-// Prints { event: 'listening', url } and then each message it got that it does not know.
+// A signaling server that knows the second generation's messages and nothing else. It recognises whether a client wraps them; with
+// --wrapped it is a host that wraps always, and hears nothing else. Prints { event: 'listening', url } and then each message it got that it does not know.
 import { WebSocketServer } from 'ws'
 import { emit, serve } from './lines.js'
 
+const always = process.argv.includes('--wrapped')
 const rooms = new Map()
 // Connection id -> the offer's owner, the member who took it, and the signals kept until somebody takes it.
 const links = new Map()
@@ -20,8 +21,9 @@ class Member {
   }
 
   hear(message) {
-    this.wrapped ??= message.type === 'WRTC_SIGNAL'
+    this.wrapped ??= always || message.type === 'WRTC_SIGNAL'
     const signal = this.wrapped ? message.signal : message
+    if (!signal) return emit({ event: 'unwrapped', type: message.type })
     switch (signal.type) {
       case 'init':
         return this.#join(signal)

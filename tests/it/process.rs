@@ -32,6 +32,11 @@ enum Line {
     Err(String),
 }
 
+/// The program under test.
+pub fn swarm(name: &str, args: &[&str]) -> Process {
+    Process::start(name, Command::new(env!("CARGO_BIN_EXE_swarm")).args(args))
+}
+
 impl Process {
     pub fn start(name: &str, command: &mut Command) -> Self {
         let mut child = command
