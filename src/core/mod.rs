@@ -11,4 +11,6 @@
 //! `poll_timeout` is exact once the outputs are drained: `None` means that nothing will ever happen here without
 //! another input.
 
+pub mod access;
 pub mod peer;
+pub mod room;
