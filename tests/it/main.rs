@@ -1,0 +1,6 @@
+//! The integration tests, in one binary.
+
+mod interop;
+mod mesh_sim;
+mod process;
+mod sim;
