@@ -16,4 +16,5 @@
 pub mod cli;
 pub mod core;
 pub mod io;
+pub mod node;
 pub mod wire;

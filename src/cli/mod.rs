@@ -4,12 +4,16 @@ pub mod args;
 pub mod config;
 pub mod exit;
 pub mod format;
+pub mod input;
 pub mod json;
 pub mod log;
 pub mod man;
 pub mod roster;
+pub mod session;
 pub mod shelf;
+pub mod signals;
 pub mod term;
+pub mod values;
 pub mod words;
 
 use args::{Cli, Command};
