@@ -2,10 +2,13 @@
 
 pub mod args;
 pub mod config;
+pub mod consent;
 pub mod exit;
 pub mod format;
 pub mod input;
+pub mod join;
 pub mod json;
+pub mod layout;
 pub mod log;
 pub mod man;
 pub mod roster;

@@ -1,0 +1,4 @@
+//! `swarm join`: chat, with three faces.
+
+pub mod commands;
+pub mod repl;
