@@ -124,34 +124,16 @@ impl Repl {
 
     /// The node says something.
     pub fn on_event(&mut self, event: &Event) -> Step {
-        match event {
-            Event::Opened(peer) | Event::Renamed { peer, .. } => self.roster.upsert(peer),
-            Event::Message { from, .. } | Event::Data { from, .. } => self.roster.upsert(from),
-            Event::Ready { .. }
-            | Event::Signaling(_)
-            | Event::Closed { .. }
-            | Event::Transfer(_)
-            | Event::PeerFailed { .. }
-            | Event::Ended(_) => {}
-        }
-        let step = match event {
-            Event::Message { from, text, direct } => Step::show(self.message(from, text, *direct)),
-            Event::Transfer(event) => self.transfer(event),
-            Event::Ready { .. }
-            | Event::Signaling(_)
-            | Event::Opened(_)
-            | Event::Closed { .. }
-            | Event::Renamed { .. }
-            | Event::Data { .. }
-            | Event::PeerFailed { .. }
-            | Event::Ended(_) => {
-                let note = words::of_event(event, &self.roster, self.keyed);
-                Step::show(note.map(|note| self.note(note.ink, &note.text)).into_iter().flatten().collect())
-            }
+        self.roster.learn(event);
+        let step = if let Event::Message { from, text, direct } = event {
+            Step::show(self.message(from, text, *direct))
+        } else if let Event::Transfer(event) = event {
+            self.transfer(event)
+        } else {
+            let note = words::of_event(event, &self.roster, self.keyed);
+            Step::show(note.map(|note| self.note(note.ink, &note.text)).unwrap_or_default())
         };
-        if let Event::Closed { peer, .. } = event {
-            self.roster.remove(&peer.id);
-        }
+        self.roster.forget(event);
         step
     }
 
