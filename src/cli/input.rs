@@ -18,6 +18,8 @@ const LINE_MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub enum Input {
     /// A line, without its end.
     Line(String),
+    /// Ctrl-C in a line editor, where it is a key and no signal.
+    Interrupt,
     /// Nothing more.
     End,
 }
@@ -84,7 +86,7 @@ mod tests {
             .iter()
             .filter_map(|input| match input {
                 Input::Line(line) => Some(line.len()),
-                Input::End => None,
+                Input::Interrupt | Input::End => None,
             })
             .collect();
         assert_eq!(lengths, [LINE_MAX_BYTES as usize, 10]);
