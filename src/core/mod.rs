@@ -11,4 +11,10 @@
 //! `poll_timeout` is exact once the outputs are drained: `None` means that nothing will ever happen here without
 //! another input.
 
+pub mod auth;
+pub mod chat;
+pub mod link;
+pub mod mesh;
 pub mod peer;
+pub mod timers;
+pub mod transfer;
