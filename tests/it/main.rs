@@ -1,7 +1,5 @@
-//! The one integration test binary.
-
-mod rtc;
 //! The integration tests, in one binary.
 
 mod interop;
 mod process;
+mod rtc;

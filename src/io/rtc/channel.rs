@@ -46,6 +46,7 @@ impl Outlet {
 }
 
 /// Reports what arrives on one of our channels until it closes.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
 pub(super) async fn read(
     channel: Channel,
     data_channel: Arc<dyn DataChannel>,

@@ -327,6 +327,7 @@ impl Link {
         })));
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
     fn notice_ice(&mut self, state: RTCIceConnectionState) -> Result<(), PeerClosed> {
         match state {
             RTCIceConnectionState::Connected | RTCIceConnectionState::Completed if !self.connected => {
@@ -338,6 +339,7 @@ impl Link {
         Ok(())
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
     async fn notice_state(&mut self, state: RTCPeerConnectionState) -> Result<(), PeerClosed> {
         match state {
             RTCPeerConnectionState::Connected if !self.connected => self.report_connected().await?,

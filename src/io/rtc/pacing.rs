@@ -38,8 +38,8 @@ pub(super) struct Pacer {
     rtt: Duration,
     measured_at: Instant,
     drained_at_measure: u64,
-    /// Whether data was waiting all the time since the last measurement; a rate measured otherwise says nothing.
-    was_busy: bool,
+    /// Whether nothing was waiting at some time since then: the rate is at least what was measured.
+    was_idle: bool,
     rate_bps: f64,
     /// What the consumer believes it may still send.
     granted_bytes: usize,
@@ -53,7 +53,7 @@ impl Pacer {
             rtt: Duration::ZERO,
             measured_at: now,
             drained_at_measure: 0,
-            was_busy: false,
+            was_idle: true,
             rate_bps: 0.0,
             granted_bytes: 0,
             sent_at_grant: 0,
@@ -87,25 +87,25 @@ impl Pacer {
     }
 
     fn measure(&mut self, now: Instant, sent: u64, drained: u64) {
-        let is_busy = sent > drained;
+        self.was_idle |= sent == drained;
         let elapsed = now.saturating_duration_since(self.measured_at);
-        if elapsed < MEASURE_TIME && is_busy == self.was_busy {
+        if elapsed < MEASURE_TIME {
             return;
         }
-        if self.was_busy && elapsed >= MEASURE_TIME {
-            let rate = drained.saturating_sub(self.drained_at_measure) as f64 / elapsed.as_secs_f64();
-            // Acknowledgements come in bursts after a loss: one burst is not a faster path, one gap not a slower one.
-            self.rate_bps = match self.rate_bps {
-                0.0 => rate,
-                known if rate > known => rate.min(known * RISE),
-                known => known * (1.0 - FALL) + rate * FALL,
-            };
-            let bytes = self.rate_bps * (self.rtt + QUEUE_TIME).as_secs_f64();
-            self.window_bytes = (bytes as usize).clamp(WINDOW_MIN_BYTES, WINDOW_MAX_BYTES);
-        }
+        let rate = drained.saturating_sub(self.drained_at_measure) as f64 / elapsed.as_secs_f64();
+        // Acknowledgements come in bursts after a loss: one burst is not a faster path, one gap not a slower one.
+        self.rate_bps = match self.rate_bps {
+            0.0 => rate,
+            known if rate > known => rate.min(known * RISE),
+            known if self.was_idle => known,
+            known => known * (1.0 - FALL) + rate * FALL,
+        };
+        let bytes = (self.rate_bps * (self.rtt + QUEUE_TIME).as_secs_f64()) as usize;
+        let least = if self.was_idle { self.window_bytes } else { WINDOW_MIN_BYTES };
+        self.window_bytes = bytes.clamp(least, WINDOW_MAX_BYTES);
         self.measured_at = now;
         self.drained_at_measure = drained;
-        self.was_busy = is_busy;
+        self.was_idle = sent == drained;
     }
 }
 
