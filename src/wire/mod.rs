@@ -4,6 +4,7 @@
 
 pub mod candidate;
 pub mod control;
+pub mod dialect;
 pub mod ids;
 pub mod limits;
 pub mod sdp;
