@@ -4,3 +4,4 @@ mod interop;
 mod mesh_sim;
 mod process;
 mod sim;
+mod rtc;
