@@ -3,5 +3,5 @@
 mod interop;
 mod mesh_sim;
 mod process;
-mod sim;
 mod rtc;
+mod sim;
