@@ -4,4 +4,5 @@ mod interop;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod signaling;
 mod sim;
