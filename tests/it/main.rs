@@ -3,5 +3,6 @@
 mod interop;
 mod mesh_sim;
 mod process;
-mod sim;
 mod rtc;
+mod sim;
+mod swarm;
