@@ -2,3 +2,4 @@
 
 pub mod rtc;
 pub mod disk;
+pub mod ws;

@@ -6,3 +6,5 @@ mod process;
 mod rtc;
 mod sim;
 mod swarm;
+mod signaling;
+mod sim;
