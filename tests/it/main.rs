@@ -4,5 +4,7 @@ mod interop;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod sim;
+mod swarm;
 mod signaling;
 mod sim;
