@@ -1,6 +1,7 @@
 //! The faces of the program: one file a command, the terminal, the exit codes. No interface for other crates.
 
 pub mod args;
+pub mod ask;
 pub mod config;
 pub mod consent;
 pub mod exit;

@@ -12,7 +12,6 @@
 //! nothing is lost.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 
 use super::input::Input;
 use super::signals::Signals;
-use crate::node::api::{Command, Ended, Event, PeerInfo, To, TransferId};
+use crate::node::api::{Command, Ended, Event, PeerInfo};
 
 /// How long leaving may take: what was said is delivered, the others are told. Then the program ends all the same.
 const LEAVING_MAX: Duration = Duration::from_secs(5);
@@ -51,23 +50,13 @@ pub enum Happening {
     Ended(Ended),
 }
 
-/// What the node answers, with what the asker called the question.
+/// Who is here, with what the asker called the question.
 #[derive(Debug)]
-pub enum Answer {
-    /// Who is here.
-    Peers {
-        /// What the asker called it.
-        r#ref: Option<serde_json::Value>,
-        /// Everyone.
-        peers: Vec<PeerInfo>,
-    },
-    /// Whether files could be offered.
-    Sent {
-        /// What the asker called it.
-        r#ref: Option<serde_json::Value>,
-        /// The transfer, or why not.
-        result: Result<TransferId, anyhow::Error>,
-    },
+pub struct Answer {
+    /// What the asker called it.
+    pub r#ref: Option<serde_json::Value>,
+    /// Everyone.
+    pub peers: Vec<PeerInfo>,
 }
 
 impl Session {
@@ -87,7 +76,7 @@ impl Session {
         self.waiting.push_back(command);
     }
 
-    /// Asks who is here; answered by [`Answer::Peers`].
+    /// Asks who is here; answered by [`Happening::Answer`].
     pub fn ask_peers(&mut self, r#ref: Option<serde_json::Value>) {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::Peers { reply });
@@ -95,19 +84,7 @@ impl Session {
         tokio::spawn(async move {
             if let Ok(peers) = answer.await {
                 // Nobody listens any more: the program is ending.
-                let _ = answers.send(Answer::Peers { r#ref, peers });
-            }
-        });
-    }
-
-    /// Offers files; answered by [`Answer::Sent`].
-    pub fn ask_send(&mut self, paths: Vec<PathBuf>, to: To, r#ref: Option<serde_json::Value>) {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Command::Send { paths, to, reply });
-        let answers = self.answers.0.clone();
-        tokio::spawn(async move {
-            if let Ok(result) = answer.await {
-                let _ = answers.send(Answer::Sent { r#ref, result });
+                let _ = answers.send(Answer { r#ref, peers });
             }
         });
     }
@@ -205,7 +182,7 @@ mod tests {
             reply.send(Vec::new()).expect("somebody listens");
             asked
         });
-        let Happening::Answer(Answer::Peers { r#ref, peers }) = session.next(true).await else {
+        let Happening::Answer(Answer { r#ref, peers }) = session.next(true).await else {
             panic!("no answer")
         };
         assert_eq!((r#ref, peers.len()), (Some("q".into()), 0));

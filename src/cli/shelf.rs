@@ -278,14 +278,13 @@ impl Shelf {
                     text::line(&reason.to_string(), 300)
                 ),
             )),
-            TransferEvent::PeerCutOff { transfer, peer, reason } => Some(Note::new(
-                Ink::Bad,
-                format!(
-                    "{}: nothing more is taken from {}: {reason}",
-                    self.name(transfer),
-                    roster.label(peer)
-                ),
-            )),
+            TransferEvent::PeerCutOff { transfer, peer, reason } => {
+                let what = transfer
+                    .as_ref()
+                    .map_or_else(String::new, |transfer| format!("{}: ", self.name(transfer)));
+                let who = roster.label(peer);
+                Some(Note::new(Ink::Bad, format!("{what}nothing more is taken from {who}: {reason}")))
+            }
         }
     }
 
@@ -415,7 +414,7 @@ pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipp
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, FailReason, SendToken};
+    use crate::core::transfer::{DeclineReason, SendToken, StopReason};
 
     pub(crate) fn id(text: &str) -> UserId {
         UserId::new(text).expect("an id")
@@ -491,7 +490,7 @@ pub(crate) mod tests {
         };
         assert_eq!(say(&mut shelf, &delivered), "ada has film.mkv");
         let lost =
-            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(FailReason::Remote) };
+            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::Failed) };
         assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: it failed on the other side");
         assert_eq!(
             shelf.items()[0].sent_summary(),

@@ -1,15 +1,18 @@
 //! The face of a program: `docs/json.md`.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
+use crate::cli::ask::{self, Tokens};
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::json::{self, ErrorCode, Recipients, Request, Translator};
 use crate::cli::roster::Roster;
 use crate::cli::session::Answer;
 use crate::cli::shelf::Shelf;
-use crate::core::transfer::TransferEvent;
+use crate::core::transfer::{SendToken, SourceOptions, TransferEvent};
 use crate::node::api::{Command, Event, To};
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 use crate::wire::text::Name;
@@ -20,6 +23,9 @@ pub struct JsonFace {
     roster: Roster,
     shelf: Shelf,
     consent: Consent,
+    tokens: Tokens,
+    /// What the script calls its requests to send, until they are answered.
+    sending: BTreeMap<SendToken, Option<serde_json::Value>>,
 }
 
 /// What a line of input asks.
@@ -27,8 +33,6 @@ pub struct JsonFace {
 pub enum Ask {
     /// This of the node.
     Command(Command),
-    /// To offer files, and to answer under this name.
-    Send(Vec<std::path::PathBuf>, To, Option<serde_json::Value>),
     /// Who is here, likewise.
     Peers(Option<serde_json::Value>),
     /// To leave.
@@ -39,7 +43,8 @@ impl JsonFace {
     /// A fresh face.
     pub fn new(own: Name, invite: Option<String>, consent: Consent) -> Self {
         let (translator, roster) = (Translator::new(own.clone(), invite), Roster::new(own));
-        Self { translator, roster, shelf: Shelf::default(), consent }
+        let (tokens, sending) = (Tokens::default(), BTreeMap::new());
+        Self { translator, roster, shelf: Shelf::default(), consent, tokens, sending }
     }
 
     /// How many peers are here.
@@ -57,11 +62,16 @@ impl JsonFace {
             if let TransferEvent::Offered { from, offer, .. } = event
                 && self.consent.judge(from, &self.roster) == Decision::Accept
             {
-                ask = Some(Command::Accept { transfer: offer.transfer });
+                ask = Some(ask::accept(offer.transfer));
             }
-            if let TransferEvent::Prepared { .. } = event {
-                // Printed as the answer to `send`, with its `ref`.
-                return (None, None);
+            if let TransferEvent::Prepared { token, offer } = event {
+                let r#ref = self.sending.remove(token).flatten();
+                return (Some(Translator::sending(offer, r#ref)), None);
+            }
+            if let TransferEvent::NotPrepared { token, error } = event {
+                let r#ref = self.sending.remove(token).flatten();
+                let message = error.to_string();
+                return (Some(json::Event::Error { code: ErrorCode::CanNotSend, message, r#ref }), None);
             }
         }
         (self.translator.event(event), ask)
@@ -69,22 +79,8 @@ impl JsonFace {
 
     /// The node answers a question.
     pub fn on_answer(&self, answer: Answer) -> json::Event {
-        match answer {
-            Answer::Peers { r#ref, peers } => {
-                json::Event::Peers { peers: peers.iter().map(json::Peer::from).collect(), r#ref }
-            }
-            Answer::Sent { r#ref, result } => match result
-                .map(|transfer| (transfer, self.shelf.item(&transfer)))
-            {
-                Ok((_, Some(item))) => Translator::sending(&item.offer, r#ref),
-                Ok((transfer, None)) => {
-                    json::Event::Sending { transfer, name: String::new(), files: 0, bytes: 0, r#ref }
-                }
-                Err(error) => {
-                    json::Event::Error { code: ErrorCode::CanNotSend, message: format!("{error:#}"), r#ref }
-                }
-            },
-        }
+        let Answer { r#ref, peers } = answer;
+        json::Event::Peers { peers: peers.iter().map(json::Peer::from).collect(), r#ref }
     }
 
     /// A line came in: what it asks, or the error to print.
@@ -113,10 +109,13 @@ impl JsonFace {
                         "paths must name at least one file, and not -".to_owned(),
                     ));
                 }
-                return Ok(Ask::Send(paths, self.to(to)?, r#ref));
+                let to = self.to(to)?;
+                let token = self.tokens.next();
+                self.sending.insert(token, r#ref);
+                ask::send(token, paths, to, SourceOptions::default())
             }
-            json::Command::Accept { transfer } => Command::Accept { transfer: self.transfer(&transfer)? },
-            json::Command::Reject { transfer } => Command::Reject { transfer: self.transfer(&transfer)? },
+            json::Command::Accept { transfer } => ask::accept(self.transfer(&transfer)?),
+            json::Command::Reject { transfer } => ask::reject(self.transfer(&transfer)?),
             json::Command::Name { name } => {
                 let name: Name = name.parse().map_err(|error| (ErrorCode::BadCommand, format!("{error}")))?;
                 self.roster.rename_self(name.clone());
@@ -163,6 +162,7 @@ mod tests {
     use crate::cli::args::AcceptArgs;
     use crate::cli::roster::tests::peer;
     use crate::cli::shelf::tests::{id, offer};
+    use crate::core::transfer::TransferCommand;
 
     fn face() -> JsonFace {
         let on_conflict = crate::cli::values::Arrival::Rename;
@@ -235,7 +235,22 @@ mod tests {
         let line = json::to_line(&event.expect("an offer is news"));
         assert!(line.contains(r#""name":"a\u202eb""#), "{line}");
         let accept = format!(r#"{{"cmd":"accept","transfer":"{}"}}"#, "07".repeat(32));
-        assert!(matches!(face.on_line(&accept), Ok(Some(Ask::Command(Command::Accept { .. })))));
+        let asked = face.on_line(&accept);
+        assert!(matches!(asked, Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))))));
+    }
+
+    #[test]
+    fn files_are_announced_under_the_name_of_the_request() {
+        let mut face = face();
+        let asked = face.on_line(r#"{"cmd":"send","paths":["film.mkv"],"ref":"f"}"#);
+        let Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Send { token, .. })))) = asked else {
+            panic!("{asked:?}")
+        };
+        let prepared = Event::Transfer(TransferEvent::Prepared { token, offer: offer(7, "film.mkv", "0") });
+        let Some(json::Event::Sending { r#ref, .. }) = face.on_event(&prepared).0 else {
+            panic!("no answer")
+        };
+        assert_eq!(r#ref, Some("f".into()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The face of a pipe: lines of stdin are said, stdout has `<name> text`, the rest is on stderr.
 
 use super::commands;
+use crate::cli::ask;
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::roster::Roster;
 use crate::cli::shelf::{Shelf, State};
@@ -89,14 +90,14 @@ impl PipeFace {
         };
         let transfer = offer.transfer;
         match self.consent.judge(from, &self.roster) {
-            Decision::Accept => step.ask = Some(Command::Accept { transfer }),
+            Decision::Accept => step.ask = Some(ask::accept(transfer)),
             Decision::Ask => {
                 let name =
                     self.shelf.item(&transfer).map(|item| format!("{} ({})", item.name(), item.size()));
                 let (name, label) = (name.unwrap_or_default(), self.roster.label(from));
                 step.err
                     .push(format!("declined {name} from {label}: --yes or --accept-from NAME takes files"));
-                step.ask = Some(Command::Reject { transfer });
+                step.ask = Some(ask::reject(transfer));
             }
         }
         step
@@ -109,6 +110,7 @@ mod tests {
     use crate::cli::args::AcceptArgs;
     use crate::cli::roster::tests::{peer, roster};
     use crate::cli::shelf::tests::{id, offer};
+    use crate::core::transfer::TransferCommand;
 
     fn face(yes: bool) -> PipeFace {
         let on_conflict = crate::cli::values::Arrival::Rename;
@@ -148,11 +150,14 @@ mod tests {
             free_bytes: None,
         });
         let step = face(false).on_event(&offered);
-        assert!(matches!(step.ask, Some(Command::Reject { .. })));
+        assert!(matches!(step.ask, Some(Command::Transfer(TransferCommand::Reject { .. }))));
         assert_eq!(
             step.err,
             ["declined film.mkv (1.0 MiB) from ada: --yes or --accept-from NAME takes files"]
         );
-        assert!(matches!(face(true).on_event(&offered).ask, Some(Command::Accept { .. })));
+        assert!(matches!(
+            face(true).on_event(&offered).ask,
+            Some(Command::Transfer(TransferCommand::Accept { .. }))
+        ));
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::commands::{self, COMMANDS, Typed};
+use crate::cli::ask::{self, Tokens};
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::format;
 use crate::cli::layout;
@@ -10,7 +11,7 @@ use crate::cli::roster::Roster;
 use crate::cli::shelf::{Item, Shelf, State};
 use crate::cli::term::{self, Ink, Palette};
 use crate::cli::words;
-use crate::core::transfer::{Direction, TransferEvent};
+use crate::core::transfer::{Direction, SourceOptions, TransferEvent};
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::UserId;
 use crate::wire::text;
@@ -29,6 +30,7 @@ pub struct Repl {
     /// The time, as it stands in front of a line.
     now: fn() -> String,
     columns: usize,
+    tokens: Tokens,
 }
 
 /// What the node is to be asked.
@@ -36,8 +38,6 @@ pub struct Repl {
 pub enum Ask {
     /// This.
     Command(Command),
-    /// To offer files.
-    Send(Vec<PathBuf>, To),
     /// Who is here.
     Peers,
     /// To leave.
@@ -83,7 +83,17 @@ impl Repl {
     /// A fresh face.
     pub fn new(settings: Settings) -> Self {
         let Settings { roster, consent, palette, keyed, invite, now } = settings;
-        Self { roster, shelf: Shelf::default(), consent, palette, keyed, invite, now, columns: 80 }
+        Self {
+            roster,
+            shelf: Shelf::default(),
+            consent,
+            palette,
+            keyed,
+            invite,
+            now,
+            columns: 80,
+            tokens: Tokens::default(),
+        }
     }
 
     /// The terminal has so many columns now.
@@ -184,11 +194,6 @@ impl Repl {
         lines
     }
 
-    /// The answer to [`Ask::Send`], where it failed.
-    pub fn can_not_send(&self, error: &anyhow::Error) -> Vec<String> {
-        self.note(Ink::Bad, &format!("can't send that: {}", text::line(&format!("{error:#}"), 300)))
-    }
-
     fn peer_row(&self, peer: &PeerInfo) -> [String; 7] {
         let trust = match (self.keyed, peer.verified) {
             (_, true) => "verified",
@@ -236,7 +241,7 @@ impl Repl {
         if let TransferEvent::Offered { from, offer, .. } = event
             && self.consent.judge(from, &self.roster) == Decision::Accept
         {
-            step.asks.push(Ask::Command(Command::Accept { transfer: offer.transfer }));
+            step.asks.push(Ask::Command(ask::accept(offer.transfer)));
             return step;
         }
         step.lines = note.map(|note| self.note(note.ink, &note.text)).unwrap_or_default();
@@ -270,7 +275,7 @@ impl Repl {
         }
     }
 
-    fn send(&self, to: Option<&str>, paths: Vec<PathBuf>) -> Step {
+    fn send(&mut self, to: Option<&str>, paths: Vec<PathBuf>) -> Step {
         let to = match to.map(|name| self.roster.find(name)) {
             None => To::Everyone,
             Some(Ok(peer)) => To::Peers(vec![peer]),
@@ -280,12 +285,13 @@ impl Repl {
         if paths.iter().any(|path| path.as_os_str() == "-") {
             return self.complain("stdin can't be sent from within a chat: use swarm send -");
         }
-        Step::ask(Ask::Send(paths, to))
+        let token = self.tokens.next();
+        Step::ask(Ask::Command(ask::send(token, paths, to, SourceOptions::default())))
     }
 
     fn accept(&self, which: &str) -> Step {
         match self.shelf.pick(which, awaits_us) {
-            Ok(transfer) => Step::ask(Ask::Command(Command::Accept { transfer })),
+            Ok(transfer) => Step::ask(Ask::Command(ask::accept(transfer))),
             Err(error) => self.complain(&error.to_string()),
         }
     }
@@ -293,7 +299,7 @@ impl Repl {
     fn accept_all(&self) -> Step {
         let waiting =
             self.shelf.items().into_iter().filter(|item| awaits_us(item)).map(|item| item.offer.transfer);
-        let asks: Vec<Ask> = waiting.map(|transfer| Ask::Command(Command::Accept { transfer })).collect();
+        let asks: Vec<Ask> = waiting.map(|transfer| Ask::Command(ask::accept(transfer))).collect();
         if asks.is_empty() {
             self.complain("nothing waits for an answer")
         } else {
@@ -304,7 +310,7 @@ impl Repl {
     fn reject(&self, which: &str) -> Step {
         let running = |item: &Item| item.state == State::Running && item.direction() == Direction::Receive;
         match self.shelf.pick(which, |item| awaits_us(item) || running(item)) {
-            Ok(transfer) => Step::ask(Ask::Command(Command::Reject { transfer })),
+            Ok(transfer) => Step::ask(Ask::Command(ask::reject(transfer))),
             Err(error) => self.complain(&error.to_string()),
         }
     }
@@ -414,7 +420,7 @@ mod tests {
     use crate::cli::args::AcceptArgs;
     use crate::cli::roster::tests::{peer, roster};
     use crate::cli::shelf::tests::{id, offer};
-    use crate::core::transfer::Progress;
+    use crate::core::transfer::{Progress, TransferCommand};
     use crate::node::api::CloseReason;
     use crate::wire::TransferId;
 
@@ -492,7 +498,7 @@ mod tests {
         assert_eq!(asked(repl.on_line("/nick eve")), r#"Rename { name: "eve" }"#);
         assert_eq!(repl.prompt(), "eve> ");
         assert_eq!(asked(repl.on_line("/ignore bob")), r#"Ignore { peer: "2222", ignored: true }"#);
-        assert_eq!(asked(repl.on_line("/send a b")), r#"[Send(["a", "b"], Everyone)] []"#);
+        assert!(asked(repl.on_line("/send a b")).contains(r#"paths: ["a", "b"]"#));
         assert_eq!(asked(repl.on_line("/quit")), "[Quit] []");
         assert_eq!(
             asked(repl.on_line("/msg eve hi")),
@@ -512,9 +518,16 @@ mod tests {
         assert_eq!(step.lines, ["\x0712:01 - ada offers film.mkv (1.0 MiB): /accept 1 or /reject 1"]);
         assert!(step.asks.is_empty());
         let accepted = careful.on_line("/accept").asks;
-        assert!(matches!(accepted.as_slice(), [Ask::Command(Command::Accept { .. })]));
+        assert!(matches!(
+            accepted.as_slice(),
+            [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]
+        ));
         let step = repl(&["bob"]).on_event(&offered("2222"));
-        assert!(matches!(step.asks.as_slice(), [Ask::Command(Command::Accept { .. })]), "{step:?}");
+        let asks = step.asks.as_slice();
+        assert!(
+            matches!(asks, [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]),
+            "{asks:?}"
+        );
     }
 
     #[test]
