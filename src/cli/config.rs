@@ -9,7 +9,8 @@ use anyhow::{Context, anyhow};
 
 use super::args::RoomArgs;
 use super::exit::{Exit, Failure, OrExit};
-use super::values::{IceServer, Rate};
+use super::values::Rate;
+use crate::io::rtc::IceServer;
 use crate::wire::invite::ServerUrl;
 use crate::wire::text::Name;
 use crate::wire::{Invite, RoomId, RoomKey, Secret};
@@ -80,7 +81,9 @@ impl RoomConfig {
             Some(text) => Self::invited(args, &text)?,
             None => Self::place(args)?,
         };
-        if args.relay_only && !args.ice_server.iter().any(|server| server.url.starts_with("turn")) {
+        if args.relay_only
+            && !args.ice_server.iter().any(|server| server.urls.iter().any(|url| url.starts_with("turn")))
+        {
             return Err(Failure::new(
                 Exit::Usage,
                 "--relay-only needs a TURN server: --ice-server turn:USER:PASSWORD@HOST",

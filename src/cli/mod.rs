@@ -12,6 +12,7 @@ pub mod json;
 pub mod layout;
 pub mod log;
 pub mod man;
+pub mod room;
 pub mod roster;
 pub mod session;
 pub mod shelf;

@@ -490,8 +490,8 @@ pub(crate) mod tests {
         };
         assert_eq!(say(&mut shelf, &delivered), "ada has film.mkv");
         let lost =
-            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::Failed) };
-        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: it failed on the other side");
+            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::DiskFull) };
+        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: the disk is full there");
         assert_eq!(
             shelf.items()[0].sent_summary(),
             "film.mkv was delivered to 1 of 2; uploaded 586 KiB, the receivers passed 438 KiB to each other"

@@ -1,6 +1,5 @@
 //! Arguments with a syntax of their own: rates, ICE servers, what to do with files that are there already.
 
-use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -9,6 +8,7 @@ use clap::ValueEnum;
 
 use super::config::read_secret;
 use crate::core::transfer::ConflictPolicy;
+use crate::io::rtc::IceServer;
 
 /// What to do with a received file whose name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -72,49 +72,30 @@ fn unit_bytes(unit: &str) -> anyhow::Result<f64> {
     Ok(factor / per_byte)
 }
 
-/// A STUN or TURN server (RFC 7064, RFC 7065), with the credentials that the URIs themselves have no place for.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IceServer {
-    /// `stun:host:port` or `turn:host:port?transport=udp`.
-    pub url: String,
-    /// Empty for STUN.
-    pub username: String,
-    /// Empty for STUN.
-    pub credential: String,
-}
-
-impl fmt::Debug for IceServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IceServer({})", self.url)
+/// A STUN or TURN server (RFC 7064, RFC 7065), with the credentials that the URIs themselves have no place for:
+/// `stun:HOST[:PORT]`, `turn:USER:PASSWORD@HOST[:PORT][?transport=udp]`, or `@FILE` with one of these in it.
+pub fn ice_server(text: &str) -> anyhow::Result<IceServer> {
+    if let Some(path) = text.strip_prefix('@') {
+        let text = read_secret(Path::new(path))?;
+        return if text.starts_with('@') { bail!("{path} holds no ICE server") } else { ice_server(&text) };
     }
-}
-
-impl FromStr for IceServer {
-    type Err = anyhow::Error;
-
-    /// `stun:HOST[:PORT]`, `turn:USER:PASSWORD@HOST[:PORT][?transport=udp]`, or `@FILE` with one of these in it.
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        if let Some(path) = text.strip_prefix('@') {
-            return read_secret(Path::new(path))?.parse();
+    let Some((scheme, rest)) = text.split_once(':') else {
+        bail!("an ICE server begins with stun: or turn:");
+    };
+    let (credentials, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
+    if host.is_empty() || host.starts_with(':') || host.contains('/') {
+        bail!("an ICE server is stun:HOST[:PORT] or turn:USER:PASSWORD@HOST[:PORT]");
+    }
+    let urls = vec![format!("{scheme}:{host}")];
+    match (scheme, credentials.map(|both| both.split_once(':'))) {
+        ("stun", None) => Ok(IceServer { urls, username: None, credential: None }),
+        ("stun", Some(_)) => bail!("a STUN server takes no user and password"),
+        ("turn", Some(Some((user, password)))) if !user.is_empty() => {
+            Ok(IceServer { urls, username: Some(user.to_owned()), credential: Some(password.to_owned()) })
         }
-        let Some((scheme, rest)) = text.split_once(':') else {
-            bail!("an ICE server begins with stun: or turn:");
-        };
-        let (credentials, host) =
-            rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
-        if host.is_empty() || host.starts_with(':') || host.contains('/') {
-            bail!("an ICE server is stun:HOST[:PORT] or turn:USER:PASSWORD@HOST[:PORT]");
-        }
-        let url = format!("{scheme}:{host}");
-        match (scheme, credentials.map(|both| both.split_once(':'))) {
-            ("stun" | "stuns", None) => Ok(Self { url, username: String::new(), credential: String::new() }),
-            ("stun" | "stuns", Some(_)) => bail!("a STUN server takes no user and password"),
-            ("turn" | "turns", Some(Some((user, password)))) if !user.is_empty() => {
-                Ok(Self { url, username: user.to_owned(), credential: password.to_owned() })
-            }
-            ("turn" | "turns", _) => bail!("a TURN server needs both: turn:USER:PASSWORD@{host}"),
-            _ => bail!("an ICE server begins with stun: or turn:"),
-        }
+        ("turn", _) => bail!("a TURN server needs both: turn:USER:PASSWORD@{host}"),
+        ("stuns" | "turns", _) => bail!("{scheme}: is not supported: TURN goes over UDP here, turn:"),
+        _ => bail!("an ICE server begins with stun: or turn:"),
     }
 }
 
@@ -134,16 +115,15 @@ mod tests {
 
     #[test]
     fn ice_servers_have_credentials_where_they_need_them() {
-        let stun: IceServer = "stun:stun.example.org:3478".parse().expect("stun");
-        assert_eq!((stun.url.as_str(), stun.username.as_str()), ("stun:stun.example.org:3478", ""));
-        let turn: IceServer = "turn:ada:p@ss:w@turn.example.org?transport=udp".parse().expect("turn");
-        assert_eq!(turn.url, "turn:turn.example.org?transport=udp");
-        assert_eq!((turn.username.as_str(), turn.credential.as_str()), ("ada", "p@ss:w"));
-        assert_eq!(format!("{turn:?}"), "IceServer(turn:turn.example.org?transport=udp)");
+        let stun = ice_server("stun:stun.example.org:3478").expect("stun");
+        assert_eq!((stun.urls, stun.username), (vec!["stun:stun.example.org:3478".to_owned()], None));
+        let turn = ice_server("turn:ada:p@ss:w@turn.example.org?transport=udp").expect("turn");
+        assert_eq!(turn.urls, ["turn:turn.example.org?transport=udp"]);
+        assert_eq!((turn.username.as_deref(), turn.credential.as_deref()), (Some("ada"), Some("p@ss:w")));
         for wrong in
             ["", "stun", "stun:", "http://x", "turn:host", "turn:user@host", "stun:a:b@host", "turn::p@h"]
         {
-            assert!(wrong.parse::<IceServer>().is_err(), "{wrong}");
+            assert!(ice_server(wrong).is_err(), "{wrong}");
         }
     }
 }
