@@ -39,11 +39,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Join a room and chat; without an invite, start a room and print its invite
-    Join(JoinArgs),
+    Join(Box<JoinArgs>),
     /// Send files and folders to everyone in a room
-    Send(SendArgs),
+    Send(Box<SendArgs>),
     /// Receive files from a room
-    Recv(RecvArgs),
+    Recv(Box<RecvArgs>),
     /// Print the completions of a shell
     #[command(after_help = "Example: swarm completions zsh > ~/.zfunc/_swarm")]
     Completions {

@@ -37,10 +37,17 @@ impl Command {
 /// Runs one command to its end.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
-        Command::Join(_) | Command::Send(_) | Command::Recv(_) => {
-            Err(Failure::new(Exit::Failed, "not here yet"))
-        }
+        Command::Join(args) => block_on(join::run(*args)),
+        Command::Send(_) | Command::Recv(_) => Err(Failure::new(Exit::Failed, "not here yet")),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::man(dir.as_deref()),
     }
+}
+
+fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(command);
+    // What still runs then is a read that nobody waits for.
+    runtime.shutdown_background();
+    result
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::config::{Place, RoomConfig};
 use super::exit::{Exit, Failure, OrExit};
@@ -41,8 +42,8 @@ pub struct Room {
     pub invite: Invite,
     /// Who else knows the invite.
     pub origin: Origin,
-    /// Our own server, which ends when this is dropped.
-    server: Option<oneshot::Sender<()>>,
+    /// Our own server, if the room is at one.
+    pub server: Option<OwnServer>,
 }
 
 /// How we came by the invite.
@@ -66,14 +67,19 @@ pub enum Reach {
     Network,
 }
 
-impl Room {
-    /// Stops our own server, if we have one, and waits a moment for it to say goodbye.
-    pub async fn close(mut self) {
-        if let Some(mut stop) = self.server.take() {
-            // Dropping the node's channels tells it that nobody is left to talk to.
-            drop(self.node);
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(2), stop.closed()).await;
-        }
+/// A server of our own, for as long as we stay.
+#[derive(Debug)]
+pub struct OwnServer {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl OwnServer {
+    /// Tells everyone that the server ends, and waits until they are gone or a moment has passed.
+    pub async fn close(self) {
+        drop(self.stop);
+        // A server that panicked is closed, too.
+        let _ = self.task.await;
     }
 }
 
@@ -83,8 +89,8 @@ pub async fn enter(config: &RoomConfig, files: Files) -> Result<Room, Failure> {
         Place::Invited(invite) => (invite.clone(), Origin::Given, None),
         Place::New(invite) => (invite.clone(), Origin::Made { reach: Reach::Network }, None),
         Place::Own { listen, room, key } => {
-            let (invite, reach, stop) = start_server(*listen, room, key).await?;
-            (invite, Origin::Made { reach }, Some(stop))
+            let (invite, reach, server) = start_server(*listen, room, key).await?;
+            (invite, Origin::Made { reach }, Some(server))
         }
     };
     let node = start_node(config, &invite, files)?;
@@ -95,7 +101,7 @@ async fn start_server(
     listen: SocketAddr,
     room: &RoomId,
     key: &RoomKey,
-) -> Result<(Invite, Reach, oneshot::Sender<()>), Failure> {
+) -> Result<(Invite, Reach, OwnServer), Failure> {
     let token = Secret::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()));
     let access = Access::Guarded { tokens: vec![token.clone()], keys: Vec::new() };
     let server = Server::bind(ServerConfig::new(listen, access))
@@ -107,11 +113,11 @@ async fn start_server(
     let invite = Invite::new(url, room.clone(), Some(token), Some(key.clone())).or_exit(Exit::Usage)?;
     let reach = if host.ip().is_loopback() { Reach::Machine } else { Reach::Network };
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(server.run(async {
-        // Dropped or told: either way it is time to stop.
+    let task = tokio::spawn(server.run(async {
+        // Nothing is ever sent: the other end is dropped.
         let _ = stopped.await;
     }));
-    Ok((invite, reach, stop))
+    Ok((invite, reach, OwnServer { stop, task }))
 }
 
 /// The address under which others reach a server that listens on `listening`.

@@ -4,7 +4,6 @@ mod interop;
 mod mesh_sim;
 mod process;
 mod rtc;
-mod sim;
-mod swarm;
 mod signaling;
 mod sim;
+mod swarm;

@@ -46,7 +46,8 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     let files =
         Files { target: Target::Folder(args.accept.out.clone()), conflict: args.accept.on_conflict.into() };
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let room = room::enter(&config, files).await?;
+    let mut room = room::enter(&config, files).await?;
+    let server = room.server.take();
     let face = if args.json {
         Face::Json
     } else if term::is_interactive() {
@@ -54,11 +55,15 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     } else {
         Face::Pipe
     };
-    match face {
+    let result = match face {
         Face::Json => speak_json(room, &config, consent, &args, signals).await,
         Face::Pipe => pipe_lines(room, &config, consent, &args, signals).await,
         Face::Terminal => chat(room, &config, consent, &args, signals).await,
+    };
+    if let Some(server) = server {
+        server.close().await;
     }
+    result
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +123,7 @@ async fn chat(
         invite: Some(room.invite.reveal()),
         now: || jiff::Zoned::now().strftime("%H:%M").to_string(),
     });
-    let Room { node, .. } = room;
+    let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(typed), signals);
     prompter.prompt(repl.prompt());
     let ended = converse(&mut session, &mut repl, &prompter).await;
@@ -174,7 +179,7 @@ async fn pipe_lines(
 ) -> Result<Exit, Failure> {
     how_to_join(&room).iter().for_each(|line| term::eprint_line(line));
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
-    let Room { node, server: _server, .. } = room;
+    let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
     let wait = args.wait.unwrap_or(1);
     let mut reading = wait == 0;
@@ -215,7 +220,7 @@ async fn speak_json(
         term::print_line(&to_line(&event))?;
     }
     let mut face = JsonFace::new(config.name.clone(), Some(invite), consent);
-    let Room { node, server: _server, .. } = room;
+    let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
     let wait = args.wait.unwrap_or(0);
     let mut reading = wait == 0;
