@@ -38,6 +38,9 @@ pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a probed peer may stay silent.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the end of a connection may take after the peer said `bye`.
+pub const BYE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long an offer may wait at the server before it is replaced by a fresh one. NATs may drop the binding behind a
 /// server-reflexive candidate after 30 s of silence (RFC 4787 REQ-5 asks for two minutes, many give less).
 pub const OFFER_MAX_AGE: Duration = Duration::from_secs(25);
@@ -187,6 +190,8 @@ pub enum Deadline {
     Proof,
     /// The answer to a probe is overdue.
     Probe,
+    /// The peer said `bye`, and the end of the connection is overdue.
+    Bye,
 }
 
 #[derive(Debug)]
@@ -215,6 +220,8 @@ struct Session {
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
+    /// Why the peer is about to close.
+    bye: Option<CloseReason>,
     /// What the connection said before the peer was ready.
     path: Option<Path>,
     writable: Option<usize>,
@@ -364,6 +371,7 @@ impl Link {
             Deadline::Connect => self.close(CloseReason::NoPath),
             Deadline::Proof => self.close(CloseReason::Unverified),
             Deadline::Probe => self.close(CloseReason::Lost),
+            Deadline::Bye => self.end_after_bye(),
         }
     }
 
@@ -441,7 +449,7 @@ impl Link {
 
     fn handle_probe(&mut self, now: Instant, nonce: u64) {
         let State::Ready(session) = &mut self.state else { return };
-        if session.kind == PeerKind::Original || session.probe.is_some() {
+        if session.kind == PeerKind::Original || session.probe.is_some() || session.bye.is_some() {
             return;
         }
         session.probe = Some(nonce);
@@ -459,7 +467,7 @@ impl Link {
                 }
             }
             PeerEvent::ChannelOpen(channel) => self.handle_channel_open(now, identity, channel),
-            PeerEvent::Message { channel, payload } => self.handle_message(identity, channel, payload),
+            PeerEvent::Message { channel, payload } => self.handle_message(now, identity, channel, payload),
             PeerEvent::Writable { bytes } => self.handle_writable(bytes),
             PeerEvent::Path(path) => self.handle_path(path),
             // ICE has the last word: the path may come back.
@@ -550,12 +558,12 @@ impl Link {
         self.proven_session(identity).is_some_and(|session| session.verify(key, self.role.other(), &proof))
     }
 
-    fn handle_message(&mut self, identity: &Identity, channel: Channel, payload: Payload) {
+    fn handle_message(&mut self, now: Instant, identity: &Identity, channel: Channel, payload: Payload) {
         match (channel, payload) {
             (Channel::Fast, Payload::Text(text)) => self.handle_fast_text(&text),
             (Channel::Fast, Payload::Binary(bytes)) => self.event_when_ready(Event::Data(bytes)),
             (Channel::Control, Payload::Text(text)) => match Control::parse(&text) {
-                Ok(control) => self.handle_control(identity, control),
+                Ok(control) => self.handle_control(now, identity, control),
                 Err(_) => self.close(CloseReason::Misbehaved),
             },
             (Channel::Bulk, Payload::Binary(frame)) => self.event_when_ready(Event::Bulk(frame)),
@@ -574,7 +582,7 @@ impl Link {
         }
     }
 
-    fn handle_control(&mut self, identity: &Identity, control: Control) {
+    fn handle_control(&mut self, now: Instant, identity: &Identity, control: Control) {
         match (&self.state, control) {
             (State::Connecting(_), Control::Hello { version: _, name, proof }) => {
                 self.handle_hello(identity, name, proof.as_deref());
@@ -584,9 +592,8 @@ impl Link {
             (State::Ready(_), Control::Probe { nonce }) => self.send_control(&Control::Alive { nonce }),
             (State::Ready(_), Control::Alive { nonce }) => self.handle_alive(nonce),
             (State::Ready(_), Control::Transfer { message }) => self.event(Event::Transfer(message)),
-            (State::Connecting(_) | State::Ready(_), Control::Bye { reason }) => {
-                self.close(bye_reason(&reason))
-            }
+            (State::Connecting(_), Control::Bye { reason }) => self.close(bye_reason(&reason)),
+            (State::Ready(_), Control::Bye { reason }) => self.handle_bye(now, bye_reason(&reason)),
             (_, Control::Unknown) => {}
             // Before the hello nothing is listened to; a second hello means nothing.
             (
@@ -599,6 +606,28 @@ impl Link {
                 | Control::Bye { .. }
                 | Control::Transfer { .. },
             ) => {}
+        }
+    }
+
+    /// What the peer said last on the other channels may still be on its way: the end is the end of the connection.
+    fn handle_bye(&mut self, now: Instant, reason: CloseReason) {
+        if let State::Ready(session) = &mut self.state {
+            session.bye.get_or_insert(reason);
+            self.deadline = Some((now + BYE_TIMEOUT, Deadline::Bye));
+        }
+    }
+
+    fn end_after_bye(&mut self) {
+        self.command(PeerCommand::Close);
+        self.end(self.bye().unwrap_or(CloseReason::Left));
+    }
+
+    fn bye(&self) -> Option<CloseReason> {
+        match &self.state {
+            State::Ready(session) => session.bye,
+            State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) | State::Closed { .. } => {
+                None
+            }
         }
     }
 
@@ -622,7 +651,7 @@ impl Link {
             && session.probe == Some(nonce)
         {
             session.probe = None;
-            self.deadline = None;
+            self.deadline = self.deadline.filter(|(_, reason)| *reason != Deadline::Probe);
         }
     }
 
@@ -651,6 +680,9 @@ impl Link {
     }
 
     fn handle_closed(&mut self, closed: PeerClosed) {
+        if let Some(reason) = self.bye() {
+            return self.end(reason);
+        }
         let was_ready = self.is_ready();
         let reason = match closed {
             PeerClosed::Local => CloseReason::Local,
@@ -744,6 +776,7 @@ impl Session {
             candidates: 0,
             control_open: false,
             probe: None,
+            bye: None,
             path: None,
             writable: None,
         }
