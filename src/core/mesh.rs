@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -52,7 +54,7 @@ pub struct Config {
     pub peer_buffer: usize,
     /// Most peers at a time (`maxPeers`).
     pub max_peers: usize,
-    /// Seeds connection ids and retry delays.
+    /// Seeds the resume secret, connection ids and retry delays. Must come from the system's randomness.
     pub seed: [u8; 32],
 }
 
@@ -259,7 +261,8 @@ struct Slot {
 pub struct Mesh {
     config: Config,
     signaling: Signaling,
-    resume: Option<String>,
+    /// With this the server knows us again. Ours to begin with, so that it works even if the first welcome is lost.
+    resume: String,
     links: BTreeMap<LinkKey, Link>,
     by_id: BTreeMap<LinkId, LinkKey>,
     unclaimed: BTreeSet<LinkKey>,
@@ -278,11 +281,12 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh that makes its first offers at once, so that they are gathered by the time the socket is open.
     pub fn new(now: Instant, config: Config) -> Self {
-        let rng = StdRng::from_seed(config.seed);
+        let mut rng = StdRng::from_seed(config.seed);
+        let resume = URL_SAFE_NO_PAD.encode(rng.random::<[u8; 16]>());
         let mut mesh = Self {
             config,
             signaling: Signaling::Down,
-            resume: None,
+            resume,
             links: BTreeMap::new(),
             by_id: BTreeMap::new(),
             unclaimed: BTreeSet::new(),
@@ -383,7 +387,7 @@ impl Mesh {
     fn handle_signaling_up(&mut self, now: Instant) {
         self.signaling = Signaling::Up;
         let have = self.underway_peers();
-        let resume = self.resume.take();
+        let resume = Some(self.resume.clone());
         let Identity { me, room, .. } = &self.config.identity;
         let init = Init { user_id: me.clone(), room_id: room.clone(), have: Some(have), resume };
         self.outbox.push_back(Output::Signal(ClientSignal::Init(init)));
@@ -427,7 +431,7 @@ impl Mesh {
             ServerSignal::Offer { .. } => {}
             ServerSignal::LeaveSwarm { id } => self.handle_leave_swarm(now, &id),
             ServerSignal::Welcome { resume, members } => {
-                self.resume = Some(resume);
+                self.resume = resume;
                 self.event(Event::Welcome { members });
             }
             ServerSignal::Gone { user_id } => self.probe(now, &user_id),

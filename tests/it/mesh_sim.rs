@@ -6,6 +6,7 @@ use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{self, Event};
 use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, UserId};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::sim::{PeerNo, World, was_told_of};
 
@@ -116,7 +117,10 @@ fn a_lost_socket_closes_no_link() {
     world.assert_full_mesh(&peers);
     for (peer, before) in world.peers.iter().zip(before) {
         let news = &peer.events[before..];
-        assert!(!news.iter().any(|event| matches!(event, Event::Closed { .. } | Event::Opened { .. })), "{news:?}");
+        assert!(
+            !news.iter().any(|event| matches!(event, Event::Closed { .. } | Event::Opened { .. })),
+            "{news:?}"
+        );
     }
 }
 
@@ -326,8 +330,19 @@ impl Chaos {
     }
 }
 
+/// `SWARM_SIM_CASES` and `SWARM_SIM_SEED` make the search longer or different. The usual run is always the same.
+fn chaos_config() -> ProptestConfig {
+    let from_env = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    ProptestConfig {
+        cases: from_env("SWARM_SIM_CASES").map_or(100, |cases: u64| cases as u32),
+        rng_seed: RngSeed::Fixed(from_env("SWARM_SIM_SEED").unwrap_or(20)),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20), ..ProptestConfig::default() })]
+    #![proptest_config(chaos_config())]
 
     #[test]
     fn whatever_happens_each_pair_ends_with_exactly_one_link(
