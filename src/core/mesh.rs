@@ -12,10 +12,12 @@
 
 mod api;
 mod links;
+mod offers;
+mod repair;
 mod signaling;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -31,19 +33,6 @@ use crate::wire::{Candidate, ClientSignal, LinkId, UserId};
 
 pub use api::{Config, Event, Input, Output, Reason, To};
 
-/// Most signals kept for the server while it is away. Older ones are dropped first: the links they belong to are found missing
-/// and made again.
-const UNSENT_SIGNALS_MAX: usize = 1024;
-
-/// Connections whose candidates came before their offer: how many are remembered.
-const ORPHANS_MAX: usize = 16;
-
-/// First delay before a broken link is asked for again; doubled each time, plus up to half of it at random.
-const WANT_DELAY: Duration = Duration::from_millis(500);
-
-/// How often a broken link is asked for before the peer is given up: about two minutes in all.
-const WANT_ATTEMPTS: u32 = 8;
-
 /// A direct message this long always fits into a control message, however much JSON escaping makes of it
 /// (six bytes for one).
 const DIRECT_PART_BYTES: usize = 10_000;
@@ -52,18 +41,35 @@ const DIRECT_PART_BYTES: usize = 10_000;
 enum TimerKey {
     Link(LinkKey),
     Want(UserId),
+    Refill,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How things stand with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signaling {
     Down,
-    Up,
+    /// `init` is sent. A server that knows the second generation only never says more.
+    Entering,
+    /// The server knows our extensions.
+    Welcomed,
+    /// We left.
+    Closed,
+}
+
+impl Signaling {
+    fn is_up(self) -> bool {
+        match self {
+            Self::Entering | Self::Welcomed => true,
+            Self::Down | Self::Closed => false,
+        }
+    }
 }
 
 /// What is known of one member: the link in use and the one that is coming up.
 #[derive(Debug, Default)]
 struct Slot {
     ready: Option<LinkKey>,
+    ready_since: Option<Instant>,
     attempt: Option<LinkKey>,
 }
 
@@ -176,6 +182,7 @@ impl Mesh {
                 Reason::Link(*key, deadline)
             }
             TimerKey::Want(peer) => Reason::Want(peer.clone()),
+            TimerKey::Refill => Reason::Refill,
         };
         Some((at, reason))
     }
@@ -191,6 +198,7 @@ impl Mesh {
                     self.drain(now, key);
                 }
                 TimerKey::Want(peer) => self.want(now, peer),
+                TimerKey::Refill => self.fill_offers(now),
             }
         }
     }
@@ -250,18 +258,17 @@ impl Mesh {
     }
 
     fn close(&mut self, now: Instant) {
-        if self.signaling == Signaling::Up {
+        if self.signaling.is_up() {
             self.outbox.push_back(Output::Signal(ClientSignal::Close));
         }
-        self.signaling = Signaling::Down;
-        self.config.peer_buffer = 0;
+        self.signaling = Signaling::Closed;
         let keys: Vec<LinkKey> = self.links.keys().copied().collect();
         for key in keys {
             self.feed(now, key, link::Input::Close(CloseReason::Local));
         }
-        for peer in std::mem::take(&mut self.wants).into_keys() {
-            self.timers.set(TimerKey::Want(peer), None);
-        }
+        self.forget_wants();
+        self.timers.set(TimerKey::Refill, None);
+        self.orphans.clear();
         self.unsent.clear();
     }
 
@@ -291,11 +298,10 @@ impl Mesh {
         self.drain(now, key);
     }
 
-    fn insert(&mut self, now: Instant, link: Link) {
-        let key = link.key();
-        self.by_id.insert(link.id().clone(), key);
-        self.links.insert(key, link);
-        self.drain(now, key);
+    /// Takes the link in. Whoever does so drains it.
+    fn insert(&mut self, link: Link) {
+        self.by_id.insert(link.id().clone(), link.key());
+        self.links.insert(link.key(), link);
     }
 
     fn next_key(&mut self) -> LinkKey {

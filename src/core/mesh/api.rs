@@ -197,4 +197,6 @@ pub enum Reason {
     Link(LinkKey, Deadline),
     /// Time to ask for a broken link again.
     Want(UserId),
+    /// Time to make offers again after one broke.
+    Refill,
 }

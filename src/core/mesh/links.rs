@@ -1,13 +1,15 @@
 //! What becomes of the links.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rand::RngExt;
-
-use super::{Event, Mesh, Output, Signaling, TimerKey, WANT_ATTEMPTS, WANT_DELAY};
+use super::{Event, Mesh, Output, Signaling, TimerKey};
 use crate::core::link::{self, CloseReason, Link};
 use crate::core::peer::LinkKey;
-use crate::wire::{ClientSignal, UserId};
+use crate::wire::UserId;
+
+/// A link that was ready for so long worked: if it breaks, asking for it starts from the shortest delay. Otherwise a pair
+/// whose links break as soon as they are ready would ask for ever.
+const STEADY: Duration = Duration::from_secs(10);
 
 impl Mesh {
     /// Carries out what a link wants, and keeps what is known about it in step.
@@ -23,14 +25,23 @@ impl Mesh {
         self.timers.set(TimerKey::Link(key), link.and_then(Link::poll_timeout).map(|(at, _)| at));
         if link.is_some_and(Link::is_unclaimed) {
             self.unclaimed.insert(key);
-        } else if self.unclaimed.remove(&key) {
-            self.fill_offers(now);
+        } else {
+            self.unclaimed.remove(&key);
         }
     }
 
     fn handle_link_event(&mut self, now: Instant, key: LinkKey, event: link::Event) {
-        if let link::Event::Closed(reason) = event {
-            return self.handle_link_closed(now, key, reason);
+        match event {
+            link::Event::Closed(reason) => return self.handle_link_closed(now, key, reason),
+            link::Event::Stale => return self.handle_stale_offer(now, key),
+            link::Event::Ready { .. }
+            | link::Event::Text { .. }
+            | link::Event::Data(_)
+            | link::Event::Renamed(_)
+            | link::Event::Transfer(_)
+            | link::Event::Bulk(_)
+            | link::Event::Writable(_)
+            | link::Event::Path(_) => {}
         }
         let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
         let is_ignored = self.ignored.contains(&peer);
@@ -51,13 +62,14 @@ impl Mesh {
             link::Event::Data(bytes) => self.event(Event::Data { from: peer, bytes }),
             link::Event::Transfer(message) => self.event(Event::Transfer { from: peer, message }),
             link::Event::Bulk(frame) => self.event(Event::Bulk { from: peer, frame }),
-            link::Event::Closed(_) => unreachable!("returned above"),
+            link::Event::Closed(_) | link::Event::Stale => unreachable!("returned above"),
         }
     }
 
     fn handle_link_ready(&mut self, now: Instant, key: LinkKey, peer: &UserId) {
-        self.forget_want(peer);
+        self.rest_want(peer);
         let slot = self.slots.entry(peer.clone()).or_default();
+        slot.ready_since = Some(now);
         if slot.attempt == Some(key) {
             slot.attempt = None;
         }
@@ -73,8 +85,11 @@ impl Mesh {
         if self.signaling == Signaling::Down {
             self.forget_unsent(link.id());
         }
-        let Some(peer) = link.peer().cloned() else { return };
-        let Some(slot) = self.slots.get_mut(&peer) else { return };
+        if self.unclaimed.remove(&key) && is_failure(reason) {
+            self.handle_broken_offer(now, link.id().clone());
+        }
+        let Some(peer) = link.peer() else { return };
+        let Some(slot) = self.slots.get_mut(peer) else { return };
         let was_ready = slot.ready == Some(key);
         if was_ready {
             slot.ready = None;
@@ -84,41 +99,21 @@ impl Mesh {
             return;
         }
         let is_alone = slot.ready.is_none() && slot.attempt.is_none();
+        let was_steady = was_ready && slot.ready_since.is_some_and(|since| now >= since + STEADY);
         if is_alone {
-            self.slots.remove(&peer);
+            self.slots.remove(peer);
         }
         if was_ready {
             self.event(Event::Closed { peer: peer.clone(), reason });
         } else if is_failure(reason) {
             self.event(Event::Failed { peer: peer.clone(), reason });
         }
+        if was_steady || !is_worth_another_try(reason) {
+            self.forget_want(peer);
+        }
         if is_alone && is_worth_another_try(reason) {
-            self.schedule_want(now, peer);
+            self.schedule_want(now, peer.clone());
         }
-    }
-
-    pub(super) fn schedule_want(&mut self, now: Instant, peer: UserId) {
-        let attempts = self.wants.entry(peer.clone()).or_insert(0);
-        if *attempts >= WANT_ATTEMPTS {
-            return self.forget_want(&peer);
-        }
-        let delay = WANT_DELAY * 2u32.pow(*attempts);
-        *attempts += 1;
-        let delay = delay + delay.mul_f64(self.rng.random_range(0.0..0.5));
-        self.timers.set(TimerKey::Want(peer), Some(now + delay));
-    }
-
-    /// Asks again, unless the link came back; the next delay starts now, in case nothing comes of it.
-    pub(super) fn want(&mut self, now: Instant, peer: UserId) {
-        if self.signaling == Signaling::Up {
-            self.outbox.push_back(Output::Signal(ClientSignal::Want { user_id: peer.clone() }));
-        }
-        self.schedule_want(now, peer);
-    }
-
-    fn forget_want(&mut self, peer: &UserId) {
-        self.wants.remove(peer);
-        self.timers.set(TimerKey::Want(peer.clone()), None);
     }
 }
 

@@ -2,26 +2,33 @@
 
 use std::time::Instant;
 
-use super::{Event, Mesh, ORPHANS_MAX, Output, Signaling, Slot, TimerKey, UNSENT_SIGNALS_MAX};
+use super::{Event, Mesh, Output, Signaling, Slot};
 use crate::core::link::{self, CloseReason, Identity, Link, PeerKind};
 use crate::core::peer::LinkKey;
 use crate::wire::limits::CANDIDATES_MAX;
 use crate::wire::signal::OfferSignal;
 use crate::wire::{Candidate, ClientSignal, Init, LinkId, Sdp, ServerSignal, UserId};
-use rand::RngExt;
+
+/// Most signals kept for the server while it is away. Older ones are dropped first: the links they belong to are found
+/// missing and made again.
+const UNSENT_SIGNALS_MAX: usize = 1024;
+
+/// Connections whose candidates came before their offer: how many are remembered.
+const ORPHANS_MAX: usize = 16;
 
 impl Mesh {
     pub(super) fn handle_signaling_up(&mut self, now: Instant) {
-        self.signaling = Signaling::Up;
+        if self.signaling == Signaling::Closed {
+            return;
+        }
+        self.signaling = Signaling::Entering;
         let have = self.underway_peers();
         let resume = Some(self.resume.clone());
         let Identity { me, room, .. } = &self.config.identity;
         let init = Init { user_id: me.clone(), room_id: room.clone(), have: Some(have), resume };
         self.outbox.push_back(Output::Signal(ClientSignal::Init(init)));
         // `have` tells the server which links are missing: it makes them.
-        for peer in std::mem::take(&mut self.wants).into_keys() {
-            self.timers.set(TimerKey::Want(peer), None);
-        }
+        self.forget_wants();
         for signal in std::mem::take(&mut self.unsent) {
             self.outbox.push_back(Output::Signal(signal));
         }
@@ -31,7 +38,12 @@ impl Mesh {
     /// The server forgets a member's offers and open claims with its socket, so they are made anew; links that have both
     /// descriptions do without the server.
     pub(super) fn handle_signaling_down(&mut self, now: Instant) {
+        if self.signaling == Signaling::Closed {
+            return;
+        }
         self.signaling = Signaling::Down;
+        self.forget_wants();
+        self.orphans.clear();
         let waits_for_server = |link: &&Link| !link.is_underway();
         let keys: Vec<LinkKey> = self.links.values().filter(waits_for_server).map(Link::key).collect();
         for key in keys {
@@ -48,17 +60,22 @@ impl Mesh {
     }
 
     pub(super) fn handle_signal(&mut self, now: Instant, signal: ServerSignal) {
+        if !self.signaling.is_up() {
+            return;
+        }
         match signal {
             ServerSignal::Accept { id, user_id, signals } => self.handle_accept(now, id, user_id, signals),
             ServerSignal::OfferAccepted { id, user_id } => self.handle_offer_accepted(now, &id, user_id),
-            ServerSignal::OfferRequest => self.make_offer(now),
+            ServerSignal::OfferRequest => self.handle_offer_request(now),
             ServerSignal::Answer { id, sdp } => self.feed_id(now, &id, link::Input::Answer(sdp)),
             ServerSignal::Candidate { id, candidate } => self.handle_candidate(now, id, candidate),
             // Renegotiation is about media, which a data-only peer has none of.
             ServerSignal::Offer { .. } => {}
             ServerSignal::LeaveSwarm { id } => self.handle_leave_swarm(now, &id),
             ServerSignal::Welcome { resume, members } => {
+                self.signaling = Signaling::Welcomed;
                 self.resume = resume;
+                self.withdraw_stale_offers(now);
                 self.event(Event::Welcome { members });
             }
             ServerSignal::Gone { user_id } => self.probe(now, &user_id),
@@ -77,8 +94,9 @@ impl Mesh {
         candidates.extend(self.adopt_orphans(&id));
         let key = self.next_key();
         let link = Link::answer(now, &self.config.identity, key, id, peer.clone(), sdp);
-        self.insert(now, link);
+        self.insert(link);
         self.attempt(now, peer, key);
+        self.drain(now, key);
         for candidate in candidates.into_iter().take(CANDIDATES_MAX) {
             self.feed(now, key, link::Input::Candidate(candidate));
         }
@@ -103,10 +121,7 @@ impl Mesh {
 
     /// The link `key` is the one that comes up towards `peer`; an earlier one that did not make it is given up.
     fn attempt(&mut self, now: Instant, peer: UserId, key: LinkKey) {
-        if !self.links.contains_key(&key) {
-            return;
-        }
-        self.timers.set(TimerKey::Want(peer.clone()), None);
+        self.rest_want(&peer);
         let slot = self.slots.entry(peer).or_default();
         if let Some(earlier) = slot.attempt.replace(key) {
             self.feed(now, earlier, link::Input::Close(CloseReason::Replaced));
@@ -150,36 +165,23 @@ impl Mesh {
         }
     }
 
-    pub(super) fn fill_offers(&mut self, now: Instant) {
-        for _ in self.unclaimed.len()..self.config.peer_buffer {
-            self.make_offer(now);
-        }
-    }
-
-    fn make_offer(&mut self, now: Instant) {
-        if self.config.peer_buffer == 0
-            || self.unclaimed.len() >= self.config.max_peers.max(self.config.peer_buffer)
-        {
-            return;
-        }
-        let key = self.next_key();
-        let id = LinkId::from_random(self.rng.random());
-        self.insert(now, Link::offer(now, key, id));
-    }
-
+    /// Tells the server, now or when it is back.
     pub(super) fn signal(&mut self, signal: ClientSignal) {
         match self.signaling {
-            Signaling::Up => self.outbox.push_back(Output::Signal(signal)),
-            Signaling::Down => {
-                if let ClientSignal::Withdraw { id } | ClientSignal::Leave { id } = &signal {
-                    return self.forget_unsent(id);
-                }
-                if self.unsent.len() == UNSENT_SIGNALS_MAX {
-                    self.unsent.pop_front();
-                }
-                self.unsent.push_back(signal);
-            }
+            Signaling::Entering | Signaling::Welcomed => self.outbox.push_back(Output::Signal(signal)),
+            Signaling::Down => self.keep_unsent(signal),
+            Signaling::Closed => {}
         }
+    }
+
+    fn keep_unsent(&mut self, signal: ClientSignal) {
+        if let ClientSignal::Withdraw { id } | ClientSignal::Leave { id } = &signal {
+            return self.forget_unsent(id);
+        }
+        if self.unsent.len() == UNSENT_SIGNALS_MAX {
+            self.unsent.pop_front();
+        }
+        self.unsent.push_back(signal);
     }
 
     pub(super) fn forget_unsent(&mut self, id: &LinkId) {
