@@ -31,7 +31,7 @@ use super::timers::Timers;
 use crate::wire::control::Control;
 use crate::wire::{Candidate, ClientSignal, LinkId, UserId};
 
-pub use api::{Config, Event, Input, Output, Reason, To};
+pub use api::{Config, Event, Held, Input, Output, Reason, To};
 
 /// A direct message this long always fits into a control message, however much JSON escaping makes of it
 /// (six bytes for one).
@@ -137,9 +137,16 @@ impl Mesh {
         self.slots.iter().filter(|(_, slot)| slot.ready.is_some()).map(|(peer, _)| peer)
     }
 
-    /// How many connections there are, offers included.
-    pub fn link_count(&self) -> usize {
-        self.links.len()
+    /// How much the machine holds.
+    pub fn held(&self) -> Held {
+        Held {
+            links: self.links.len(),
+            members: self.slots.len(),
+            wants: self.wants.len(),
+            orphans: self.orphans.len(),
+            unsent: self.unsent.len(),
+            timers: self.timers.len(),
+        }
     }
 
     /// Takes one input.

@@ -200,3 +200,20 @@ pub enum Reason {
     /// Time to make offers again after one broke.
     Refill,
 }
+
+/// How much a mesh holds, in numbers of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Connections, offers included.
+    pub links: usize,
+    /// Members with a connection, ready or coming up.
+    pub members: usize,
+    /// Members that were asked for again.
+    pub wants: usize,
+    /// Connections of which only candidates are known.
+    pub orphans: usize,
+    /// Signals kept for the server.
+    pub unsent: usize,
+    /// Deadlines.
+    pub timers: usize,
+}
