@@ -380,8 +380,8 @@ impl Link {
             Deadline::OfferAge => self.event(Event::Stale),
             Deadline::Withdrawn | Deadline::Answer => self.close(CloseReason::GivenBack),
             Deadline::Connect => self.close(CloseReason::NoPath),
-            Deadline::Proof => self.close(CloseReason::Unverified),
-            Deadline::Probe => self.close(CloseReason::Lost),
+            // No wrong proof, but none: the peer froze, or its path broke, since the connection came up.
+            Deadline::Proof | Deadline::Probe => self.close(CloseReason::Lost),
         }
     }
 

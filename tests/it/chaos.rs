@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fast_rtc_swarm::core::link::HOST_OFFER_MAX_AGE;
 use fast_rtc_swarm::wire::UserId;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -220,6 +221,8 @@ impl Chaos {
         }
         self.world.set_max_delay(Duration::from_millis(80));
         self.world.settle();
+        // Offers that were made for members who did not stay grow old.
+        self.world.run_for(HOST_OFFER_MAX_AGE);
     }
 
     fn check(mut self) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fast_rtc_swarm::core::link::{CloseReason, Identity};
 use fast_rtc_swarm::core::mesh::{self, Config, Event, Mesh, To};
-use fast_rtc_swarm::core::peer::{Channel, PeerEvent};
+use fast_rtc_swarm::core::peer::{Channel, Payload, PeerEvent};
 use fast_rtc_swarm::core::room::{self, Limits, Rooms, SocketId};
 use fast_rtc_swarm::wire::{ClientSignal, RoomId, RoomKey, ServerSignal, UserId};
 use rand::rngs::StdRng;
@@ -161,6 +161,8 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub sent_to_server: u64,
     pub wants_sent: u64,
+    start: Instant,
+    is_traced: bool,
     rng: StdRng,
     max_delay: Duration,
     queue: BTreeMap<(Instant, u64), Delivery>,
@@ -173,6 +175,8 @@ pub struct World {
     next_socket: u64,
     connections: BTreeMap<End, Connection>,
     cut_pairs: BTreeSet<(PeerNo, PeerNo)>,
+    /// What was said over cut paths.
+    held_back: Vec<(End, Channel, Payload)>,
     server_seed: u8,
 }
 
@@ -182,8 +186,11 @@ impl World {
     }
 
     pub fn with_limits(seed: u64, limits: Limits) -> Self {
+        let start = Instant::now();
         Self {
-            now: Instant::now(),
+            now: start,
+            start,
+            is_traced: std::env::var_os("SWARM_SIM_TRACE").is_some(),
             rooms: Rooms::new(limits, [7; 32]),
             peers: Vec::new(),
             sent_to_server: 0,
@@ -198,6 +205,7 @@ impl World {
             next_socket: 0,
             connections: BTreeMap::new(),
             cut_pairs: BTreeSet::new(),
+            held_back: Vec::new(),
             server_seed: 7,
         }
     }
@@ -375,6 +383,7 @@ impl World {
     }
 
     fn deliver_now(&mut self, delivery: Delivery) {
+        self.trace(&delivery);
         match delivery {
             Delivery::ToServer { socket, signal } if !self.deaf.contains(&socket) => {
                 self.rooms.handle(self.now, room::Input::Signal { socket, signal });
@@ -431,8 +440,22 @@ impl World {
             match output {
                 mesh::Output::Signal(signal) => self.send_signal(no, signal),
                 mesh::Output::Peer(key, command) => self.rtc_command((no, key), command),
-                mesh::Output::Event(event) => self.peers[no].events.push(event),
+                mesh::Output::Event(event) => {
+                    self.trace(&(no, &event));
+                    self.peers[no].events.push(event);
+                }
             }
+        }
+    }
+
+    /// `SWARM_SIM_TRACE=1` shows what happens, on stderr.
+    pub fn mark(&self, what: &impl std::fmt::Debug) {
+        self.trace(what);
+    }
+
+    fn trace(&self, what: &impl std::fmt::Debug) {
+        if self.is_traced {
+            eprintln!("{:9.3} {what:?}", self.now.duration_since(self.start).as_secs_f64());
         }
     }
 

@@ -33,11 +33,24 @@ impl World {
         let pair = (a.min(b), a.max(b));
         if works {
             self.cut_pairs.remove(&pair);
-            return;
+            return self.resend(pair);
         }
         self.cut_pairs.insert(pair);
         let is_between = |end: PeerNo, other: PeerNo| (end.min(other), end.max(other)) == pair;
         self.lose_paths(is_between);
+    }
+
+    /// The channels are reliable: what was said meanwhile arrives after all, if the connection lived on.
+    fn resend(&mut self, pair: (PeerNo, PeerNo)) {
+        let between = |end: PeerNo, other: PeerNo| (end.min(other), end.max(other)) == pair;
+        for (end, channel, payload) in std::mem::take(&mut self.held_back) {
+            let other = self.connections.get(&end).and_then(|connection| connection.partner);
+            if other.is_some_and(|other| between(end.0, other.0)) {
+                self.handle_send(end, channel, payload);
+            } else {
+                self.held_back.push((end, channel, payload));
+            }
+        }
     }
 
     /// Nothing comes from this peer any more.
@@ -97,8 +110,11 @@ impl World {
         };
         let Some(connection) = self.connections.get(&other) else { return true };
         let is_between_us = connection.partner.is_none_or(|partner| partner == end);
-        let is_cut = self.cut_pairs.contains(&(end.0.min(other.0), end.0.max(other.0)));
-        connection.is_closed || !self.peers[other.0].alive || !is_between_us || is_cut
+        connection.is_closed || !self.peers[other.0].alive || !is_between_us || self.is_cut(end.0, other.0)
+    }
+
+    fn is_cut(&self, a: PeerNo, b: PeerNo) -> bool {
+        self.cut_pairs.contains(&(a.min(b), a.max(b)))
     }
 
     /// A description that names its maker, and a candidate.
@@ -179,7 +195,9 @@ impl World {
         let (is_up, other) = (connection.is_connected && !connection.is_closed, connection.partner);
         let Some(other) = other.filter(|_| is_up) else { return };
         self.assert_may_be_said(end.0, other.0, channel, &payload);
-        if !self.is_path_dead(end) {
+        if self.is_cut(end.0, other.0) {
+            self.held_back.push((end, channel, payload));
+        } else if !self.is_path_dead(end) {
             let event = PeerEvent::Message { channel, payload };
             self.in_order(Way::Channel(other, channel), Delivery::Rtc { end: other, event });
         }
