@@ -104,12 +104,12 @@ impl Outbox {
 
 impl Transfers {
     /// A machine with no transfers. The same seed and inputs give the same outputs.
-    pub fn new(config: Config, seed: u64) -> Self {
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
         Self {
             uploads: Uploads::new(config.up_bps),
             down: Bucket::new(config.down_bps),
             config,
-            rng: StdRng::seed_from_u64(seed),
+            rng: StdRng::from_seed(seed),
             ready: BTreeMap::new(),
             cut_off: BTreeSet::new(),
             shares: BTreeMap::new(),
@@ -296,7 +296,13 @@ impl Transfers {
         if !self.cut_off.insert(peer.clone()) {
             return;
         }
-        self.out.event(TransferEvent::PeerCutOff { transfer, peer: peer.clone(), reason });
+        // What makes no sense names no transfer: then it is one that the peer takes part in.
+        let part = |(_, share): &(&TransferId, &Share)| {
+            share.holders.contains(peer) || share.answers.contains_key(peer)
+        };
+        if let Some(transfer) = transfer.or_else(|| self.shares.iter().find(part).map(|(id, _)| *id)) {
+            self.out.event(TransferEvent::PeerCutOff { transfer, peer: peer.clone(), reason });
+        }
         if self.ready.remove(peer).is_some() {
             self.forget_peer(now, peer);
         }
@@ -345,5 +351,6 @@ fn stop_word(reason: &FailReason) -> StopReason {
         FailReason::Disk(DiskError::Full { .. }) => StopReason::DiskFull,
         FailReason::Disk(_) => StopReason::Disk,
         FailReason::Manifest(_) => StopReason::Manifest,
+        FailReason::Remote => StopReason::Other,
     }
 }
