@@ -176,7 +176,9 @@ fn resolve(listen: &str) -> anyhow::Result<SocketAddr> {
 
 fn explain_bind(listen: &str, error: io::Error) -> Failure {
     let next = match error.kind() {
-        io::ErrorKind::AddrInUse => "another program has this port: take another one, or 0 for any that is free",
+        io::ErrorKind::AddrInUse => {
+            "another program has this port: take another one, or 0 for any that is free"
+        }
         io::ErrorKind::PermissionDenied => "ports below 1024 are the system's: take a higher one",
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
         _ => "take another address with --listen",
@@ -315,7 +317,10 @@ mod tests {
     fn limits_are_flags() {
         let args = parse(&["--max-members", "7", "--grace", "5"]).expect("good");
         let limits = args.limits.resolve();
-        assert_eq!(limits, Limits { members_per_room: 7, grace: Duration::from_secs(5), ..Limits::default() });
+        assert_eq!(
+            limits,
+            Limits { members_per_room: 7, grace: Duration::from_secs(5), ..Limits::default() }
+        );
     }
 
     #[test]

@@ -140,7 +140,9 @@ fn write_new(path: &Path, text: &Secret) -> anyhow::Result<()> {
         options.mode(0o600);
     }
     let mut file = options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => anyhow!("{} is there already: keys are never replaced", path.display()),
+        io::ErrorKind::AlreadyExists => {
+            anyhow!("{} is there already: keys are never replaced", path.display())
+        }
         _ => anyhow!(error).context(format!("can't write {}", path.display())),
     })?;
     file.write_all(text.expose().as_bytes()).with_context(|| format!("can't write {}", path.display()))

@@ -6,3 +6,5 @@ mod process;
 mod rtc;
 mod signaling;
 mod sim;
+mod sim;
+mod swarm;
