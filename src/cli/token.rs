@@ -139,11 +139,11 @@ fn write_new(path: &Path, text: &Secret) -> anyhow::Result<()> {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    let mut file = options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            anyhow!("{} is there already: keys are never replaced", path.display())
+    let mut file = options.open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return anyhow!("{} is there already: keys are never replaced", path.display());
         }
-        _ => anyhow!(error).context(format!("can't write {}", path.display())),
+        anyhow!(error).context(format!("can't write {}", path.display()))
     })?;
     file.write_all(text.expose().as_bytes()).with_context(|| format!("can't write {}", path.display()))
 }

@@ -6,5 +6,4 @@ mod process;
 mod rtc;
 mod signaling;
 mod sim;
-mod sim;
 mod swarm;
