@@ -91,11 +91,11 @@ impl FromStr for Lifetime {
 }
 
 /// Makes a key or mints a token.
-pub async fn run(args: TokenArgs) -> Result<Exit, Failure> {
+pub fn run(args: &TokenArgs) -> Result<Exit, Failure> {
     match args.new_key {
         Some(KeyKind::Eddsa) => make_ed25519(&args.key),
         Some(KeyKind::Hs256) => make_hs256(&args.key),
-        None => mint(&args),
+        None => mint(args),
     }
 }
 
