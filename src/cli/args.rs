@@ -7,6 +7,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use super::config::{Arrival, IceServer, Rate};
+use super::serve::ServeArgs;
+use super::token::TokenArgs;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,6 +44,10 @@ pub enum Command {
     Send(SendArgs),
     /// Receive files from a room
     Recv(RecvArgs),
+    /// Run a signaling server
+    Serve(Box<ServeArgs>),
+    /// Make a token key, or mint a token that expires
+    Token(TokenArgs),
     /// Print the completions of a shell
     #[command(after_help = "Example: swarm completions zsh > ~/.zfunc/_swarm")]
     Completions {

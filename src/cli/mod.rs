@@ -8,8 +8,10 @@ pub mod json;
 pub mod log;
 pub mod man;
 pub mod roster;
+pub mod serve;
 pub mod shelf;
 pub mod term;
+pub mod token;
 pub mod words;
 
 use args::{Cli, Command};
@@ -20,7 +22,8 @@ impl Command {
     pub fn default_log(&self) -> &'static str {
         match self {
             Self::Join(_) | Self::Send(_) | Self::Recv(_) => "error",
-            Self::Completions { .. } | Self::Man { .. } => "error",
+            Self::Serve(_) => "fast_rtc_swarm=info",
+            Self::Token(_) | Self::Completions { .. } | Self::Man { .. } => "error",
         }
     }
 }
@@ -31,7 +34,17 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Join(_) | Command::Send(_) | Command::Recv(_) => {
             Err(Failure::new(Exit::Failed, "not here yet"))
         }
+        Command::Serve(args) => block_on(serve::run(*args)),
+        Command::Token(args) => token::run(&args),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::man(dir.as_deref()),
     }
+}
+
+fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(command);
+    // What still runs then is a read that nobody waits for.
+    runtime.shutdown_background();
+    result
 }
