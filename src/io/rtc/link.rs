@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
@@ -90,6 +90,8 @@ pub(super) struct Link {
     connected: bool,
     disconnected: bool,
     dtls_deadline: Option<Instant>,
+    /// Whether the SCTP association is up.
+    associated: watch::Sender<bool>,
     path: Option<Path>,
     outbox: VecDeque<PeerEvent>,
     channels: BTreeMap<Channel, OpenChannel>,
@@ -129,6 +131,7 @@ pub(super) async fn run(
         connected: false,
         disconnected: false,
         dtls_deadline: None,
+        associated: watch::Sender::new(false),
         path: None,
         outbox: VecDeque::new(),
         channels: BTreeMap::new(),
@@ -150,6 +153,7 @@ impl Link {
         let mut path_tick = ticks(PATH_EVERY);
         let load = Arc::clone(&self.outlet.load);
         let events = self.outlet.events.clone();
+        let pulse = Arc::clone(&self.pulse);
         loop {
             self.start_readers();
             let dtls_deadline = self.dtls_deadline;
@@ -171,6 +175,10 @@ impl Link {
                 () = load.refused() => Err(PeerClosed::Failed),
                 () = sleep_until(dtls_deadline.unwrap_or_else(Instant::now)), if dtls_deadline.is_some() => {
                     Err(PeerClosed::DtlsFailed)
+                }
+                () = pulse.sent.notified(), if self.connected && !*self.associated.borrow() => {
+                    self.look_for_association().await;
+                    Ok(())
                 }
                 _ = path_tick.tick(), if self.connected => {
                     self.report_path(Freshness::Changed).await;
@@ -389,6 +397,14 @@ impl Link {
         self.outbox.push_back(PeerEvent::Path(Path { rtt, ..path }));
     }
 
+    /// The engine does not say when the association is up, but it sends something then.
+    async fn look_for_association(&mut self) {
+        let Some(sctp) = self.pc.sctp().await else { return };
+        if let Ok(Some(_)) = sctp.max_channels().await {
+            self.associated.send_replace(true);
+        }
+    }
+
     /// The first channel from an original is `fast`, whatever its label; our peers use our labels.
     async fn notice_channel(&mut self, data_channel: Arc<dyn DataChannel>) {
         let label = data_channel.label().await.unwrap_or_default();
@@ -419,6 +435,7 @@ impl Link {
                 channel,
                 Arc::clone(&data_channel),
                 self.outlet.clone(),
+                self.associated.subscribe(),
                 opened,
             ));
             if channel == Channel::Bulk {

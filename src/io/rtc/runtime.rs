@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use webrtc::runtime::{
     AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, Transmit,
 };
@@ -59,6 +60,8 @@ pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
     alert_sent: AtomicBool,
+    /// Told of each packet sent, until the connection is settled.
+    pub(super) sent: Notify,
 }
 
 impl Pulse {
@@ -85,6 +88,13 @@ impl Pulse {
     /// not say so itself.
     pub(super) fn alert_sent(&self) -> bool {
         self.alert_sent.load(Ordering::Relaxed)
+    }
+
+    fn note_sent(&self, packet: &[u8]) {
+        if packet.first() == Some(&DTLS_ALERT) {
+            self.alert_sent.store(true, Ordering::Relaxed);
+        }
+        self.sent.notify_one();
     }
 
     fn is_settled(&self) -> bool {
@@ -214,10 +224,11 @@ impl AsyncUdpSocket for LinkSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        if !self.pulse.is_settled() && transmit.contents.first() == Some(&DTLS_ALERT) {
-            self.pulse.alert_sent.store(true, Ordering::Relaxed);
+        let sent = self.inner.poll_send(cx, transmit);
+        if !self.pulse.is_settled() {
+            self.pulse.note_sent(transmit.contents);
         }
-        self.inner.poll_send(cx, transmit)
+        sent
     }
 
     fn poll_recv(
