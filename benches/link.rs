@@ -98,6 +98,8 @@ impl Usage {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match args.what.as_deref() {
         None => {
             open(&args).await?;

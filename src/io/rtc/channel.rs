@@ -34,7 +34,6 @@ const RTT_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Outlet {
     pub(super) key: LinkKey,
     pub(super) events: mpsc::Sender<(LinkKey, PeerEvent)>,
-    pub(super) signals: mpsc::UnboundedSender<Signal>,
     pub(super) load: Arc<Load>,
 }
 
@@ -43,21 +42,17 @@ impl Outlet {
     pub(super) async fn say(&self, event: PeerEvent) {
         let _ = self.events.send((self.key, event)).await;
     }
-
-    fn signal(&self, signal: Signal) {
-        let _ = self.signals.send(signal);
-    }
 }
 
 /// Reports what arrives on one of our channels until it closes.
 ///
 /// A channel carries messages as soon as the association is up: what is sent then travels right behind the OPEN
 /// message, and the ACK that the engine waits for is a round trip later (RFC 8832 §6 allows ordered data before it).
-#[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
 pub(super) async fn read(
     channel: Channel,
     data_channel: Arc<dyn DataChannel>,
     outlet: Outlet,
+    signals: mpsc::UnboundedSender<Signal>,
     mut associated: watch::Receiver<bool>,
     opened: oneshot::Sender<()>,
 ) {
@@ -74,10 +69,10 @@ pub(super) async fn read(
         match event {
             Some(DataChannelEvent::OnOpen) => {
                 announce(channel, &outlet, &mut opened).await;
-                outlet.signal(Signal::ChannelOpened);
+                let _ = signals.send(Signal::ChannelOpened);
             }
             Some(DataChannelEvent::OnMessage(message)) if message.data.len() > CHANNEL_MESSAGE_MAX_BYTES => {
-                outlet.signal(Signal::Violation("a message over the limit"));
+                let _ = signals.send(Signal::Violation("a message over the limit"));
                 return;
             }
             Some(DataChannelEvent::OnMessage(message)) => {
@@ -88,7 +83,7 @@ pub(super) async fn read(
             Some(_) => {}
         }
     }
-    outlet.signal(Signal::ChannelClosed);
+    let _ = signals.send(Signal::ChannelClosed);
 }
 
 async fn is_up(associated: &mut watch::Receiver<bool>) {

@@ -3,7 +3,8 @@
 //! The engine sends what it has queued at the top of its loop, but several of its steps queue packets further down
 //! (ClientHello, SCTP INIT, DCEP), where they lie until the next 200 ms tick. While a connection is being set up,
 //! [`LinkRuntime::sleep`] therefore returns at once for the next few calls after something happened: the loop goes
-//! round once more and sends them. A connection that is up sleeps as usual.
+//! round once more and sends them. It can also be cut short, because the engine does not wake its loop for a new
+//! remote candidate. A connection that is up sleeps as usual.
 
 use std::fmt;
 use std::future::Future;
@@ -60,16 +61,23 @@ pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
     alert_sent: AtomicBool,
+    nudged: Notify,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
 }
 
 impl Pulse {
-    /// Something happened that may leave packets queued: the next sleeps return at once.
-    pub(super) fn beat(&self) {
-        if !self.settled.load(Ordering::Relaxed) {
+    /// Something was received that may leave packets queued: the next sleeps return at once.
+    fn beat(&self) {
+        if !self.is_settled() {
             self.early_wakes.store(EARLY_WAKES, Ordering::Relaxed);
         }
+    }
+
+    /// The same from outside of the loop, which may be asleep.
+    pub(super) fn nudge(&self) {
+        self.beat();
+        self.nudged.notify_one();
     }
 
     /// The connection is set up, or being torn down: time is time again.
@@ -81,7 +89,7 @@ impl Pulse {
     /// The connection is being set up (again).
     pub(super) fn unsettle(&self) {
         self.settled.store(false, Ordering::Relaxed);
-        self.beat();
+        self.nudge();
     }
 
     /// Whether our end sent a DTLS alert. Before the handshake is done that means that it failed; the engine does
@@ -191,7 +199,17 @@ impl Runtime for LinkRuntime {
         if self.pulse.take_early_wake() {
             return Box::pin(std::future::ready(()));
         }
-        self.inner.sleep(duration)
+        let asleep = self.inner.sleep(duration);
+        if self.pulse.is_settled() {
+            return asleep;
+        }
+        let pulse = Arc::clone(&self.pulse);
+        Box::pin(async move {
+            tokio::select! {
+                () = asleep => {}
+                () = pulse.nudged.notified() => {}
+            }
+        })
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
