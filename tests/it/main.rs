@@ -1,5 +1,10 @@
 //! The integration tests, in one binary.
 
+mod chaos;
 mod interop;
+mod mesh_sim;
 mod process;
 mod rtc;
+mod signaling;
+mod sim;
+mod swarm;

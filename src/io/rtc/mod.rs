@@ -128,6 +128,18 @@ impl RtcDriver {
         self.request(key, Request::Path);
     }
 
+    /// The connections in front of whose channels more than so many bytes wait. A connection is closed at 16 MiB.
+    pub fn congested(&self, bytes: usize) -> impl Iterator<Item = LinkKey> {
+        let is_congested =
+            move |link: &LinkHandle| !link.requests.is_closed() && link.load.waiting_bytes() > bytes;
+        self.links.iter().filter(move |(_, link)| is_congested(link)).map(|(key, _)| *key)
+    }
+
+    /// Whether no connection is open, opening or closing.
+    pub fn is_idle(&self) -> bool {
+        self.links.values().all(|link| link.requests.is_closed())
+    }
+
     /// The SHA-256 fingerprint of this process's certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         self.shared.fingerprint
