@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use crate::io::rtc::IceServer;
-
+use super::serve::ServeArgs;
+use super::token::TokenArgs;
 use super::values::{self, Arrival, Rate};
+use crate::io::rtc::IceServer;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -44,6 +45,10 @@ pub enum Command {
     Send(Box<SendArgs>),
     /// Receive files from a room
     Recv(Box<RecvArgs>),
+    /// Run a signaling server
+    Serve(Box<ServeArgs>),
+    /// Make a token key, or mint a token that expires
+    Token(TokenArgs),
     /// Print the completions of a shell
     #[command(after_help = "Example: swarm completions zsh > ~/.zfunc/_swarm")]
     Completions {

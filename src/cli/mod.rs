@@ -14,10 +14,12 @@ pub mod log;
 pub mod man;
 pub mod room;
 pub mod roster;
+pub mod serve;
 pub mod session;
 pub mod shelf;
 pub mod signals;
 pub mod term;
+pub mod token;
 pub mod values;
 pub mod words;
 
@@ -29,7 +31,8 @@ impl Command {
     pub fn default_log(&self) -> &'static str {
         match self {
             Self::Join(_) | Self::Send(_) | Self::Recv(_) => "error",
-            Self::Completions { .. } | Self::Man { .. } => "error",
+            Self::Serve(_) => "fast_rtc_swarm=info",
+            Self::Token(_) | Self::Completions { .. } | Self::Man { .. } => "error",
         }
     }
 }
@@ -37,6 +40,8 @@ impl Command {
 /// Runs one command to its end.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
+        Command::Serve(args) => block_on(serve::run(*args)),
+        Command::Token(args) => token::run(&args),
         Command::Join(args) => block_on(join::run(*args)),
         Command::Send(_) | Command::Recv(_) => Err(Failure::new(Exit::Failed, "not here yet")),
         Command::Completions { shell } => man::completions(shell),

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
+mod chaos;
 mod interop;
 mod mesh_sim;
 mod process;
