@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 mod chaos;
+mod help;
 mod interop;
 mod mesh_sim;
 mod process;
