@@ -496,7 +496,7 @@ impl Link {
 
     fn handle_writable(&mut self, bytes: usize) {
         match &mut self.state {
-            State::Connecting(session) => session.writable = Some(bytes),
+            State::Connecting(session) => session.writable = Some(session.writable.unwrap_or(0) + bytes),
             State::Ready(_) => self.event(Event::Writable(bytes)),
             State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => {}
         }
