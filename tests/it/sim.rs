@@ -124,7 +124,10 @@ pub struct Peer {
     pub program: Program,
     pub events: Vec<Event>,
     who: Newcomer,
+    /// The socket that works.
     socket: Option<SocketId>,
+    /// The socket that the peer takes for working.
+    believed: Option<SocketId>,
     alive: bool,
     frozen: bool,
     /// What came while the process was frozen.
@@ -248,6 +251,7 @@ impl World {
             has_connected: false,
             who,
             socket: None,
+            believed: None,
             alive: true,
             frozen: false,
             backlog: Vec::new(),

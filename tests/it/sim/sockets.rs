@@ -75,6 +75,7 @@ impl World {
         let socket = self.open_socket();
         self.sockets.insert(socket, no);
         self.peers[no].socket = Some(socket);
+        self.peers[no].believed = Some(socket);
         self.drain_rooms();
         match &mut self.peers[no].program {
             Program::Ours(_) => self.input(no, mesh::Input::SignalingUp),
@@ -103,9 +104,10 @@ impl World {
     }
 
     pub(super) fn handle_peer_lost_socket(&mut self, no: PeerNo, socket: SocketId) {
-        if self.peers[no].socket.is_some_and(|current| current != socket) {
+        if self.peers[no].believed != Some(socket) {
             return;
         }
+        self.peers[no].believed = None;
         self.peers[no].socket = None;
         match &mut self.peers[no].program {
             Program::Ours(_) => self.input(no, mesh::Input::SignalingDown),
