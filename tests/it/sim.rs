@@ -453,11 +453,7 @@ impl World {
     }
 
     /// `SWARM_SIM_TRACE=1` shows what happens, on stderr.
-    pub fn mark(&self, what: &impl std::fmt::Debug) {
-        self.trace(what);
-    }
-
-    fn trace(&self, what: &impl std::fmt::Debug) {
+    pub fn trace(&self, what: &impl std::fmt::Debug) {
         if self.is_traced {
             eprintln!("{:9.3} {what:?}", self.now.duration_since(self.start).as_secs_f64());
         }

@@ -68,10 +68,11 @@ impl World {
     }
 
     pub(super) fn handle_socket_opens(&mut self, no: PeerNo) {
-        if self.peers[no].socket.is_some() || (self.peers[no].events.len() > 0 && !self.peers[no].reconnects)
-        {
+        let peer = &mut self.peers[no];
+        if peer.believed.is_some() || (peer.has_connected && !peer.reconnects) {
             return;
         }
+        peer.has_connected = true;
         let socket = self.open_socket();
         self.sockets.insert(socket, no);
         self.peers[no].socket = Some(socket);
