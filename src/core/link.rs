@@ -38,6 +38,9 @@ pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a probed peer may stay silent.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the end of a connection may take after the peer said `bye`.
+pub const BYE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long an offer may wait at the server before it is replaced by a fresh one. NATs may drop the binding behind a
 /// server-reflexive candidate after 30 s of silence (RFC 4787 REQ-5 asks for two minutes, many give less).
 pub const OFFER_MAX_AGE: Duration = Duration::from_secs(25);
@@ -195,6 +198,8 @@ pub enum Deadline {
     Proof,
     /// The answer to a probe is overdue.
     Probe,
+    /// The peer said `bye`, and the end of the connection is overdue.
+    Bye,
 }
 
 #[derive(Debug)]
@@ -223,6 +228,8 @@ struct Session {
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
+    /// Why the peer is about to close.
+    bye: Option<CloseReason>,
     /// What the connection said before the peer was ready.
     path: Option<Path>,
     writable: Option<usize>,
@@ -382,6 +389,7 @@ impl Link {
             Deadline::Connect => self.close(CloseReason::NoPath),
             // No wrong proof, but none: the peer froze, or its path broke, since the connection came up.
             Deadline::Proof | Deadline::Probe => self.close(CloseReason::Lost),
+            Deadline::Bye => self.end_after_bye(),
         }
     }
 
@@ -459,7 +467,7 @@ impl Link {
 
     fn handle_probe(&mut self, now: Instant, nonce: u64) {
         let State::Ready(session) = &mut self.state else { return };
-        if session.kind == PeerKind::Original || session.probe.is_some() {
+        if session.kind == PeerKind::Original || session.probe.is_some() || session.bye.is_some() {
             return;
         }
         session.probe = Some(nonce);
@@ -477,7 +485,7 @@ impl Link {
                 }
             }
             PeerEvent::ChannelOpen(channel) => self.handle_channel_open(now, identity, channel),
-            PeerEvent::Message { channel, payload } => self.handle_message(identity, channel, payload),
+            PeerEvent::Message { channel, payload } => self.handle_message(now, identity, channel, payload),
             PeerEvent::Writable { bytes } => self.handle_writable(bytes),
             PeerEvent::Path(path) => self.handle_path(path),
             // ICE has the last word: the path may come back.
@@ -532,7 +540,7 @@ impl Link {
             Channel::Fast => {
                 session.fast_open = true;
                 self.deadline = Some((now + PROOF_TIMEOUT, Deadline::Proof));
-                self.settle();
+                self.settle(now);
             }
             Channel::Control => {
                 session.control_open = true;
@@ -569,7 +577,7 @@ impl Link {
         self.proven_session(identity).is_some_and(|session| session.verify(key, self.role.other(), &proof))
     }
 
-    fn handle_message(&mut self, identity: &Identity, channel: Channel, payload: Payload) {
+    fn handle_message(&mut self, now: Instant, identity: &Identity, channel: Channel, payload: Payload) {
         let (State::Connecting(session) | State::Ready(session)) = &self.state else { return };
         if session.kind == PeerKind::Original && channel != Channel::Fast {
             return;
@@ -588,18 +596,18 @@ impl Link {
             }
         };
         if self.is_ready() {
-            self.hear(message);
+            self.hear(now, message);
         } else {
-            self.hear_early(identity, message, len_bytes);
+            self.hear_early(now, identity, message, len_bytes);
         }
     }
 
     /// Only the hello and the goodbye are listened to; the rest is kept for `Ready`.
-    fn hear_early(&mut self, identity: &Identity, message: Message, len_bytes: usize) {
+    fn hear_early(&mut self, now: Instant, identity: &Identity, message: Message, len_bytes: usize) {
         let State::Connecting(session) = &mut self.state else { return };
         match message {
             Message::Control(Control::Hello { version: _, name, proof }) => {
-                self.handle_hello(identity, name, proof.as_deref());
+                self.handle_hello(now, identity, name, proof.as_deref());
             }
             Message::Control(Control::Bye { reason }) => self.close(bye_reason(&reason)),
             Message::Text(_) | Message::Data(_) | Message::Control(_) | Message::Bulk(_) => {
@@ -613,11 +621,11 @@ impl Link {
     }
 
     /// A message of a ready peer.
-    fn hear(&mut self, message: Message) {
+    fn hear(&mut self, now: Instant, message: Message) {
         match message {
             Message::Text(text) => self.handle_fast_text(&text),
             Message::Data(bytes) => self.event(Event::Data(bytes)),
-            Message::Control(control) => self.handle_control(control),
+            Message::Control(control) => self.handle_control(now, control),
             Message::Bulk(frame) => self.event(Event::Bulk(frame)),
         }
     }
@@ -631,32 +639,54 @@ impl Link {
         }
     }
 
-    fn handle_control(&mut self, control: Control) {
+    fn handle_control(&mut self, now: Instant, control: Control) {
         match control {
             Control::Name { name } => self.event(Event::Renamed(name)),
             Control::Direct { text } => self.event(Event::Text { text, direct: true }),
             Control::Probe { nonce } => self.send_control(&Control::Alive { nonce }),
             Control::Alive { nonce } => self.handle_alive(nonce),
             Control::Transfer { message } => self.event(Event::Transfer(message)),
-            Control::Bye { reason } => self.close(bye_reason(&reason)),
+            Control::Bye { reason } => self.handle_bye(now, bye_reason(&reason)),
             // A second hello means nothing.
             Control::Hello { .. } | Control::Unknown => {}
         }
     }
 
-    fn handle_hello(&mut self, identity: &Identity, name: String, proof: Option<&str>) {
+    /// What the peer said last on the other channels may still be on its way: the end is the end of the connection.
+    fn handle_bye(&mut self, now: Instant, reason: CloseReason) {
+        if let State::Ready(session) = &mut self.state {
+            session.bye.get_or_insert(reason);
+            self.deadline = Some((now + BYE_TIMEOUT, Deadline::Bye));
+        }
+    }
+
+    fn end_after_bye(&mut self) {
+        self.command(PeerCommand::Close);
+        self.end(self.bye().unwrap_or(CloseReason::Left));
+    }
+
+    fn bye(&self) -> Option<CloseReason> {
+        match &self.state {
+            State::Ready(session) => session.bye,
+            State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) | State::Closed { .. } => {
+                None
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, now: Instant, identity: &Identity, name: String, proof: Option<&str>) {
         let verified = self.verify(identity, proof);
         if identity.key.is_some() && !verified {
             return self.close(CloseReason::KeyMismatch);
         }
-        self.accept_hello(Hello { name, verified });
+        self.accept_hello(now, Hello { name, verified });
     }
 
-    fn accept_hello(&mut self, hello: Hello) {
+    fn accept_hello(&mut self, now: Instant, hello: Hello) {
         if let State::Connecting(session) = &mut self.state {
             session.hello.get_or_insert(hello);
         }
-        self.settle();
+        self.settle(now);
     }
 
     fn handle_alive(&mut self, nonce: u64) {
@@ -664,12 +694,12 @@ impl Link {
             && session.probe == Some(nonce)
         {
             session.probe = None;
-            self.deadline = None;
+            self.deadline = self.deadline.filter(|(_, reason)| *reason != Deadline::Probe);
         }
     }
 
     /// Moves to `Ready` as soon as everything it needs is there.
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Instant) {
         let State::Connecting(session) = &mut self.state else { return };
         if !session.fast_open {
             return;
@@ -694,12 +724,15 @@ impl Link {
         for message in early {
             // One of them may have been the end.
             if self.is_ready() {
-                self.hear(message);
+                self.hear(now, message);
             }
         }
     }
 
     fn handle_closed(&mut self, closed: PeerClosed) {
+        if let Some(reason) = self.bye() {
+            return self.end(reason);
+        }
         let was_ready = self.is_ready();
         let reason = match closed {
             PeerClosed::Local => CloseReason::Local,
@@ -787,6 +820,7 @@ impl Session {
             candidates: 0,
             control_open: false,
             probe: None,
+            bye: None,
             path: None,
             writable: None,
             early: Vec::new(),

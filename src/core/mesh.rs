@@ -31,7 +31,7 @@ use super::link::{self, CloseReason, Link, PeerKind};
 use super::peer::{LinkKey, Payload};
 use super::timers::Timers;
 use crate::wire::control::Control;
-use crate::wire::{Candidate, ClientSignal, LinkId, UserId};
+use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, UserId};
 
 pub use api::{Config, Event, Held, Input, Output, Reason, To};
 
@@ -132,6 +132,21 @@ impl Mesh {
     /// What we call ourselves.
     pub fn name(&self) -> &str {
         &self.config.identity.name
+    }
+
+    /// The room.
+    pub fn room(&self) -> &RoomId {
+        &self.config.identity.room
+    }
+
+    /// The ready link to a peer.
+    pub fn ready_link(&self, peer: &UserId) -> Option<LinkKey> {
+        self.slots.get(peer).and_then(|slot| slot.ready)
+    }
+
+    /// The members with a ready link, and that link.
+    pub fn ready_links(&self) -> impl Iterator<Item = (&UserId, LinkKey)> {
+        self.slots.iter().filter_map(|(peer, slot)| Some((peer, slot.ready?)))
     }
 
     /// The members with a ready link, in the order of their ids.

@@ -17,6 +17,8 @@ mod deadlines;
 mod limits;
 mod member;
 mod presence;
+#[cfg(test)]
+mod properties;
 mod routing;
 mod state;
 #[cfg(test)]
@@ -32,6 +34,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::core::access::Grant;
+use crate::wire::secret::Secret;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
 
@@ -41,7 +44,7 @@ pub use member::MemberKey;
 
 use deadlines::Deadlines;
 use limits::Bucket;
-use member::{Kind, Secret};
+use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
 
@@ -426,7 +429,7 @@ impl Rooms {
             }
             None => Kind::Original,
         };
-        let newcomer = Newcomer { socket, user: user_id, kind, resume };
+        let newcomer = Newcomer { socket, user: user_id, kind, resume: resume.map(Secret::new) };
         self.rooms.entry(room_id.clone()).or_insert_with(|| Room::new(room_id.clone()));
         let Some(entry) = self.in_room(now, &room_id, |room, turn| room.enter(newcomer, turn)) else {
             return;

@@ -4,6 +4,7 @@
 
 pub mod candidate;
 pub mod control;
+pub mod dialect;
 pub mod frame;
 pub mod ids;
 pub mod invite;

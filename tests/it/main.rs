@@ -4,4 +4,7 @@ mod chaos;
 mod interop;
 mod mesh_sim;
 mod process;
+mod rtc;
+mod signaling;
 mod sim;
+mod swarm;

@@ -26,8 +26,19 @@
 //! about once.
 
 mod disk;
+mod download;
 mod event;
+mod exchange;
+mod fetch;
+mod machine;
+mod negotiate;
 mod pieces;
+mod progress;
+mod rate;
+mod reveal;
+mod serve;
+mod share;
+mod upload;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -42,8 +53,10 @@ pub use disk::{
     Written,
 };
 pub use event::{
-    CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, TransferEvent,
+    CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, StopReason,
+    TransferEvent,
 };
+pub use machine::Transfers;
 pub use pieces::PieceSet;
 
 /// What a machine is made with.
