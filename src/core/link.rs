@@ -859,3 +859,6 @@ fn bye_reason(word: &str) -> CloseReason {
         _ => CloseReason::Left,
     }
 }
+
+#[cfg(test)]
+mod tests;
