@@ -6,4 +6,3 @@
 mod hostile;
 mod originals;
 mod ours;
-mod scene;

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::scene::Generation::{First, Second};
-use super::scene::{Arrival, Kind, Manner, Scene, Sight, browser};
+use crate::scene::Generation::{First, Second};
+use crate::scene::{Arrival, Kind, Manner, Scene, Sight, browser};
 
 const MIXTURE: [(&str, Kind); 6] = [
     ("ann", Kind::Ours),
