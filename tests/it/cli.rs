@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::process::{Process, swarm};
 use crate::scene::{Arrival, Kind, Scene, Sight};
