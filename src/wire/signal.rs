@@ -32,6 +32,7 @@ pub enum ClientSignal {
         /// The connection.
         id: LinkId,
         /// The candidate, or `None` for the end of candidates.
+        #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
     /// Ours: asks for one offer of one member, to repair a hole in the mesh.
@@ -65,6 +66,19 @@ impl ClientSignal {
             | Self::Withdraw { id }
             | Self::Leave { id } => Some(id),
             Self::Init(_) | Self::Want { .. } | Self::Close => None,
+        }
+    }
+
+    /// The bytes of descriptions and candidates in this message, for limits.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Offer { id, sdp } | Self::Answer { id, sdp } => id.as_str().len() + sdp.as_str().len(),
+            Self::Candidate { id, candidate } => {
+                id.as_str().len() + candidate.as_ref().map_or(0, Candidate::len_bytes)
+            }
+            Self::Withdraw { id } | Self::Leave { id } => id.as_str().len(),
+            Self::Want { user_id } => user_id.as_str().len(),
+            Self::Init(_) | Self::Close => 0,
         }
     }
 }
@@ -129,6 +143,7 @@ pub enum ServerSignal {
         /// The connection.
         id: LinkId,
         /// The candidate, or `None` for the end of candidates.
+        #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
     /// Close that connection: its other end left, or the offer was given back.
@@ -173,6 +188,7 @@ pub enum OfferSignal {
     /// One of the offer's candidates.
     Candidate {
         /// The candidate, or `None` for the end of candidates.
+        #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
 }

@@ -2,5 +2,8 @@
 
 mod cli;
 mod interop;
+mod mesh_sim;
 mod process;
 mod scene;
+mod sim;
+mod rtc;
