@@ -4,6 +4,6 @@ mod cli;
 mod interop;
 mod mesh_sim;
 mod process;
+mod rtc;
 mod scene;
 mod sim;
-mod rtc;

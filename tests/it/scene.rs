@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -179,9 +181,14 @@ impl Scene {
         }
     }
 
-    /// Lets an original send so many bytes of the pattern to everyone.
+    /// Sends so many bytes of the pattern to everyone.
     pub fn send_bytes(&mut self, name: &str, len: usize) {
-        self.command(name, json!({ "cmd": "sendBytes", "len": len }));
+        if self.members[name].kind == Kind::Ours {
+            let base64 = STANDARD.encode(pattern(len));
+            self.process(name).command(&json!({ "cmd": "data", "base64": base64 }));
+        } else {
+            self.command(name, json!({ "cmd": "sendBytes", "len": len }));
+        }
     }
 
     /// Lets a member leave as its users do: `close()` and the end of the socket, a closed tab, `quit`.
