@@ -7,3 +7,6 @@ mod process;
 mod rtc;
 mod scene;
 mod sim;
+mod swarm;
+mod signaling;
+mod sim;
