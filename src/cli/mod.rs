@@ -8,8 +8,10 @@ pub mod json;
 pub mod log;
 pub mod man;
 pub mod roster;
+pub mod serve;
 pub mod shelf;
 pub mod term;
+pub mod token;
 pub mod words;
 
 use args::{Cli, Command};

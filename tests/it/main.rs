@@ -10,3 +10,5 @@ mod sim;
 mod swarm;
 mod signaling;
 mod sim;
+mod sim;
+mod swarm;
