@@ -131,7 +131,7 @@ pub enum Event {
         reason: String,
     },
     Suspect {
-        transfer: TransferId,
+        transfer: Option<TransferId>,
         peer: PeerRef,
         reason: String,
     },

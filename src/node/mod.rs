@@ -33,7 +33,7 @@ use roster::Roster;
 /// Inputs taken in one turn before the outputs are carried out and everybody else is looked at.
 const TURN_BUDGET: usize = 64;
 
-/// Events of connections, and completions of the disk, that may wait for the loop.
+/// Commands of the face, and events for it, that may wait.
 const QUEUE: usize = 256;
 
 /// A peer that has this much waiting in front of it holds back the commands of the faces. The driver closes a connection
@@ -110,8 +110,8 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
     let (rtc, rtc_events) = RtcDriver::new(config.rtc)?;
     let (commands, asked) = mpsc::channel(QUEUE);
     let (events, told) = mpsc::channel(QUEUE);
-    let (completions, disk_done) = mpsc::channel(QUEUE);
-    let seed = config.mesh.seed;
+    let (completions, disk_done) = mpsc::unbounded_channel();
+    let seed = config.mesh.seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
     let now = Instant::now();
     let node = Node {
         transfers: Transfers::new(config.transfers, seed),
@@ -133,7 +133,7 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
 
 struct Inlets {
     rtc_events: mpsc::Receiver<(LinkKey, PeerEvent)>,
-    disk_done: mpsc::Receiver<(OpId, transfer::DiskDone)>,
+    disk_done: mpsc::UnboundedReceiver<(OpId, transfer::DiskDone)>,
     asked: mpsc::Receiver<Command>,
     news: mpsc::Receiver<SignalingNews>,
 }
@@ -462,7 +462,7 @@ impl Node {
             transfer::Output::Bulk { peer, frame } => {
                 self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
             }
-            transfer::Output::Disk(op) => self.disk.submit(op),
+            transfer::Output::Disk(op) => self.disk.start(op),
             transfer::Output::Event(event) => self.tell(Event::Transfer(event)),
         }
     }

@@ -11,4 +11,6 @@ mod swarm;
 mod signaling;
 mod sim;
 mod sim;
+mod signaling;
+mod sim;
 mod swarm;
