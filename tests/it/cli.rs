@@ -137,7 +137,7 @@ fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
 fn a_wrong_token_is_refused() {
     let scene = Scene::with_server(swarm(
         "serve",
-        &["serve", "--listen", "127.0.0.1:0", "--token", "right", "--json"],
+        &["serve", "--listen", "127.0.0.1:0", "--token", "the-right-one-of-all", "--json"],
     ));
     let args = ["join", "--url", &format!("{}?token=wrong", scene.url), "--room", "r", "--json"];
     ends(&args, 3, "token");

@@ -4,6 +4,9 @@ use crate::process::{Process, swarm};
 use crate::scene::Generation::{First, Second};
 use crate::scene::{Arrival, Kind, Manner, Scene, browser};
 
+/// Long enough to be taken.
+const TOKEN: &str = "the-right-one-of-all";
+
 fn serve(args: &[&str]) -> Process {
     swarm("serve", &[&["serve", "--listen", "127.0.0.1:0", "--json"], args].concat())
 }
@@ -11,7 +14,7 @@ fn serve(args: &[&str]) -> Process {
 #[test]
 #[ignore = "needs the originals: scripts/test interop"]
 fn a_token_in_the_url_lets_a_tab_in_and_a_wrong_one_does_not() {
-    let mut scene = Scene::with_server(serve(&["--token", "right"]));
+    let mut scene = Scene::with_server(serve(&["--token", TOKEN]));
     for query in ["", "?token=", "?token=wrong"] {
         scene.query = query.into();
         scene.join_as("eve", Kind::Tab(Second), Manner::default());
@@ -19,7 +22,7 @@ fn a_token_in_the_url_lets_a_tab_in_and_a_wrong_one_does_not() {
         scene.leave("eve");
         scene.forget("eve");
     }
-    scene.query = "?token=right".into();
+    scene.query = "?token=the-right-one-of-all".into();
     scene.gather(
         &[("ann", Kind::Ours), ("bob", Kind::Tab(First)), ("cyd", Kind::Tab(Second))],
         Arrival::AllAtOnce,
@@ -32,7 +35,7 @@ fn a_token_in_the_url_lets_a_tab_in_and_a_wrong_one_does_not() {
 fn pages_of_other_origins_are_kept_out_and_programs_are_not() {
     let (home, origin) = browser(&[]);
     let (elsewhere, _) = browser(&[]);
-    let mut scene = Scene::with_server(serve(&["--open", "--allow-origin", &origin]));
+    let mut scene = Scene::with_server(serve(&["--open", "--origin", &origin]));
     scene.use_browser(elsewhere);
     scene.join("eve", Kind::Tab(Second));
     scene.is_shut_out("eve");
