@@ -175,14 +175,16 @@ fn resolve(listen: &str) -> anyhow::Result<SocketAddr> {
 }
 
 fn explain_bind(listen: &str, error: io::Error) -> Failure {
-    let next = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another program has this port: take another one, or 0 for any that is free"
-        }
-        io::ErrorKind::PermissionDenied => "ports below 1024 are the system's: take a higher one",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-        _ => "take another address with --listen",
-    };
+    const NEXT_STEPS: [(io::ErrorKind, &str); 3] = [
+        (
+            io::ErrorKind::AddrInUse,
+            "another program has this port: take another one, or 0 for any that is free",
+        ),
+        (io::ErrorKind::PermissionDenied, "ports below 1024 are the system's: take a higher one"),
+        (io::ErrorKind::AddrNotAvailable, "this machine does not have that address"),
+    ];
+    let known = NEXT_STEPS.into_iter().find(|(kind, _)| *kind == error.kind());
+    let next = known.map_or("take another address with --listen", |(_, next)| next);
     Failure::from(anyhow!(error).context(format!("can't listen on {listen} ({next})")))
 }
 

@@ -91,11 +91,11 @@ impl FromStr for Lifetime {
 }
 
 /// Makes a key or mints a token.
-pub async fn run(args: TokenArgs) -> Result<Exit, Failure> {
+pub fn run(args: &TokenArgs) -> Result<Exit, Failure> {
     match args.new_key {
         Some(KeyKind::Eddsa) => make_ed25519(&args.key),
         Some(KeyKind::Hs256) => make_hs256(&args.key),
-        None => mint(&args),
+        None => mint(args),
     }
 }
 
@@ -139,11 +139,11 @@ fn write_new(path: &Path, text: &Secret) -> anyhow::Result<()> {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    let mut file = options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            anyhow!("{} is there already: keys are never replaced", path.display())
+    let mut file = options.open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return anyhow!("{} is there already: keys are never replaced", path.display());
         }
-        _ => anyhow!(error).context(format!("can't write {}", path.display())),
+        anyhow!(error).context(format!("can't write {}", path.display()))
     })?;
     file.write_all(text.expose().as_bytes()).with_context(|| format!("can't write {}", path.display()))
 }

@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 mod cli;
+mod chaos;
 mod interop;
 mod mesh_sim;
 mod process;
