@@ -1,10 +1,12 @@
 //! The integration tests, in one binary.
 
+mod cli;
 mod chaos;
 mod interop;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod scene;
 mod signaling;
 mod sim;
 mod swarm;
