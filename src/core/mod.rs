@@ -12,4 +12,8 @@
 //! another input.
 
 pub mod auth;
+pub mod chat;
+pub mod link;
+pub mod mesh;
 pub mod peer;
+pub mod timers;

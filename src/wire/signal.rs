@@ -55,6 +55,20 @@ pub enum ClientSignal {
     Close,
 }
 
+impl ClientSignal {
+    /// The connection the message is about, if any.
+    pub fn link_id(&self) -> Option<&LinkId> {
+        match self {
+            Self::Offer { id, .. }
+            | Self::Answer { id, .. }
+            | Self::Candidate { id, .. }
+            | Self::Withdraw { id }
+            | Self::Leave { id } => Some(id),
+            Self::Init(_) | Self::Want { .. } | Self::Close => None,
+        }
+    }
+}
+
 /// Entry into a room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

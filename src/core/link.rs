@@ -1,0 +1,782 @@
+//! One connection to one peer, from the offer to the end.
+//!
+//! ```text
+//!   offerer                                     answerer
+//!   Offered --accepted--> Claimed --answer--.
+//!                                           v
+//!                                       Connecting <-- offer taken from the server
+//!                                           |
+//!            original: `fast` is open       |   ours: `fast` is open and the hello's proof holds
+//!                                           v
+//!                                         Ready --> Closed
+//! ```
+//!
+//! Nothing a peer sent leaves this machine before `Ready`, and nothing a person said enters it before.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::auth::{self, End, Proof, Role};
+use super::chat::{self, FastMessage};
+use super::peer::{Channel, Fingerprint, LinkKey, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
+use crate::wire::control::{CONTROL_VERSION, Control};
+use crate::wire::limits::CANDIDATES_MAX;
+use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, RoomKey, Sdp, UserId};
+
+/// How long the answer to a claimed offer may take. The server gives a claim back after 10 s; this is the safety net behind
+/// it for servers that don't.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long ICE, DTLS and SCTP may take together. RFC 8445 §14.3 checks of a whole list end well before.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a connected peer may take to prove the room's key.
+pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a probed peer may stay silent.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long an offer may wait at the server before it is replaced by a fresh one. NATs may drop the binding behind a
+/// server-reflexive candidate after 30 s of silence (RFC 4787 REQ-5 asks for two minutes, many give less).
+pub const OFFER_MAX_AGE: Duration = Duration::from_secs(25);
+
+/// The same for an offer with host candidates only: nothing binds it but the addresses of this machine.
+pub const HOST_OFFER_MAX_AGE: Duration = Duration::from_secs(300);
+
+/// How long a withdrawn offer is kept open, in case it was taken while the withdrawal travelled.
+pub const WITHDRAWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Which program a peer runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerKind {
+    /// `swarm`.
+    Swarm,
+    /// A published fast-rtc library.
+    Original,
+}
+
+/// Why a peer is gone or was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer left.
+    Left,
+    /// Nothing came from the peer any more.
+    Lost,
+    /// No direct or relayed path could be found.
+    NoPath,
+    /// The peer could not prove the room's key: another key, or somebody in between.
+    KeyMismatch,
+    /// The peer could not prove anything: a published library in a room with a key.
+    Unverified,
+    /// The peer broke the protocol or a limit.
+    Misbehaved,
+    /// The server gave the connection back before it came up.
+    GivenBack,
+    /// A newer connection to the same peer took its place.
+    Replaced,
+    /// We left.
+    Local,
+}
+
+/// What all links of a mesh share.
+#[derive(Debug)]
+pub struct Identity {
+    /// Our id.
+    pub me: UserId,
+    /// What we call ourselves.
+    pub name: String,
+    /// The room.
+    pub room: RoomId,
+    /// The room's key, if it has one.
+    pub key: Option<RoomKey>,
+    /// Whether peers of the published libraries may take part in a room with a key.
+    pub allow_unverified: bool,
+}
+
+/// What a link hears.
+#[derive(Debug)]
+pub enum Input {
+    /// The server says that `peer` took our offer.
+    Accepted {
+        /// The newcomer.
+        peer: UserId,
+    },
+    /// The other side's answer.
+    Answer(Sdp),
+    /// One of the other side's candidates, or their end.
+    Candidate(Option<Candidate>),
+    /// The WebRTC connection says something.
+    Peer(PeerEvent),
+    /// The offer is no longer at the server: keep it only for those who may have taken it already.
+    Withdrawn,
+    /// Find out whether the peer is still there.
+    Probe {
+        /// Names the question.
+        nonce: u64,
+    },
+    /// Send a message as it is on the `fast` channel. Ignored before `Ready`.
+    Fast(Payload),
+    /// Send a control message. Ignored before `Ready` and towards originals.
+    Control(Control),
+    /// Send a bulk frame. Ignored before `Ready` and towards originals.
+    Bulk(Bytes),
+    /// End the connection.
+    Close(CloseReason),
+}
+
+/// What a link wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Tell the server.
+    Signal(ClientSignal),
+    /// Tell the WebRTC connection.
+    Peer(PeerCommand),
+    /// Tell the mesh.
+    Event(Event),
+}
+
+/// What a link tells the mesh.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer is connected and, where the room has a key, verified.
+    Ready {
+        /// Which program it runs.
+        kind: PeerKind,
+        /// Whether it proved the room's key.
+        verified: bool,
+        /// What it calls itself, as sent.
+        name: String,
+    },
+    /// The peer said a line.
+    Text {
+        /// The line, as sent.
+        text: String,
+        /// Whether it was for us alone.
+        direct: bool,
+    },
+    /// The peer sent bytes.
+    Data(Bytes),
+    /// The peer has a new name.
+    Renamed(String),
+    /// A message of the file protocol.
+    Transfer(serde_json::Value),
+    /// A bulk frame.
+    Bulk(Bytes),
+    /// The bulk channel takes that many bytes.
+    Writable(usize),
+    /// How packets travel.
+    Path(Path),
+    /// The end. Nothing follows.
+    Closed(CloseReason),
+}
+
+/// Why a link wants to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deadline {
+    /// The offer is too old to be taken.
+    OfferAge,
+    /// Nobody can take the withdrawn offer any more.
+    Withdrawn,
+    /// The answer is overdue.
+    Answer,
+    /// The connection is overdue.
+    Connect,
+    /// The proof is overdue.
+    Proof,
+    /// The answer to a probe is overdue.
+    Probe,
+}
+
+#[derive(Debug)]
+enum State {
+    Offered { early: Early, reflexive: bool, withdrawn: bool },
+    Claimed { peer: UserId, early: Early },
+    Connecting(Session),
+    Ready(Session),
+    Closed { peer: Option<UserId> },
+}
+
+/// What came from the other side before it could be used.
+#[derive(Debug, Default)]
+struct Early {
+    answer: Option<Sdp>,
+    candidates: Vec<Option<Candidate>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    peer: UserId,
+    kind: PeerKind,
+    fingerprints: Option<Fingerprints>,
+    fast_open: bool,
+    hello: Option<Hello>,
+    candidates: usize,
+    control_open: bool,
+    probe: Option<u64>,
+    /// What the connection said before the peer was ready.
+    path: Option<Path>,
+    writable: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fingerprints {
+    local: Fingerprint,
+    remote: Fingerprint,
+}
+
+/// The peer's hello, after its proof held.
+#[derive(Debug)]
+struct Hello {
+    name: String,
+    verified: bool,
+}
+
+/// The machine of one connection.
+#[derive(Debug)]
+pub struct Link {
+    key: LinkKey,
+    id: LinkId,
+    role: Role,
+    state: State,
+    deadline: Option<(Instant, Deadline)>,
+    outbox: VecDeque<Output>,
+}
+
+impl Link {
+    /// Starts an offer for whoever comes next.
+    pub fn offer(now: Instant, key: LinkKey, id: LinkId) -> Self {
+        let state = State::Offered { early: Early::default(), reflexive: false, withdrawn: false };
+        let mut link = Self::new(key, id, Role::Offerer, state);
+        link.command(PeerCommand::CreateOffer);
+        link.deadline = Some((now + HOST_OFFER_MAX_AGE, Deadline::OfferAge));
+        link
+    }
+
+    /// Takes the offer of `peer`.
+    pub fn answer(
+        now: Instant,
+        identity: &Identity,
+        key: LinkKey,
+        id: LinkId,
+        peer: UserId,
+        sdp: Sdp,
+    ) -> Self {
+        let session = Session::new(peer, &sdp);
+        let kind = session.kind;
+        let mut link = Self::new(key, id, Role::Answerer, State::Connecting(session));
+        if !identity.admits(kind) {
+            link.refuse(CloseReason::Unverified);
+            return link;
+        }
+        link.command(PeerCommand::AcceptOffer { sdp });
+        link.deadline = Some((now + CONNECT_TIMEOUT, Deadline::Connect));
+        link
+    }
+
+    fn new(key: LinkKey, id: LinkId, role: Role, state: State) -> Self {
+        Self { key, id, role, state, deadline: None, outbox: VecDeque::new() }
+    }
+
+    /// The local number of the connection.
+    pub fn key(&self) -> LinkKey {
+        self.key
+    }
+
+    /// The name both sides and the server have for the connection.
+    pub fn id(&self) -> &LinkId {
+        &self.id
+    }
+
+    /// Who is, or was, at the other end, once somebody is.
+    pub fn peer(&self) -> Option<&UserId> {
+        match &self.state {
+            State::Claimed { peer, .. } => Some(peer),
+            State::Connecting(session) | State::Ready(session) => Some(&session.peer),
+            State::Closed { peer } => peer.as_ref(),
+            State::Offered { .. } => None,
+        }
+    }
+
+    /// Whether the link carries messages.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready(_))
+    }
+
+    /// Whether both descriptions are known, so that the link may come up without the server.
+    pub fn is_underway(&self) -> bool {
+        matches!(self.state, State::Connecting(_) | State::Ready(_))
+    }
+
+    /// Whether the offer still waits for somebody, and has not been withdrawn.
+    pub fn is_unclaimed(&self) -> bool {
+        matches!(self.state, State::Offered { withdrawn: false, .. })
+    }
+
+    /// Whether the other end runs our program, as its description says.
+    pub fn kind(&self) -> Option<PeerKind> {
+        match &self.state {
+            State::Connecting(session) | State::Ready(session) => Some(session.kind),
+            State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => None,
+        }
+    }
+
+    /// Takes one input. Inputs that do not fit the state are ignored: they are late or forged.
+    pub fn handle(&mut self, now: Instant, identity: &Identity, input: Input) {
+        match input {
+            Input::Accepted { peer } => self.handle_accepted(now, identity, peer),
+            Input::Answer(sdp) => self.handle_answer(now, identity, sdp),
+            Input::Candidate(candidate) => self.handle_candidate(candidate),
+            Input::Peer(event) => self.handle_peer(now, identity, event),
+            Input::Withdrawn => self.handle_withdrawn(now),
+            Input::Probe { nonce } => self.handle_probe(now, nonce),
+            Input::Fast(payload) => self.send(Channel::Fast, payload),
+            Input::Control(control) => self.send_control(&control),
+            Input::Bulk(frame) => self.send_to_ours(Channel::Bulk, Payload::Binary(frame)),
+            Input::Close(reason) => self.close(reason),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outbox.pop_front()
+    }
+
+    /// When to call [`Link::handle_timeout`], and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, Deadline)> {
+        self.deadline
+    }
+
+    /// Acts on a deadline that has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some((at, reason)) = self.deadline else { return };
+        if at > now {
+            return;
+        }
+        self.deadline = None;
+        match reason {
+            Deadline::OfferAge => {
+                self.signal(ClientSignal::Withdraw { id: self.id.clone() });
+                self.handle_withdrawn(now);
+            }
+            Deadline::Withdrawn | Deadline::Answer => self.close(CloseReason::GivenBack),
+            Deadline::Connect => self.close(CloseReason::NoPath),
+            Deadline::Proof => self.close(CloseReason::Unverified),
+            Deadline::Probe => self.close(CloseReason::Lost),
+        }
+    }
+
+    fn handle_withdrawn(&mut self, now: Instant) {
+        if let State::Offered { withdrawn, .. } = &mut self.state {
+            *withdrawn = true;
+            self.deadline = Some((now + WITHDRAWN_GRACE, Deadline::Withdrawn));
+        }
+    }
+
+    fn handle_accepted(&mut self, now: Instant, identity: &Identity, peer: UserId) {
+        let State::Offered { early, .. } = &mut self.state else { return };
+        let mut early = std::mem::take(early);
+        let answer = early.answer.take();
+        self.state = State::Claimed { peer, early };
+        self.deadline = Some((now + ANSWER_TIMEOUT, Deadline::Answer));
+        if let Some(sdp) = answer {
+            self.handle_answer(now, identity, sdp);
+        }
+    }
+
+    fn handle_answer(&mut self, now: Instant, identity: &Identity, sdp: Sdp) {
+        match &mut self.state {
+            State::Offered { early, .. } => early.answer = Some(sdp),
+            State::Claimed { peer, early } => {
+                let session = Session::new(peer.clone(), &sdp);
+                let candidates = std::mem::take(&mut early.candidates);
+                self.connect(now, identity, session, sdp, candidates);
+            }
+            State::Connecting(_) | State::Ready(_) | State::Closed { .. } => {}
+        }
+    }
+
+    fn connect(
+        &mut self,
+        now: Instant,
+        identity: &Identity,
+        session: Session,
+        sdp: Sdp,
+        candidates: Vec<Option<Candidate>>,
+    ) {
+        let kind = session.kind;
+        self.state = State::Connecting(session);
+        if !identity.admits(kind) {
+            return self.refuse(CloseReason::Unverified);
+        }
+        self.deadline = Some((now + CONNECT_TIMEOUT, Deadline::Connect));
+        self.command(PeerCommand::AcceptAnswer { sdp });
+        for candidate in candidates {
+            self.handle_candidate(candidate);
+        }
+        // An original takes the latest incoming channel for its only one: nothing is opened towards it.
+        if kind == PeerKind::Swarm {
+            self.command(PeerCommand::OpenChannel(Channel::Control));
+            self.command(PeerCommand::OpenChannel(Channel::Bulk));
+        }
+    }
+
+    fn handle_candidate(&mut self, candidate: Option<Candidate>) {
+        match &mut self.state {
+            State::Offered { early, .. } | State::Claimed { early, .. } => {
+                if early.candidates.len() < CANDIDATES_MAX {
+                    early.candidates.push(candidate);
+                }
+            }
+            State::Connecting(session) | State::Ready(session) => {
+                if session.candidates < CANDIDATES_MAX {
+                    session.candidates += 1;
+                    self.command(PeerCommand::AddCandidate(candidate));
+                }
+            }
+            State::Closed { .. } => {}
+        }
+    }
+
+    fn handle_probe(&mut self, now: Instant, nonce: u64) {
+        let State::Ready(session) = &mut self.state else { return };
+        if session.kind == PeerKind::Original || session.probe.is_some() {
+            return;
+        }
+        session.probe = Some(nonce);
+        self.deadline = Some((now + PROBE_TIMEOUT, Deadline::Probe));
+        self.send_control(&Control::Probe { nonce });
+    }
+
+    fn handle_peer(&mut self, now: Instant, identity: &Identity, event: PeerEvent) {
+        match event {
+            PeerEvent::Description(sdp) => self.handle_description(sdp),
+            PeerEvent::Candidate(candidate) => self.handle_local_candidate(now, candidate),
+            PeerEvent::Connected { local, remote } => {
+                if let State::Connecting(session) = &mut self.state {
+                    session.fingerprints = Some(Fingerprints { local, remote });
+                }
+            }
+            PeerEvent::ChannelOpen(channel) => self.handle_channel_open(now, identity, channel),
+            PeerEvent::Message { channel, payload } => self.handle_message(identity, channel, payload),
+            PeerEvent::Writable { bytes } => self.handle_writable(bytes),
+            PeerEvent::Path(path) => self.handle_path(path),
+            // ICE has the last word: the path may come back.
+            PeerEvent::Disconnected | PeerEvent::Reconnected => {}
+            PeerEvent::Closed(reason) => self.handle_closed(reason),
+        }
+    }
+
+    fn handle_writable(&mut self, bytes: usize) {
+        match &mut self.state {
+            State::Connecting(session) => session.writable = Some(bytes),
+            State::Ready(_) => self.event(Event::Writable(bytes)),
+            State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => {}
+        }
+    }
+
+    fn handle_path(&mut self, path: Path) {
+        match &mut self.state {
+            State::Connecting(session) => session.path = Some(path),
+            State::Ready(_) => self.event(Event::Path(path)),
+            State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => {}
+        }
+    }
+
+    fn handle_description(&mut self, sdp: Sdp) {
+        let id = self.id.clone();
+        match (&self.state, self.role) {
+            (State::Closed { .. }, _) => {}
+            (_, Role::Offerer) => self.signal(ClientSignal::Offer { id, sdp }),
+            (_, Role::Answerer) => self.signal(ClientSignal::Answer { id, sdp }),
+        }
+    }
+
+    fn handle_local_candidate(&mut self, now: Instant, candidate: Option<Candidate>) {
+        if let State::Offered { reflexive, withdrawn: false, .. } = &mut self.state
+            && !*reflexive
+            && candidate.as_ref().is_some_and(|candidate| !candidate.is_host())
+        {
+            *reflexive = true;
+            self.deadline = Some((now + OFFER_MAX_AGE, Deadline::OfferAge));
+        }
+        let id = self.id.clone();
+        if !matches!(self.state, State::Closed { .. }) {
+            self.signal(ClientSignal::Candidate { id, candidate });
+        }
+    }
+
+    fn handle_channel_open(&mut self, now: Instant, identity: &Identity, channel: Channel) {
+        let State::Connecting(session) = &mut self.state else { return };
+        match channel {
+            Channel::Fast => {
+                session.fast_open = true;
+                self.deadline = Some((now + PROOF_TIMEOUT, Deadline::Proof));
+                self.settle();
+            }
+            Channel::Control => {
+                session.control_open = true;
+                self.say_hello(identity);
+            }
+            Channel::Bulk => {}
+        }
+    }
+
+    fn say_hello(&mut self, identity: &Identity) {
+        let prove = |session: auth::Session<'_>| {
+            identity.key.as_ref().map(|key| session.prove(key, self.role).to_text())
+        };
+        let proof = self.proven_session(identity).and_then(prove);
+        let hello = Control::Hello { version: CONTROL_VERSION, name: identity.name.clone(), proof };
+        self.command(PeerCommand::Send {
+            channel: Channel::Control,
+            payload: Payload::Text(hello.to_text()),
+        });
+    }
+
+    /// What the proofs of both ends speak of: the live session.
+    fn proven_session<'a>(&'a self, identity: &'a Identity) -> Option<auth::Session<'a>> {
+        let State::Connecting(session) = &self.state else { return None };
+        let Fingerprints { local, remote } = session.fingerprints?;
+        let ours = End { user: &identity.me, fingerprint: local };
+        let theirs = End { user: &session.peer, fingerprint: remote };
+        Some(auth::Session::new(&identity.room, &self.id, self.role, ours, theirs))
+    }
+
+    /// Whether the peer's proof holds. In a room without a key nothing is proven.
+    fn verify(&self, identity: &Identity, proof: Option<&str>) -> bool {
+        let (Some(key), Some(proof)) = (&identity.key, proof.and_then(Proof::parse)) else { return false };
+        self.proven_session(identity).is_some_and(|session| session.verify(key, self.role.other(), &proof))
+    }
+
+    fn handle_message(&mut self, identity: &Identity, channel: Channel, payload: Payload) {
+        match (channel, payload) {
+            (Channel::Fast, Payload::Text(text)) => self.handle_fast_text(&text),
+            (Channel::Fast, Payload::Binary(bytes)) => self.event_when_ready(Event::Data(bytes)),
+            (Channel::Control, Payload::Text(text)) => match Control::parse(&text) {
+                Ok(control) => self.handle_control(identity, control),
+                Err(_) => self.close(CloseReason::Misbehaved),
+            },
+            (Channel::Bulk, Payload::Binary(frame)) => self.event_when_ready(Event::Bulk(frame)),
+            (Channel::Control, Payload::Binary(_)) | (Channel::Bulk, Payload::Text(_)) => {
+                self.close(CloseReason::Misbehaved);
+            }
+        }
+    }
+
+    fn handle_fast_text(&mut self, text: &str) {
+        let State::Ready(session) = &self.state else { return };
+        match chat::parse(session.kind, text) {
+            FastMessage::Line(text) => self.event(Event::Text { text, direct: false }),
+            FastMessage::Close => self.close(CloseReason::Left),
+            FastMessage::Internal => {}
+        }
+    }
+
+    fn handle_control(&mut self, identity: &Identity, control: Control) {
+        match (&self.state, control) {
+            (State::Connecting(_), Control::Hello { version: _, name, proof }) => {
+                self.handle_hello(identity, name, proof.as_deref());
+            }
+            (State::Ready(_), Control::Name { name }) => self.event(Event::Renamed(name)),
+            (State::Ready(_), Control::Direct { text }) => self.event(Event::Text { text, direct: true }),
+            (State::Ready(_), Control::Probe { nonce }) => self.send_control(&Control::Alive { nonce }),
+            (State::Ready(_), Control::Alive { nonce }) => self.handle_alive(nonce),
+            (State::Ready(_), Control::Transfer { message }) => self.event(Event::Transfer(message)),
+            (State::Connecting(_) | State::Ready(_), Control::Bye { reason }) => {
+                self.close(bye_reason(&reason))
+            }
+            (_, Control::Unknown) => {}
+            // Before the hello nothing is listened to; a second hello means nothing.
+            (
+                _,
+                Control::Hello { .. }
+                | Control::Name { .. }
+                | Control::Direct { .. }
+                | Control::Probe { .. }
+                | Control::Alive { .. }
+                | Control::Bye { .. }
+                | Control::Transfer { .. },
+            ) => {}
+        }
+    }
+
+    fn handle_hello(&mut self, identity: &Identity, name: String, proof: Option<&str>) {
+        let verified = self.verify(identity, proof);
+        if identity.key.is_some() && !verified {
+            return self.close(CloseReason::KeyMismatch);
+        }
+        self.accept_hello(Hello { name, verified });
+    }
+
+    fn accept_hello(&mut self, hello: Hello) {
+        if let State::Connecting(session) = &mut self.state {
+            session.hello.get_or_insert(hello);
+        }
+        self.settle();
+    }
+
+    fn handle_alive(&mut self, nonce: u64) {
+        if let State::Ready(session) = &mut self.state
+            && session.probe == Some(nonce)
+        {
+            session.probe = None;
+            self.deadline = None;
+        }
+    }
+
+    /// Moves to `Ready` as soon as everything it needs is there.
+    fn settle(&mut self) {
+        let State::Connecting(session) = &mut self.state else { return };
+        if !session.fast_open {
+            return;
+        }
+        let hello = match session.kind {
+            PeerKind::Original => Hello { name: String::new(), verified: false },
+            PeerKind::Swarm => match session.hello.take() {
+                Some(hello) => hello,
+                None => return,
+            },
+        };
+        let closed = State::Closed { peer: None };
+        let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
+        let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
+        self.state = State::Ready(session);
+        self.deadline = None;
+        self.event(Event::Ready { kind, verified: hello.verified, name: hello.name });
+        for event in path.map(Event::Path).into_iter().chain(writable.map(Event::Writable)) {
+            self.event(event);
+        }
+    }
+
+    fn handle_closed(&mut self, closed: PeerClosed) {
+        let was_ready = self.is_ready();
+        let reason = match closed {
+            PeerClosed::Local => CloseReason::Local,
+            PeerClosed::Remote if was_ready => CloseReason::Left,
+            PeerClosed::IceFailed if was_ready => CloseReason::Lost,
+            PeerClosed::Remote | PeerClosed::IceFailed => CloseReason::NoPath,
+            // The certificate is not the one of the description: somebody changed either on the way.
+            PeerClosed::DtlsFailed => CloseReason::KeyMismatch,
+            PeerClosed::Failed => CloseReason::Misbehaved,
+        };
+        self.end(reason);
+    }
+
+    /// Ends a connection that must not be tried again for now, and lets the server know.
+    fn refuse(&mut self, reason: CloseReason) {
+        let id = self.id.clone();
+        self.signal(ClientSignal::Leave { id });
+        self.close(reason);
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        match &self.state {
+            State::Closed { .. } => return,
+            State::Connecting(session) | State::Ready(session) if session.control_open => {
+                let bye = Control::Bye { reason: bye_word(reason).into() };
+                self.command(PeerCommand::Send {
+                    channel: Channel::Control,
+                    payload: Payload::Text(bye.to_text()),
+                });
+            }
+            State::Ready(_) => self.send(Channel::Fast, Payload::Text(chat::CLOSE.into())),
+            State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) => {}
+        }
+        self.command(PeerCommand::Close);
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: CloseReason) {
+        if matches!(self.state, State::Closed { .. }) {
+            return;
+        }
+        self.state = State::Closed { peer: self.peer().cloned() };
+        self.deadline = None;
+        self.event(Event::Closed(reason));
+    }
+
+    fn send(&mut self, channel: Channel, payload: Payload) {
+        if self.is_ready() {
+            self.command(PeerCommand::Send { channel, payload });
+        }
+    }
+
+    fn send_to_ours(&mut self, channel: Channel, payload: Payload) {
+        if matches!(&self.state, State::Ready(session) if session.kind == PeerKind::Swarm) {
+            self.send(channel, payload);
+        }
+    }
+
+    fn send_control(&mut self, control: &Control) {
+        self.send_to_ours(Channel::Control, Payload::Text(control.to_text()));
+    }
+
+    fn event_when_ready(&mut self, event: Event) {
+        if self.is_ready() {
+            self.event(event);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outbox.push_back(Output::Event(event));
+    }
+
+    fn signal(&mut self, signal: ClientSignal) {
+        self.outbox.push_back(Output::Signal(signal));
+    }
+
+    fn command(&mut self, command: PeerCommand) {
+        self.outbox.push_back(Output::Peer(command));
+    }
+}
+
+impl Session {
+    fn new(peer: UserId, remote: &Sdp) -> Self {
+        let kind = if remote.has_marker() { PeerKind::Swarm } else { PeerKind::Original };
+        Self {
+            peer,
+            kind,
+            fingerprints: None,
+            fast_open: false,
+            hello: None,
+            candidates: 0,
+            control_open: false,
+            probe: None,
+            path: None,
+            writable: None,
+        }
+    }
+}
+
+impl Identity {
+    fn admits(&self, kind: PeerKind) -> bool {
+        match kind {
+            PeerKind::Swarm => true,
+            PeerKind::Original => self.key.is_none() || self.allow_unverified,
+        }
+    }
+}
+
+fn bye_word(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Left | CloseReason::Local => "left",
+        CloseReason::Replaced => "replaced",
+        CloseReason::Misbehaved => "misbehaved",
+        CloseReason::KeyMismatch => "key_mismatch",
+        CloseReason::Lost | CloseReason::NoPath | CloseReason::Unverified | CloseReason::GivenBack => {
+            "closed"
+        }
+    }
+}
+
+fn bye_reason(word: &str) -> CloseReason {
+    match word {
+        "replaced" => CloseReason::Replaced,
+        "misbehaved" => CloseReason::Misbehaved,
+        "key_mismatch" => CloseReason::KeyMismatch,
+        "closed" => CloseReason::Lost,
+        _ => CloseReason::Left,
+    }
+}
