@@ -12,6 +12,8 @@
 //! * `node` is the peer's only event loop.
 //! * `cli` is one file a command, the terminal, the exit codes.
 
+#[doc(hidden)]
+pub mod cli;
 pub mod core;
 pub mod io;
 pub mod wire;

@@ -1,3 +1,15 @@
-//! The `swarm` program.
+//! The `swarm` program: parse, log, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use fast_rtc_swarm::cli;
+
+fn main() -> ExitCode {
+    let cli = cli::args::Cli::parse();
+    cli::log::init(&cli);
+    match cli::run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report().into(),
+    }
+}

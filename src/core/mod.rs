@@ -17,3 +17,4 @@ pub mod link;
 pub mod mesh;
 pub mod peer;
 pub mod timers;
+pub mod transfer;

@@ -7,12 +7,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::core::peer::Path;
+pub use crate::core::transfer::TransferId;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{RoomId, UserId};
-
-/// A transfer, named by the BLAKE3 hash of its manifest; shown as its first eight hex digits where that is unambiguous.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TransferId(pub [u8; 32]);
 
 /// To whom.
 #[derive(Debug, Clone, PartialEq, Eq)]

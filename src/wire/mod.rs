@@ -4,13 +4,19 @@
 
 pub mod candidate;
 pub mod control;
+pub mod frame;
 pub mod ids;
 pub mod invite;
 pub mod key;
 pub mod limits;
+pub mod manifest;
+pub mod path;
 pub mod sdp;
 pub mod secret;
 pub mod signal;
+pub mod transfer;
+pub mod transfer_id;
+pub mod text;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};
@@ -20,3 +26,4 @@ pub use key::RoomKey;
 pub use sdp::Sdp;
 pub use secret::Secret;
 pub use signal::{ClientSignal, Init, ServerSignal};
+pub use transfer_id::TransferId;

@@ -1,0 +1,66 @@
+//! Logs for developers, on stderr. While a line editor owns the terminal they pass through it.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::args::Cli;
+
+/// Takes whole lines of log, without the line break.
+pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
+
+static SINK: Mutex<Option<LineSink>> = Mutex::new(None);
+
+/// Starts logging: `-v` and above, or whatever `SWARM_LOG` filters (`tracing`'s directives).
+pub fn init(cli: &Cli) {
+    let directives = match cli.verbose {
+        0 => cli.command.default_log(),
+        1 => "fast_rtc_swarm=info",
+        2 => "fast_rtc_swarm=debug",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("SWARM_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr).with_ansi(false).init();
+}
+
+/// Sends lines of log to `sink` from now on; `None`: to stderr.
+pub fn redirect(sink: Option<LineSink>) {
+    *SINK.lock().unwrap_or_else(PoisonError::into_inner) = sink;
+}
+
+struct Stderr;
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = LineWriter;
+
+    fn make_writer(&'a self) -> LineWriter {
+        LineWriter(Vec::new())
+    }
+}
+
+/// Collects one event, which `tracing` writes in one or more parts and then drops.
+struct LineWriter(Vec<u8>);
+
+impl Write for LineWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LineWriter {
+    fn drop(&mut self) {
+        let sink = SINK.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match sink {
+            Some(sink) => sink(String::from_utf8_lossy(&self.0).trim_end().to_owned()),
+            // A log that can't be written is no reason to stop.
+            None => drop(io::stderr().write_all(&self.0)),
+        }
+    }
+}

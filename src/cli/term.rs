@@ -1,0 +1,135 @@
+//! The terminal: lines to stdout and stderr, colour, and getting the terminal back as it was.
+
+use std::io::{self, IsTerminal, Write};
+
+use unicode_width::UnicodeWidthStr;
+
+/// Writes one line to stdout.
+pub fn print_line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Writes one line to stderr. If even that fails there is nobody left to tell.
+pub fn eprint_line(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether somebody types at the program and reads what it prints.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// The columns that a text takes on a terminal; escape sequences must not be in it.
+pub fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// A text padded with spaces to `columns`.
+pub fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// Colours, or none: with `NO_COLOR` (<https://no-color.org>), `TERM=dumb`, or where nobody sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Palette {
+    coloured: bool,
+}
+
+/// What a text is, for [`Palette::paint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ink {
+    /// Time stamps, hints, what matters little.
+    Dim,
+    /// What stands out.
+    Bold,
+    /// Good news.
+    Good,
+    /// A warning.
+    Warn,
+    /// Bad news.
+    Bad,
+    /// One of six colours, by anything that stays the same for a peer.
+    Peer(u8),
+}
+
+impl Palette {
+    /// No colours.
+    pub const PLAIN: Self = Self { coloured: false };
+
+    /// Colours.
+    pub const COLOURED: Self = Self { coloured: true };
+
+    /// What suits this output.
+    pub fn of(stream: &impl IsTerminal) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self { coloured: stream.is_terminal() && !refused }
+    }
+
+    /// The text in its colour.
+    pub fn paint(self, ink: Ink, text: &str) -> String {
+        if !self.coloured || text.is_empty() {
+            return text.to_owned();
+        }
+        let code = match ink {
+            Ink::Dim => 2,
+            Ink::Bold => 1,
+            Ink::Good => 32,
+            Ink::Warn => 33,
+            Ink::Bad => 31,
+            Ink::Peer(which) => [36, 35, 34, 32, 33, 96][usize::from(which) % 6],
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// The terminal's settings as they were, put back when this is dropped. A line editor that waits for a key when the
+/// program ends would leave the terminal raw.
+pub struct SavedTerminal {
+    #[cfg(unix)]
+    settings: Option<nix::sys::termios::Termios>,
+}
+
+impl SavedTerminal {
+    /// Remembers the settings of the terminal on stdin, if there is one.
+    pub fn save() -> Self {
+        Self {
+            #[cfg(unix)]
+            settings: nix::sys::termios::tcgetattr(io::stdin()).ok(),
+        }
+    }
+}
+
+impl Drop for SavedTerminal {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(settings) = &self.settings {
+            use nix::sys::termios::{SetArg, tcsetattr};
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
+        }
+        // Bracketed paste off, cursor on: what rustyline and indicatif may have left behind.
+        if is_interactive() {
+            let _ = write!(io::stdout(), "\x1b[?2004l\x1b[?25h").and_then(|()| io::stdout().flush());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_there_only_where_they_are_wanted() {
+        assert_eq!(Palette::PLAIN.paint(Ink::Bad, "no"), "no");
+        assert_eq!(Palette::COLOURED.paint(Ink::Bad, "no"), "\x1b[31mno\x1b[0m");
+    }
+
+    #[test]
+    fn padding_counts_columns() {
+        assert_eq!(pad("你好", 6), "你好  ");
+        assert_eq!(pad("longer", 3), "longer");
+    }
+}

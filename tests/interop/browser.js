@@ -1,0 +1,54 @@
+// Peers of the published libraries in headless Chromium, one tab each. Speaks JSON lines; see README.md.
+import { createServer } from 'node:http'
+import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
+import { chromium } from 'playwright-core'
+import { emit, serve } from './lines.js'
+
+const flags = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+]
+// Chromium hides its host addresses behind mDNS names unless it is told not to.
+const plainAddresses = '--disable-features=WebRtcHideLocalIpsWithMdns'
+
+const bundled = await build({
+  entryPoints: [fileURLToPath(new URL('page.js', import.meta.url))],
+  bundle: true,
+  write: false,
+  define: { global: 'window' },
+})
+const page = `<!doctype html><title>peer</title><script>${bundled.outputFiles[0].text.replaceAll('</script', '<\\/script')}</script>`
+const server = createServer((_, response) => response.setHeader('content-type', 'text/html').end(page))
+await new Promise((listening) => server.listen(0, 'localhost', listening))
+const origin = `http://localhost:${server.address().port}`
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: process.argv.includes('--mdns') ? flags : [...flags, plainAddresses],
+})
+const tabs = new Map()
+
+async function start(options) {
+  const tab = await browser.newPage()
+  await tab.exposeFunction('emitToDriver', emit)
+  tab.on('pageerror', (error) => emit({ event: 'error', peer: options.peer, message: String(error) }))
+  await tab.goto(origin)
+  await tab.evaluate((given) => window.startPeer(given), options)
+  tabs.set(options.peer, tab)
+}
+
+emit({ event: 'up', origin })
+await serve(async (command) => {
+  if (command.cmd === 'start') return start(command)
+  const tab = tabs.get(command.peer)
+  if (command.cmd === 'closeTab') return tab.close()
+  await tab.evaluate((given) => window.peer.run(given), command)
+})
+await browser.close()
+process.exit()

@@ -1,0 +1,141 @@
+//! Bursts, frozen members, and clients that lie.
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::scene::Generation::{First, Second};
+use super::scene::{Arrival, Kind, Manner, Scene, Sight};
+
+#[test]
+#[ignore = "needs the originals: scripts/test interop"]
+fn sixteen_originals_whose_offers_precede_their_init_join_at_once() {
+    let mut scene = Scene::new();
+    let names: Vec<String> = (0..16).map(|n| format!("peer-{n:02}")).collect();
+    for name in &names {
+        scene.join_as(name, Kind::Node(Second), Manner { late_init: true, wrapped: false });
+    }
+    scene.everyone_meets();
+    scene.everyone_is_heard("hello");
+}
+
+/// A frozen owner's offer is claimed by a newcomer of each kind.
+#[test]
+#[ignore = "needs the originals: scripts/test interop"]
+fn a_frozen_member_delays_nobody_and_is_met_when_it_wakes() {
+    for generation in [First, Second] {
+        let mut scene = Scene::new();
+        let here = [("ann", Kind::Ours), ("bob", Kind::Node(Second)), ("ice", Kind::Alone(generation))];
+        scene.gather(&here, Arrival::OneByOne);
+        scene.process("ice").signal("STOP");
+        let newcomers = [("cyd", Kind::Node(First)), ("dan", Kind::Node(Second)), ("eve", Kind::Ours)];
+        for (name, kind) in newcomers {
+            scene.join(name, kind);
+        }
+        for (name, _) in newcomers {
+            for other in ["ann", "bob", "cyd", "dan", "eve"] {
+                if other != name {
+                    scene.sees(name, Sight::Opened(other));
+                    scene.sees(other, Sight::Opened(name));
+                }
+            }
+        }
+        scene.process("ice").signal("CONT");
+        for (name, _) in newcomers {
+            scene.sees(name, Sight::Opened("ice"));
+            scene.sees("ice", Sight::Opened(name));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the originals: scripts/test interop"]
+fn a_duplicate_id_is_refused_and_its_owner_keeps_every_link() {
+    for generation in [First, Second] {
+        let mut scene = Scene::new();
+        let here = [("ada", Kind::Node(generation)), ("bob", Kind::Node(First)), ("cyd", Kind::Ours)];
+        scene.gather(&here, Arrival::OneByOne);
+        scene.join_under("ada", "impostor", Kind::Node(Second), Manner::default());
+        assert_eq!(scene.is_signalled("impostor", "signal_error")["code"], "duplicate_id");
+        let told = scene.told("impostor");
+        assert!(told.iter().all(|said| said["type"] != "accept"), "the impostor was given offers: {told:?}");
+        scene.forget("impostor");
+        scene.join("dan", Kind::Node(Second));
+        scene.meets_everyone("dan");
+        scene.everyone_is_heard("still here");
+    }
+}
+
+#[test]
+#[ignore = "needs the originals: scripts/test interop"]
+fn nobody_takes_a_place_back_without_its_secret() {
+    let mut scene = Scene::new();
+    scene.gather(&[("ann", Kind::Ours), ("bob", Kind::Node(Second))], Arrival::OneByOne);
+    for owner in ["ann", "bob"] {
+        let init = json!({
+            "type": "init", "userId": scene.id(owner), "roomId": scene.room_name(), "have": [], "resume": "a good guess",
+        });
+        let mut impostor = Raw::connect(&scene.room_url());
+        impostor.say(&init);
+        assert_eq!(impostor.hear()["code"], "duplicate_id");
+    }
+    scene.join("cyd", Kind::Node(First));
+    scene.meets_everyone("cyd");
+    scene.everyone_is_heard("still here");
+}
+
+/// The forger knows every id, also that of a link between two others.
+#[test]
+#[ignore = "needs the originals: scripts/test interop"]
+fn what_only_a_server_may_say_is_refused_from_a_client() {
+    let mut scene = Scene::new();
+    scene.gather(&[("ada", Kind::Node(Second)), ("bob", Kind::Node(Second))], Arrival::OneByOne);
+    let link = scene.is_signalled("bob", "accept")["id"].clone();
+    scene.join("mallory", Kind::Node(Second));
+    scene.meets_everyone("mallory");
+    let forged = [
+        json!({ "type": "accept", "id": "x", "userId": "ada", "signals": [] }),
+        json!({ "type": "offerAccepted", "id": link, "userId": "mallory", "to": "ada" }),
+        json!({ "type": "offerRequest", "to": "ada" }),
+        json!({ "type": "leaveSwarm", "id": link }),
+        json!({ "type": "answer", "id": link, "sdp": "v=0", "from": "bob", "to": "ada" }),
+        json!({ "type": "candidate", "id": link, "candidate": null, "to": "ada" }),
+    ];
+    let before: Vec<_> = ["ada", "bob"].map(|name| signals(&scene.told(name), &link)).to_vec();
+    for signal in &forged {
+        scene.command("mallory", json!({ "cmd": "signal", "signal": signal }));
+        scene.is_signalled("mallory", "signal_error");
+    }
+    // The newcomer's signals come after the forged ones, and from the same server.
+    scene.join("cyd", Kind::Node(Second));
+    scene.meets_everyone("cyd");
+    let after: Vec<_> = ["ada", "bob"].map(|name| signals(&scene.told(name), &link)).to_vec();
+    assert_eq!(before, after);
+    scene.everyone_is_heard("still here");
+}
+
+/// What the server told somebody about a link. Late candidates of the link's own ends do not count.
+fn signals(told: &[Value], link: &Value) -> Vec<String> {
+    let about = told.iter().filter(|said| said["event"] == "signal" && said["id"] == *link);
+    about.map(|said| said["type"].to_string()).filter(|kind| kind != "\"candidate\"").collect()
+}
+
+/// A WebSocket client that says what it likes.
+struct Raw(tungstenite::WebSocket<tungstenite::stream::MaybeTlsStream<std::net::TcpStream>>);
+
+impl Raw {
+    fn connect(url: &str) -> Self {
+        Self(tungstenite::connect(url).expect("the server is there").0)
+    }
+
+    fn say(&mut self, message: &Value) {
+        self.0.send(Message::text(message.to_string())).expect("the socket is open");
+    }
+
+    fn hear(&mut self) -> Value {
+        loop {
+            if let Message::Text(text) = self.0.read().expect("the socket is open") {
+                return serde_json::from_str(&text).expect("the server speaks JSON");
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Programs that speak JSON lines: events on stdout, commands on stdin.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take before a test gives up. Generous: it is only ever waited for in vain.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program. It is killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<Line>,
+    /// Everything it said, in order; what was waited for and found is marked.
+    said: Vec<Said>,
+    stderr: String,
+}
+
+struct Said {
+    event: Value,
+    claimed: bool,
+}
+
+enum Line {
+    Out(String),
+    Err(String),
+}
+
+/// The program under test.
+pub fn swarm(name: &str, args: &[&str]) -> Process {
+    Process::start(name, Command::new(env!("CARGO_BIN_EXE_swarm")).args(args))
+}
+
+impl Process {
+    pub fn start(name: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {command:?} does not start: {error}"));
+        let (sender, lines) = mpsc::channel();
+        let out = child.stdout.take().expect("stdout is piped");
+        let err = child.stderr.take().expect("stderr is piped");
+        forward(out, sender.clone(), Line::Out);
+        forward(err, sender, Line::Err);
+        let stdin = child.stdin.take();
+        Self { name: name.into(), child, stdin, lines, said: Vec::new(), stderr: String::new() }
+    }
+
+    /// Writes one command. A program that has died meanwhile is noticed by the next wait.
+    pub fn command(&mut self, command: &Value) {
+        self.write(format!("{command}\n").as_bytes());
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("stdin is open until it is closed");
+        let _ = stdin.write_all(bytes).and_then(|()| stdin.flush());
+    }
+
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// The first event that is `wanted` and was not waited for before.
+    pub fn wait(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(said) = self.said.iter_mut().find(|said| !said.claimed && wanted(&said.event)) {
+                said.claimed = true;
+                return said.event.clone();
+            }
+            self.listen(deadline).unwrap_or_else(|why| panic!("no {what}: {why}\n{}", self.report()));
+        }
+    }
+
+    pub fn wait_event(&mut self, event: &str) -> Value {
+        self.wait(event, |said| said["event"] == event)
+    }
+
+    /// Everything said so far, in order. After a marker has been waited for, what is not here did not come before it.
+    pub fn said(&self) -> impl Iterator<Item = &Value> {
+        self.said.iter().map(|said| &said.event)
+    }
+
+    /// Waits for the end. Returns how it ended, and what it wrote to stderr.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.listen(deadline).is_ok() {}
+        assert!(Instant::now() < deadline, "does not end\n{}", self.report());
+        let status = self.child.wait().expect("the child is ours");
+        (status, std::mem::take(&mut self.stderr))
+    }
+
+    /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "{}: cannot send {name}", self.name);
+    }
+
+    fn listen(&mut self, deadline: Instant) -> Result<(), &'static str> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(left) {
+            Ok(Line::Out(line)) => {
+                let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                self.said.push(Said { event, claimed: false });
+                Ok(())
+            }
+            Ok(Line::Err(line)) => {
+                self.stderr.push_str(&line);
+                self.stderr.push('\n');
+                Ok(())
+            }
+            Err(RecvTimeoutError::Timeout) => Err("it did not come in time"),
+            Err(RecvTimeoutError::Disconnected) => Err("the program has ended"),
+        }
+    }
+
+    fn report(&self) -> String {
+        let said: Vec<String> = self.said().map(Value::to_string).collect();
+        format!("{} said:\n{}\nand on stderr:\n{}", self.name, said.join("\n"), self.stderr)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn forward(from: impl Read + Send + 'static, to: mpsc::Sender<Line>, kind: fn(String) -> Line) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            if to.send(kind(String::from_utf8_lossy(&line).into_owned())).is_err() {
+                return;
+            }
+        }
+    });
+}
