@@ -212,6 +212,7 @@ struct Session {
     fingerprints: Option<Fingerprints>,
     fast_open: bool,
     hello: Option<Hello>,
+    verified: bool,
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
@@ -302,6 +303,11 @@ impl Link {
     /// Whether the link carries messages.
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready(_))
+    }
+
+    /// Whether the peer proved the room's key.
+    pub fn is_verified(&self) -> bool {
+        matches!(&self.state, State::Ready(session) if session.verified)
     }
 
     /// Whether both descriptions are known, so that the link may come up without the server.
@@ -641,6 +647,7 @@ impl Link {
         };
         let closed = State::Closed { peer: None };
         let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
+        session.verified = hello.verified;
         let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
         self.state = State::Ready(session);
         self.deadline = None;
@@ -741,6 +748,7 @@ impl Session {
             fingerprints: None,
             fast_open: false,
             hello: None,
+            verified: false,
             candidates: 0,
             control_open: false,
             probe: None,

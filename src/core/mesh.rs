@@ -446,8 +446,9 @@ impl Mesh {
         candidates.extend(self.adopt_orphans(&id));
         let key = self.next_key();
         let link = Link::answer(now, &self.config.identity, key, id, peer.clone(), sdp);
-        self.insert(now, link);
+        self.adopt(link);
         self.attempt(now, peer, key);
+        self.drain(now, key);
         for candidate in candidates.into_iter().take(CANDIDATES_MAX) {
             self.feed(now, key, link::Input::Candidate(candidate));
         }
@@ -640,6 +641,10 @@ impl Mesh {
         let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
         let is_ignored = self.ignored.contains(&peer);
         match event {
+            // Where peers without a proof are let in, whoever has one keeps the place against them.
+            link::Event::Ready { verified: false, .. } if self.has_verified_link(&peer) => {
+                self.feed(now, key, link::Input::Close(CloseReason::Unverified));
+            }
             link::Event::Ready { kind, verified, name } => {
                 self.handle_link_ready(now, key, &peer);
                 self.event(Event::Opened { peer, kind, verified, name });
@@ -658,6 +663,11 @@ impl Mesh {
             link::Event::Bulk(frame) => self.event(Event::Bulk { from: peer, frame }),
             link::Event::Closed(_) => unreachable!("returned above"),
         }
+    }
+
+    fn has_verified_link(&self, peer: &UserId) -> bool {
+        let ready = self.slots.get(peer).and_then(|slot| slot.ready);
+        ready.and_then(|key| self.links.get(&key)).is_some_and(Link::is_verified)
     }
 
     fn handle_link_ready(&mut self, now: Instant, key: LinkKey, peer: &UserId) {
@@ -745,9 +755,13 @@ impl Mesh {
 
     fn insert(&mut self, now: Instant, link: Link) {
         let key = link.key();
-        self.by_id.insert(link.id().clone(), key);
-        self.links.insert(key, link);
+        self.adopt(link);
         self.drain(now, key);
+    }
+
+    fn adopt(&mut self, link: Link) {
+        self.by_id.insert(link.id().clone(), link.key());
+        self.links.insert(link.key(), link);
     }
 
     fn next_key(&mut self) -> LinkKey {

@@ -14,9 +14,9 @@ pub mod path;
 pub mod sdp;
 pub mod secret;
 pub mod signal;
+pub mod text;
 pub mod transfer;
 pub mod transfer_id;
-pub mod text;
 
 pub use candidate::Candidate;
 pub use ids::{IdError, LinkId, RoomId, UserId};

@@ -1,0 +1,6 @@
+//! A signaling server that lies, and members who flood.
+//!
+//! [`lies`] lets two meshes meet through a server that changes one thing at a time, without any network.
+//! [`middle`] really ends DTLS on both sides with our own driver and passes everything on.
+
+mod lies;
