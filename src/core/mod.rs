@@ -11,10 +11,12 @@
 //! `poll_timeout` is exact once the outputs are drained: `None` means that nothing will ever happen here without
 //! another input.
 
+pub mod access;
 pub mod auth;
 pub mod chat;
 pub mod link;
 pub mod mesh;
 pub mod peer;
+pub mod room;
 pub mod timers;
 pub mod transfer;

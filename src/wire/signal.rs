@@ -67,6 +67,19 @@ impl ClientSignal {
             Self::Init(_) | Self::Want { .. } | Self::Close => None,
         }
     }
+
+    /// The bytes of descriptions and candidates in this message, for limits.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Offer { id, sdp } | Self::Answer { id, sdp } => id.as_str().len() + sdp.as_str().len(),
+            Self::Candidate { id, candidate } => {
+                id.as_str().len() + candidate.as_ref().map_or(0, Candidate::len_bytes)
+            }
+            Self::Withdraw { id } | Self::Leave { id } => id.as_str().len(),
+            Self::Want { user_id } => user_id.as_str().len(),
+            Self::Init(_) | Self::Close => 0,
+        }
+    }
 }
 
 /// Entry into a room.

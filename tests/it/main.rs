@@ -2,4 +2,6 @@
 
 mod interop;
 mod malicious;
+mod mesh_sim;
 mod process;
+mod sim;

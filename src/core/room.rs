@@ -1,0 +1,504 @@
+//! The signaling server's machine: rooms, their members, and who gets whose offer.
+//!
+//! Every member leaves an offer here for the next newcomer to take, so that a newcomer is connected to everyone in
+//! two round trips. For each pair of members the machine holds exactly one of three facts (`docs/protocol.md`):
+//!
+//! ```text
+//!              an offer of the owner is there           answered, and the owner was seen
+//!   Waiting ---------------------------------> Claimed ---------------------------------> Linked
+//!      ^                                          |                                          |
+//!      +------- no answer, no sign of life, -------+---------- `want`, or a reconnect --------+
+//!                     socket lost                             without the link in `have`
+//! ```
+//!
+//! The member who was there first owns the offer; the newcomer answers it.
+
+mod deadlines;
+mod limits;
+mod member;
+mod presence;
+mod routing;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::core::access::Grant;
+use crate::wire::signal::ErrorCode;
+use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
+
+pub use deadlines::Reason;
+pub use limits::Limits;
+pub use member::MemberKey;
+
+use deadlines::Deadlines;
+use limits::Bucket;
+use member::{Kind, Secret};
+use presence::Newcomer;
+use state::{Entry, Room};
+
+/// A socket, numbered by the shell; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u64);
+
+/// What happens to the server.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A socket was opened.
+    Connected {
+        /// Its number.
+        socket: SocketId,
+        /// Where it comes from.
+        address: IpAddr,
+        /// What its token allows.
+        grant: Grant,
+    },
+    /// A message of a client, parsed.
+    Signal {
+        /// From which socket.
+        socket: SocketId,
+        /// The message.
+        signal: ClientSignal,
+    },
+    /// A message of a client that could not be parsed.
+    Invalid {
+        /// From which socket.
+        socket: SocketId,
+        /// Why: malformed, of an unknown type, too large or not a client's to send.
+        code: ErrorCode,
+        /// One sentence for people.
+        message: String,
+    },
+    /// Any frame or pong arrived: the client's program is running. A [`Input::Signal`] says so too.
+    Seen(SocketId),
+    /// The socket is closed or broke off.
+    Lost(SocketId),
+    /// The server is about to stop: everyone is told and let go.
+    Shutdown,
+}
+
+/// What the server does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Sends a message.
+    Send {
+        /// To which socket.
+        socket: SocketId,
+        /// The message.
+        signal: ServerSignal,
+    },
+    /// Sends a WebSocket ping, to learn whether the client's program is running.
+    Ping(SocketId),
+    /// Closes the socket after what was sent to it. The machine has forgotten the socket already.
+    Close {
+        /// Which socket.
+        socket: SocketId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why the server closes a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client was refused; a `signal_error` with the same code went before.
+    Refused(ErrorCode),
+    /// The same member came back on a newer socket.
+    Replaced,
+    /// The server stops.
+    ShuttingDown,
+}
+
+/// What the server holds and has done, for operators.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Rooms with at least one member.
+    pub rooms: usize,
+    /// Members, those within their grace included.
+    pub members: usize,
+    /// Open sockets.
+    pub sockets: usize,
+    /// Offers waiting to be taken.
+    pub offers: usize,
+    /// Links between members, answered or not.
+    pub links: usize,
+    /// Since the start.
+    pub counters: Counters,
+}
+
+/// What the server has done since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Members who entered.
+    pub joined: u64,
+    /// Members who took their place back.
+    pub resumed: u64,
+    /// Messages of clients.
+    pub received: u64,
+    /// Offers handed to newcomers.
+    pub claimed: u64,
+    /// Claims that brought no link and were given back.
+    pub given_back: u64,
+    /// Answers, candidates and renegotiations passed from one member to another.
+    pub relayed: u64,
+    /// Messages refused.
+    pub refused: u64,
+}
+
+/// What the machine's parts write to: messages out, deadlines, counts.
+#[derive(Debug, Default)]
+struct Effects {
+    outputs: VecDeque<Output>,
+    deadlines: Deadlines,
+    counters: Counters,
+}
+
+/// One input's surroundings: what the parts of the machine read and write while they take it.
+struct Turn<'a> {
+    now: Instant,
+    limits: &'a Limits,
+    effects: &'a mut Effects,
+}
+
+impl Effects {
+    fn send(&mut self, socket: SocketId, signal: ServerSignal) {
+        self.outputs.push_back(Output::Send { socket, signal });
+    }
+
+    fn refuse(&mut self, socket: SocketId, code: ErrorCode, message: impl Into<String>) {
+        self.counters.refused += 1;
+        self.send(socket, ServerSignal::SignalError { code: Some(code), message: message.into() });
+    }
+}
+
+#[derive(Debug)]
+struct Socket {
+    address: IpAddr,
+    grant: Grant,
+    bucket: Bucket,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Not in a room. Offers and candidates that come before `init` wait here.
+    Outside { early: Vec<ClientSignal>, bytes: usize },
+    /// A member.
+    Inside { room: RoomId, member: MemberKey },
+}
+
+impl Place {
+    fn outside() -> Self {
+        Self::Outside { early: Vec::new(), bytes: 0 }
+    }
+}
+
+/// All rooms of a server.
+#[derive(Debug)]
+pub struct Rooms {
+    limits: Limits,
+    random: StdRng,
+    rooms: BTreeMap<RoomId, Room>,
+    sockets: BTreeMap<SocketId, Socket>,
+    addresses: BTreeMap<IpAddr, usize>,
+    effects: Effects,
+}
+
+impl Rooms {
+    /// A server without rooms. `seed` must come from the system's randomness: the resume secrets are drawn from it.
+    pub fn new(limits: Limits, seed: [u8; 32]) -> Self {
+        Self {
+            limits,
+            random: StdRng::from_seed(seed),
+            rooms: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            effects: Effects::default(),
+        }
+    }
+
+    /// Takes one input. Drain [`Rooms::poll`] before the next.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Connected { socket, address, grant } => self.handle_connected(now, socket, address, grant),
+            Input::Signal { socket, signal } => {
+                if self.charge(now, socket) {
+                    self.handle_seen(now, socket);
+                    self.handle_signal(now, socket, signal);
+                }
+            }
+            Input::Invalid { socket, code, message } => {
+                if self.charge(now, socket) {
+                    self.handle_seen(now, socket);
+                    self.effects.refuse(socket, code, message);
+                }
+            }
+            Input::Seen(socket) => self.handle_seen(now, socket),
+            Input::Lost(socket) => self.handle_lost(now, socket),
+            Input::Shutdown => self.handle_shutdown(),
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.effects.outputs.pop_front()
+    }
+
+    /// When [`Rooms::handle_timeout`] has something to do, and what.
+    pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        self.effects.deadlines.first()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(reason) = self.effects.deadlines.pop_due(now) {
+            self.in_room(now, reason.room(), |room, turn| match &reason {
+                Reason::Claim { link, .. } => room.handle_claim_timeout(link, turn),
+                Reason::Offers { member, .. } => room.handle_offers_timeout(*member, turn),
+                Reason::Grace { member, .. } => room.expire(*member, turn),
+            });
+        }
+    }
+
+    /// What the server holds and has done.
+    pub fn stats(&self) -> Stats {
+        let rooms = self.rooms.values();
+        let (members, offers, links) = rooms.fold((0, 0, 0), |(members, offers, links), room| {
+            let (room_offers, room_links) = room.count_links();
+            (members + room.len(), offers + room_offers, links + room_links)
+        });
+        Stats {
+            rooms: self.rooms.len(),
+            members,
+            sockets: self.sockets.len(),
+            offers,
+            links,
+            counters: self.effects.counters,
+        }
+    }
+
+    fn handle_connected(&mut self, now: Instant, socket: SocketId, address: IpAddr, grant: Grant) {
+        let from_there = self.addresses.entry(address).or_default();
+        if *from_there >= self.limits.sockets_per_address {
+            let message = format!("too many connections from one address, at most {from_there} are allowed");
+            self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
+            let reason = CloseReason::Refused(ErrorCode::LimitExceeded);
+            self.effects.outputs.push_back(Output::Close { socket, reason });
+            return;
+        }
+        *from_there += 1;
+        let bucket = Bucket::full(now, &self.limits);
+        self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
+    }
+
+    /// Takes one message from the socket's allowance; a socket that has none left is closed.
+    fn charge(&mut self, now: Instant, socket: SocketId) -> bool {
+        let Some(known) = self.sockets.get_mut(&socket) else { return false };
+        self.effects.counters.received += 1;
+        if known.bucket.take(now, &self.limits) {
+            return true;
+        }
+        self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, "too many messages a second, slow down");
+        false
+    }
+
+    fn handle_signal(&mut self, now: Instant, socket: SocketId, signal: ClientSignal) {
+        let Some(known) = self.sockets.get_mut(&socket) else { return };
+        match (&mut known.place, signal) {
+            (_, ClientSignal::Init(init)) => self.handle_init(now, socket, init),
+            (Place::Outside { early, bytes }, ClientSignal::Close) => {
+                early.clear();
+                *bytes = 0;
+            }
+            (
+                Place::Outside { .. },
+                ClientSignal::Want { .. } | ClientSignal::Withdraw { .. } | ClientSignal::Leave { .. },
+            ) => {
+                self.effects.refuse(socket, ErrorCode::NotAllowed, "enter a room first: send `init`");
+            }
+            (Place::Outside { .. }, signal) => self.keep_early(socket, signal),
+            (Place::Inside { room, member }, signal) => {
+                let (room, member) = (room.clone(), *member);
+                self.handle_member_signal(now, socket, &room, member, signal);
+            }
+        }
+    }
+
+    fn handle_member_signal(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        room_id: &RoomId,
+        member: MemberKey,
+        signal: ClientSignal,
+    ) {
+        let leaves = signal == ClientSignal::Close;
+        let outcome = self.in_room(now, room_id, |room, turn| match signal {
+            ClientSignal::Offer { id, sdp } => room.handle_offer(member, id, sdp, turn),
+            ClientSignal::Answer { id, sdp } => room.handle_answer(member, id, sdp, turn),
+            ClientSignal::Candidate { id, candidate } => room.handle_candidate(member, id, candidate, turn),
+            ClientSignal::Want { user_id } => room.handle_want(member, user_id, turn),
+            ClientSignal::Withdraw { id } => room.handle_withdraw(member, &id, turn),
+            ClientSignal::Leave { id } => room.handle_leave(member, id, turn),
+            ClientSignal::Close => {
+                room.close(member, turn);
+                Ok(())
+            }
+            ClientSignal::Init(_) => Ok(()),
+        });
+        if let Some(known) = self.sockets.get_mut(&socket).filter(|_| leaves) {
+            known.place = Place::outside();
+        }
+        if let Some(Err(refusal)) = outcome {
+            self.effects.refuse(socket, refusal.code, refusal.message);
+        }
+    }
+
+    /// Does something in a room, if there is such a room, and frees the room if it is empty then.
+    fn in_room<T>(
+        &mut self,
+        now: Instant,
+        room_id: &RoomId,
+        act: impl FnOnce(&mut Room, &mut Turn<'_>) -> T,
+    ) -> Option<T> {
+        let room = self.rooms.get_mut(room_id)?;
+        let mut turn = Turn { now, limits: &self.limits, effects: &mut self.effects };
+        let result = act(room, &mut turn);
+        if room.len() == 0 {
+            self.rooms.remove(room_id);
+        }
+        Some(result)
+    }
+
+    /// An offer or a candidate can overtake `init`, which the published libraries send on a timer.
+    fn keep_early(&mut self, socket: SocketId, signal: ClientSignal) {
+        let Some(known) = self.sockets.get_mut(&socket) else { return };
+        let Place::Outside { early, bytes } = &mut known.place else { return };
+        let len_bytes = signal.len_bytes();
+        if early.len() >= self.limits.early_signals || *bytes + len_bytes > self.limits.bytes_per_socket {
+            let message = "too many messages before `init`: send `init` first";
+            self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
+            return;
+        }
+        *bytes += len_bytes;
+        early.push(signal);
+    }
+
+    fn handle_init(&mut self, now: Instant, socket: SocketId, init: Init) {
+        let Some(known) = self.sockets.get(&socket) else { return };
+        if let Place::Inside { room, member } = &known.place {
+            let same = *room == init.room_id
+                && self.rooms.get(room).is_some_and(|room| room.is_user(*member, &init.user_id));
+            if !same {
+                let message = "this connection is a member already: send `close` first, or open another";
+                self.effects.refuse(socket, ErrorCode::NotAllowed, message);
+            }
+            return;
+        }
+        if !known.grant.allows(&init.room_id) {
+            let message = "the token does not open this room: ask for one that does";
+            return self.refuse_and_close(now, socket, ErrorCode::Forbidden, message);
+        }
+        if !self.rooms.contains_key(&init.room_id) && self.rooms.len() >= self.limits.rooms {
+            let message = "the server has as many rooms as it may: try again later";
+            return self.refuse_and_close(now, socket, ErrorCode::TooManyRooms, message);
+        }
+        self.enter(now, socket, init);
+    }
+
+    fn enter(&mut self, now: Instant, socket: SocketId, init: Init) {
+        let Init { user_id, room_id, have, resume } = init;
+        let kind = match have {
+            Some(have) => Kind::ours(have, self.draw_secret(), self.limits.members_per_room),
+            None => Kind::Original,
+        };
+        let newcomer = Newcomer { socket, user: user_id, kind, resume };
+        self.rooms.entry(room_id.clone()).or_insert_with(|| Room::new(room_id.clone()));
+        let Some(entry) = self.in_room(now, &room_id, |room, turn| room.enter(newcomer, turn)) else {
+            return;
+        };
+        let member = match entry {
+            Entry::Entered(member) => member,
+            Entry::TookOver { member, old_socket } => {
+                if let Some(old) = old_socket {
+                    self.forget(old);
+                    self.effects
+                        .outputs
+                        .push_back(Output::Close { socket: old, reason: CloseReason::Replaced });
+                }
+                member
+            }
+            Entry::Refused(refusal) => {
+                return self.refuse_and_close(now, socket, refusal.code, refusal.message);
+            }
+        };
+        let Some(known) = self.sockets.get_mut(&socket) else { return };
+        let place = Place::Inside { room: room_id.clone(), member };
+        let Place::Outside { early, .. } = std::mem::replace(&mut known.place, place) else { return };
+        self.in_room(now, &room_id, |room, turn| room.meet_everyone(member, turn));
+        for signal in early {
+            self.handle_member_signal(now, socket, &room_id, member, signal);
+        }
+    }
+
+    fn draw_secret(&mut self) -> Secret {
+        let mut bytes = [0; 16];
+        self.random.fill_bytes(&mut bytes);
+        Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    fn handle_seen(&mut self, now: Instant, socket: SocketId) {
+        let Some(Socket { place: Place::Inside { room, member }, .. }) = self.sockets.get(&socket) else {
+            return;
+        };
+        let (room, member) = (room.clone(), *member);
+        self.in_room(now, &room, |room, turn| room.handle_seen(member, turn));
+    }
+
+    fn handle_lost(&mut self, now: Instant, socket: SocketId) {
+        let Some(Place::Inside { room, member }) = self.forget(socket) else { return };
+        self.in_room(now, &room, |room, turn| room.handle_lost(member, turn));
+    }
+
+    fn handle_shutdown(&mut self) {
+        for socket in std::mem::take(&mut self.sockets).into_keys() {
+            let message = "the server is shutting down, come back in a moment";
+            self.effects.refuse(socket, ErrorCode::ShuttingDown, message);
+            self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::ShuttingDown });
+        }
+        self.addresses.clear();
+        self.rooms.clear();
+        self.effects.deadlines = Deadlines::default();
+    }
+
+    fn refuse_and_close(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        code: ErrorCode,
+        message: impl Into<String>,
+    ) {
+        self.effects.refuse(socket, code, message);
+        self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::Refused(code) });
+        self.handle_lost(now, socket);
+    }
+
+    fn forget(&mut self, socket: SocketId) -> Option<Place> {
+        let known = self.sockets.remove(&socket)?;
+        if let Some(count) = self.addresses.get_mut(&known.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&known.address);
+            }
+        }
+        Some(known.place)
+    }
+}

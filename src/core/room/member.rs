@@ -1,0 +1,146 @@
+//! One member of a room, and the key that stands for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Instant;
+
+use subtle::ConstantTimeEq as _;
+
+use super::SocketId;
+use crate::wire::{Candidate, LinkId, UserId};
+
+/// A member, numbered in the order of joining. A member who comes back within its grace keeps its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberKey(pub(super) u64);
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) user: UserId,
+    pub(super) kind: Kind,
+    pub(super) presence: Presence,
+    /// Unclaimed offers, oldest first.
+    pub(super) pool: VecDeque<LinkId>,
+    /// Bytes of the pool.
+    pub(super) pool_bytes: usize,
+    /// Offers asked for that have not come.
+    pub(super) owed: usize,
+    /// When they are asked for again. Set while somebody waits.
+    pub(super) owed_until: Option<Instant>,
+    /// Members who are here and awake and wait for an offer of this one, first come, first served.
+    pub(super) waiting: VecDeque<MemberKey>,
+    /// Claims of this member's offers since which nothing was heard from it.
+    pub(super) unseen_claims: BTreeSet<LinkId>,
+    /// Candidates that came before their offer, oldest first.
+    pub(super) early: VecDeque<(LinkId, Option<Candidate>)>,
+}
+
+impl Member {
+    pub(super) fn new(user: UserId, kind: Kind, socket: SocketId, now: Instant) -> Self {
+        Self {
+            user,
+            kind,
+            presence: Presence::Here { socket, awake: true, seen: now },
+            pool: VecDeque::new(),
+            pool_bytes: 0,
+            owed: UNPROMPTED_OFFERS,
+            owed_until: None,
+            waiting: VecDeque::new(),
+            unseen_claims: BTreeSet::new(),
+            early: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn socket(&self) -> Option<SocketId> {
+        match self.presence {
+            Presence::Here { socket, .. } => Some(socket),
+            Presence::Away { .. } => None,
+        }
+    }
+
+    /// Whether the member can be expected to answer or to be offered to.
+    pub(super) fn is_awake(&self) -> bool {
+        match self.presence {
+            Presence::Here { awake, .. } => awake,
+            Presence::Away { .. } => false,
+        }
+    }
+
+    pub(super) fn seen_since(&self, then: Instant) -> bool {
+        match self.presence {
+            Presence::Here { seen, .. } => seen > then,
+            Presence::Away { .. } => false,
+        }
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        match self.kind {
+            Kind::Ours { .. } => true,
+            Kind::Original => false,
+        }
+    }
+
+    pub(super) fn lists(&self, user: &UserId) -> bool {
+        match &self.kind {
+            Kind::Ours { have, .. } => have.contains(user),
+            Kind::Original => false,
+        }
+    }
+
+    pub(super) fn unlist(&mut self, user: &UserId) {
+        match &mut self.kind {
+            Kind::Ours { have, .. } => {
+                have.remove(user);
+            }
+            Kind::Original => {}
+        }
+    }
+}
+
+/// Every client makes one offer when it starts, without being asked.
+pub(super) const UNPROMPTED_OFFERS: usize = 1;
+
+#[derive(Debug)]
+pub(super) enum Presence {
+    /// Has a socket. `awake` is false from a claim without a sign of life until the next one.
+    Here { socket: SocketId, awake: bool, seen: Instant },
+    /// Lost its socket; keeps its place until then.
+    Away { until: Instant },
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Understands our extensions. `have` are the members it says it is connected to.
+    Ours { have: BTreeSet<UserId>, resume: Secret },
+    /// A published library.
+    Original,
+}
+
+impl Kind {
+    pub(super) fn ours(have: Vec<UserId>, resume: Secret, at_most: usize) -> Self {
+        Self::Ours { have: have.into_iter().take(at_most).collect(), resume }
+    }
+}
+
+/// A resume secret: compared in constant time, never shown.
+#[derive(Clone)]
+pub(super) struct Secret(String);
+
+impl Secret {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn is(&self, claimed: &str) -> bool {
+        self.0.as_bytes().ct_eq(claimed.as_bytes()).into()
+    }
+
+    pub(super) fn reveal(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}

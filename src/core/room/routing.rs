@@ -1,0 +1,214 @@
+//! Offers, answers and candidates: from their sender to the pool, or to the other end of the link, and to nobody else.
+
+use super::Turn;
+use super::member::MemberKey;
+use super::state::{Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes};
+use crate::wire::{Candidate, LinkId, Sdp, ServerSignal, UserId};
+
+impl Room {
+    /// A new offer for the pool, or one that renegotiates a link.
+    pub(super) fn handle_offer(
+        &mut self,
+        sender: MemberKey,
+        id: LinkId,
+        sdp: Sdp,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        match self.links.get_mut(&id) {
+            None => self.pool_offer(sender, id, sdp, turn),
+            Some(Link::Offered(offer)) if offer.owner == sender => {
+                let old_bytes = offer.len_bytes();
+                (offer.sdp, offer.candidates) = (sdp, Vec::new());
+                let new_bytes = offer.len_bytes();
+                if let Some(member) = self.members.get_mut(&sender) {
+                    member.pool_bytes = member.pool_bytes.saturating_sub(old_bytes) + new_bytes;
+                }
+                Ok(())
+            }
+            Some(Link::Offered(_)) => Err(NOT_YOURS),
+            Some(Link::Taken(taken)) => {
+                let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
+                if taken.unanswered == Some(to) {
+                    return Err(Refusal::not_allowed("answer the other side's offer first"));
+                }
+                taken.unanswered = Some(sender);
+                self.relay(to, ServerSignal::Offer { id, sdp }, turn);
+                Ok(())
+            }
+        }
+    }
+
+    fn pool_offer(
+        &mut self,
+        owner: MemberKey,
+        id: LinkId,
+        sdp: Sdp,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(member) = self.members.get_mut(&owner) else { return Ok(()) };
+        let len_bytes = sdp.as_str().len();
+        if member.pool.len() >= turn.limits.offers_per_member
+            || member.pool_bytes + len_bytes > turn.limits.bytes_per_socket
+        {
+            return Err(Refusal::limit("too many offers: wait until the server asks for one"));
+        }
+        member.owed = member.owed.saturating_sub(1);
+        member.pool.push_back(id.clone());
+        member.pool_bytes += len_bytes;
+        let early = std::mem::take(&mut member.early);
+        let (own, rest): (Vec<_>, Vec<_>) = early.into_iter().partition(|(link, _)| *link == id);
+        member.early = rest.into();
+        self.links.insert(id.clone(), Link::Offered(Offered { owner, sdp, candidates: Vec::new() }));
+        for (_, candidate) in own {
+            self.pool_candidate(&id, candidate, turn)?;
+        }
+        self.serve(owner, turn);
+        Ok(())
+    }
+
+    /// The answer to the offer that is open, from the end it was made to.
+    pub(super) fn handle_answer(
+        &mut self,
+        sender: MemberKey,
+        id: LinkId,
+        sdp: Sdp,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(Link::Taken(taken)) = self.links.get_mut(&id) else { return Err(NO_SUCH_LINK) };
+        let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
+        if taken.unanswered != Some(to) {
+            return Err(Refusal::not_allowed("there is no offer to answer on this connection"));
+        }
+        taken.unanswered = None;
+        if let Some(claim) = &mut taken.claim {
+            claim.answered = true;
+        }
+        self.confirm(&id, turn);
+        self.relay(to, ServerSignal::Answer { id, sdp }, turn);
+        Ok(())
+    }
+
+    /// A candidate: kept with its offer, relayed to the other end, or kept until its offer comes.
+    pub(super) fn handle_candidate(
+        &mut self,
+        sender: MemberKey,
+        id: LinkId,
+        candidate: Option<Candidate>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        match self.links.get(&id) {
+            Some(Link::Offered(offer)) if offer.owner == sender => self.pool_candidate(&id, candidate, turn),
+            Some(Link::Offered(_)) => Err(NOT_YOURS),
+            Some(Link::Taken(taken)) => {
+                let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
+                self.relay(to, ServerSignal::Candidate { id, candidate }, turn);
+                Ok(())
+            }
+            None => {
+                let Some(member) = self.members.get_mut(&sender) else { return Ok(()) };
+                if member.early.len() >= turn.limits.candidates_per_offer {
+                    member.early.pop_front();
+                }
+                member.early.push_back((id, candidate));
+                Ok(())
+            }
+        }
+    }
+
+    fn pool_candidate(
+        &mut self,
+        id: &LinkId,
+        candidate: Option<Candidate>,
+        turn: &Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(Link::Offered(offer)) = self.links.get_mut(id) else { return Ok(()) };
+        let Some(member) = self.members.get_mut(&offer.owner) else { return Ok(()) };
+        let len_bytes = candidate_len_bytes(&candidate);
+        if offer.candidates.len() >= turn.limits.candidates_per_offer
+            || member.pool_bytes + len_bytes > turn.limits.bytes_per_socket
+        {
+            return Err(Refusal::limit("too many candidates for one offer"));
+        }
+        member.pool_bytes += len_bytes;
+        offer.candidates.push(candidate);
+        Ok(())
+    }
+
+    /// One offer of that member, to repair a hole in the mesh.
+    pub(super) fn handle_want(
+        &mut self,
+        sender: MemberKey,
+        user: UserId,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(owner) = self.users.get(&user).copied() else {
+            self.send(sender, ServerSignal::Gone { user_id: user }, turn);
+            return Ok(());
+        };
+        if owner == sender {
+            return Err(Refusal::not_allowed("nobody is connected to itself"));
+        }
+        match self.pairs.get(&PairKey::of(owner, sender)).cloned() {
+            Some(Pair::Waiting { .. }) => return Ok(()),
+            Some(Pair::Linked { link, .. }) => {
+                let Some(Link::Taken(taken)) = self.links.get(&link) else { return Ok(()) };
+                if taken.claim.is_some() {
+                    return Ok(());
+                }
+                if turn.now.saturating_duration_since(taken.since) < turn.limits.want_interval {
+                    return Err(Refusal::limit("the connection to this member is new: wait a moment"));
+                }
+                self.drop_taken(&link, turn);
+                self.send(owner, ServerSignal::LeaveSwarm { id: link }, turn);
+            }
+            Some(Pair::Theirs | Pair::Apart) | None => {}
+        }
+        self.wait(owner, sender, 0, Queue::Last);
+        self.serve(owner, turn);
+        Ok(())
+    }
+
+    /// Takes an offer out of its owner's pool. One that was taken meanwhile stays: its taker is on the way.
+    pub(super) fn handle_withdraw(
+        &mut self,
+        sender: MemberKey,
+        id: &LinkId,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(Link::Offered(offer)) = self.links.get(id) else { return Ok(()) };
+        if offer.owner != sender {
+            return Err(NOT_YOURS);
+        }
+        let len_bytes = offer.len_bytes();
+        self.links.remove(id);
+        if let Some(member) = self.members.get_mut(&sender) {
+            member.pool.retain(|pooled| pooled != id);
+            member.pool_bytes = member.pool_bytes.saturating_sub(len_bytes);
+        }
+        self.request_offers(sender, turn);
+        Ok(())
+    }
+
+    /// Ends a connection that one end will not have, and keeps the pair apart until one of them asks.
+    pub(super) fn handle_leave(
+        &mut self,
+        sender: MemberKey,
+        id: LinkId,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(Link::Taken(taken)) = self.links.get(&id) else { return Ok(()) };
+        let other = taken.other_end(sender).ok_or(NOT_YOURS)?;
+        self.drop_taken(&id, turn);
+        self.pairs.insert(PairKey::of(sender, other), Pair::Apart);
+        self.send(other, ServerSignal::LeaveSwarm { id }, turn);
+        Ok(())
+    }
+
+    fn relay(&self, to: MemberKey, signal: ServerSignal, turn: &mut Turn<'_>) {
+        turn.effects.counters.relayed += 1;
+        self.send(to, signal, turn);
+    }
+}
+
+const NOT_YOURS: Refusal = Refusal::not_allowed("this connection is between other members");
+const NO_SUCH_LINK: Refusal = Refusal::not_allowed("there is no such connection, or not any more");

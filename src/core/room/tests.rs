@@ -1,0 +1,635 @@
+//! One input, the exact outputs, then nothing more.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::*;
+use crate::wire::signal::OfferSignal;
+use crate::wire::{Candidate, LinkId, Sdp, UserId};
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+struct Server {
+    rooms: Rooms,
+    now: Instant,
+}
+
+impl Server {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self { rooms: Rooms::new(limits, [7; 32]), now: Instant::now() }
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.rooms.handle(self.now, input);
+        std::iter::from_fn(|| self.rooms.poll()).collect()
+    }
+
+    fn connect(&mut self, socket: u64) -> Vec<Output> {
+        let socket = SocketId(socket);
+        self.feed(Input::Connected { socket, address: ADDRESS, grant: Grant::EveryRoom })
+    }
+
+    fn say(&mut self, socket: u64, signal: ClientSignal) -> Vec<Output> {
+        self.feed(Input::Signal { socket: SocketId(socket), signal })
+    }
+
+    fn lose(&mut self, socket: u64) -> Vec<Output> {
+        self.feed(Input::Lost(SocketId(socket)))
+    }
+
+    fn seen(&mut self, socket: u64) -> Vec<Output> {
+        self.feed(Input::Seen(SocketId(socket)))
+    }
+
+    /// Goes to the next deadline, which must be this far away.
+    fn wait(&mut self, expected: Duration) -> Vec<Output> {
+        let (at, _) = self.rooms.poll_timeout().expect("something is due");
+        assert_eq!(at - self.now, expected);
+        self.pass(expected)
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Output> {
+        self.now += time;
+        self.rooms.handle_timeout(self.now);
+        std::iter::from_fn(|| self.rooms.poll()).collect()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.rooms.poll_timeout().is_none()
+    }
+
+    /// An original with one offer in the pool, named after it.
+    fn original(&mut self, socket: u64, name: &str) {
+        self.connect(socket);
+        self.say(socket, init(name));
+        self.say(socket, offer(&format!("{name}-1")));
+    }
+
+    /// One of our peers, likewise. Returns its resume secret.
+    fn ours(&mut self, socket: u64, name: &str) -> String {
+        self.connect(socket);
+        let outputs = self.say(socket, init_with(name, &[], None));
+        self.say(socket, offer(&format!("{name}-1")));
+        let welcome = outputs.into_iter().find_map(|output| {
+            let Output::Send { signal: ServerSignal::Welcome { resume, .. }, .. } = output else {
+                return None;
+            };
+            Some(resume)
+        });
+        welcome.expect("our peers are welcomed")
+    }
+
+    /// `alice` on socket 1 and `bob` on 2, linked by `alice-1`; both have an offer in the pool.
+    fn linked_pair(&mut self) -> (String, String) {
+        let alice = self.ours(1, "alice");
+        let bob = self.ours(2, "bob");
+        self.say(1, offer("alice-2"));
+        self.say(2, answer("alice-1"));
+        assert!(self.is_quiet());
+        (alice, bob)
+    }
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).expect("a good id")
+}
+
+fn link(id: &str) -> LinkId {
+    LinkId::new(id).expect("a good id")
+}
+
+fn sdp() -> Sdp {
+    Sdp::new("v=0").expect("short")
+}
+
+fn init_in(room: &str, name: &str) -> ClientSignal {
+    let room_id = RoomId::new(room).expect("a good id");
+    ClientSignal::Init(Init { user_id: user(name), room_id, have: None, resume: None })
+}
+
+fn init(name: &str) -> ClientSignal {
+    init_in("den", name)
+}
+
+fn init_with(name: &str, have: &[&str], resume: Option<&str>) -> ClientSignal {
+    ClientSignal::Init(Init {
+        user_id: user(name),
+        room_id: RoomId::new("den").expect("a good id"),
+        have: Some(have.iter().map(|name| user(name)).collect()),
+        resume: resume.map(str::to_owned),
+    })
+}
+
+fn offer(id: &str) -> ClientSignal {
+    ClientSignal::Offer { id: link(id), sdp: sdp() }
+}
+
+fn answer(id: &str) -> ClientSignal {
+    ClientSignal::Answer { id: link(id), sdp: sdp() }
+}
+
+fn want(name: &str) -> ClientSignal {
+    ClientSignal::Want { user_id: user(name) }
+}
+
+fn a_candidate(line: &str) -> Option<Candidate> {
+    Some(Candidate {
+        candidate: line.into(),
+        sdp_mid: Some("0".into()),
+        sdp_m_line_index: Some(0),
+        username_fragment: None,
+    })
+}
+
+fn candidate(id: &str, line: &str) -> ClientSignal {
+    ClientSignal::Candidate { id: link(id), candidate: a_candidate(line) }
+}
+
+fn send(socket: u64, signal: ServerSignal) -> Output {
+    Output::Send { socket: SocketId(socket), signal }
+}
+
+fn accept(socket: u64, id: &str, from: &str, candidates: &[&str]) -> Output {
+    let mut signals = vec![OfferSignal::Offer { sdp: sdp() }];
+    signals.extend(candidates.iter().map(|line| OfferSignal::Candidate { candidate: a_candidate(line) }));
+    send(socket, ServerSignal::Accept { id: link(id), user_id: user(from), signals })
+}
+
+fn accepted(socket: u64, id: &str, by: &str) -> Output {
+    send(socket, ServerSignal::OfferAccepted { id: link(id), user_id: user(by) })
+}
+
+fn request(socket: u64) -> Output {
+    send(socket, ServerSignal::OfferRequest)
+}
+
+fn ping(socket: u64) -> Output {
+    Output::Ping(SocketId(socket))
+}
+
+fn leave(socket: u64, id: &str) -> Output {
+    send(socket, ServerSignal::LeaveSwarm { id: link(id) })
+}
+
+fn gone(socket: u64, name: &str) -> Output {
+    send(socket, ServerSignal::Gone { user_id: user(name) })
+}
+
+fn welcome(socket: u64, resume: &str, members: usize) -> Output {
+    send(socket, ServerSignal::Welcome { resume: resume.into(), members })
+}
+
+fn code_of(outputs: &[Output]) -> Option<ErrorCode> {
+    outputs.iter().find_map(|output| {
+        let Output::Send { signal: ServerSignal::SignalError { code, .. }, .. } = output else { return None };
+        *code
+    })
+}
+
+fn closed(socket: u64, code: ErrorCode) -> Output {
+    Output::Close { socket: SocketId(socket), reason: CloseReason::Refused(code) }
+}
+
+#[test]
+fn a_newcomer_takes_one_offer_of_every_member() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.connect(2);
+    assert_eq!(
+        server.say(2, init("bob")),
+        [accept(2, "alice-1", "alice", &[]), accepted(1, "alice-1", "bob"), ping(1), request(1)]
+    );
+    assert_eq!(server.say(2, offer("bob-1")), []);
+    assert_eq!(server.say(1, offer("alice-2")), []);
+    assert_eq!(
+        server.say(2, answer("alice-1")),
+        [send(1, ServerSignal::Answer { id: link("alice-1"), sdp: sdp() })]
+    );
+    assert!(server.is_quiet());
+
+    server.connect(3);
+    assert_eq!(
+        server.say(3, init("carol")),
+        [
+            accept(3, "alice-2", "alice", &[]),
+            accepted(1, "alice-2", "carol"),
+            ping(1),
+            request(1),
+            accept(3, "bob-1", "bob", &[]),
+            accepted(2, "bob-1", "carol"),
+            ping(2),
+            request(2),
+        ]
+    );
+}
+
+#[test]
+fn candidates_go_with_the_offer_and_then_to_the_other_end() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    assert_eq!(server.say(1, candidate("alice-1", "one")), []);
+    server.connect(2);
+    assert_eq!(server.say(2, init("bob"))[0], accept(2, "alice-1", "alice", &["one"]));
+    let relayed = |socket, line| {
+        send(socket, ServerSignal::Candidate { id: link("alice-1"), candidate: a_candidate(line) })
+    };
+    assert_eq!(server.say(1, candidate("alice-1", "two")), [relayed(2, "two")]);
+    assert_eq!(server.say(2, candidate("alice-1", "three")), [relayed(1, "three")]);
+}
+
+/// Defect 1 of the originals.
+#[test]
+fn a_socket_that_never_says_init_harms_nobody() {
+    let mut server = Server::new();
+    server.connect(9);
+    server.original(1, "alice");
+    server.connect(2);
+    assert_eq!(server.say(2, init("bob")).len(), 4);
+}
+
+/// Defect 2.
+#[test]
+fn the_waiting_list_is_first_come_first_served_and_forgets_who_left() {
+    let mut server = Server::new();
+    server.connect(1);
+    server.say(1, init("alice"));
+    for (socket, name) in [(2, "bob"), (3, "carol"), (4, "dave")] {
+        server.connect(socket);
+        server.say(socket, init(name));
+    }
+    server.say(2, ClientSignal::Close);
+    let first = server.say(1, offer("alice-1"));
+    assert_eq!(first[..2], [accept(3, "alice-1", "alice", &[]), accepted(1, "alice-1", "carol")]);
+    let second = server.say(1, offer("alice-2"));
+    assert_eq!(second[..2], [accept(4, "alice-2", "alice", &[]), accepted(1, "alice-2", "dave")]);
+    assert_eq!(server.say(1, offer("alice-3")), []);
+}
+
+/// Defect 3.
+#[test]
+fn a_duplicate_id_is_refused_to_the_newcomer_and_the_owner_keeps_everything() {
+    let mut server = Server::new();
+    server.linked_pair();
+    server.connect(3);
+    let outputs = server.say(3, init("alice"));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::DuplicateId));
+    assert_eq!(outputs[1..], [closed(3, ErrorCode::DuplicateId)]);
+    let relayed = server.say(2, candidate("alice-1", "still"));
+    assert_eq!(relayed.len(), 1);
+    assert_eq!(server.rooms.stats().members, 2);
+}
+
+/// Defect 4.
+#[test]
+fn an_offer_that_overtakes_init_is_kept() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.connect(2);
+    assert_eq!(server.say(2, offer("bob-1")), []);
+    assert_eq!(server.say(2, candidate("bob-1", "one")), []);
+    server.say(2, init("bob"));
+    server.connect(3);
+    let outputs = server.say(3, init("carol"));
+    assert!(outputs.contains(&accept(3, "bob-1", "bob", &["one"])));
+}
+
+/// Defect 5.
+#[test]
+fn no_message_reaches_another_room_or_another_pair() {
+    let mut server = Server::new();
+    server.linked_pair();
+    server.connect(3);
+    server.say(3, init_in("attic", "carol"));
+    assert_eq!(code_of(&server.say(3, answer("alice-1"))), Some(ErrorCode::NotAllowed));
+    assert_eq!(server.say(3, candidate("alice-1", "x")), []);
+    assert_eq!(server.say(3, want("alice")), [gone(3, "alice")]);
+    server.original(4, "dave");
+    let forged = server.say(4, candidate("alice-1", "x"));
+    assert_eq!((forged.len(), code_of(&forged)), (1, Some(ErrorCode::NotAllowed)));
+    let forged = server.say(4, offer("alice-1"));
+    assert_eq!((forged.len(), code_of(&forged)), (1, Some(ErrorCode::NotAllowed)));
+}
+
+/// Defect 7.
+#[test]
+fn a_frozen_owner_is_given_up_and_served_when_it_wakes() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.connect(2);
+    server.say(2, init("bob"));
+    server.pass(Duration::from_millis(1));
+    server.say(2, answer("alice-1"));
+    assert_eq!(server.wait(Duration::from_millis(9_999)), [leave(2, "alice-1"), leave(1, "alice-1")]);
+    assert!(server.is_quiet());
+
+    server.connect(3);
+    let to_carol = server.say(3, init("carol"));
+    assert_eq!(to_carol, [request(2)], "nothing of the frozen member");
+
+    let woken = server.seen(1);
+    assert_eq!(woken, [request(1), request(1)]);
+    assert_eq!(
+        server.say(1, offer("alice-2")),
+        [accept(2, "alice-2", "alice", &[]), accepted(1, "alice-2", "bob"), ping(1)]
+    );
+}
+
+/// Defect 8.
+#[test]
+fn a_candidate_that_overtakes_its_offer_is_kept() {
+    let mut server = Server::new();
+    server.connect(1);
+    server.say(1, init("alice"));
+    assert_eq!(server.say(1, candidate("alice-1", "early")), []);
+    server.say(1, offer("alice-1"));
+    server.connect(2);
+    assert_eq!(server.say(2, init("bob"))[0], accept(2, "alice-1", "alice", &["early"]));
+}
+
+#[test]
+fn a_lost_socket_closes_no_link() {
+    let mut server = Server::new();
+    let (_, resume) = server.linked_pair();
+    assert_eq!(server.lose(2), [gone(1, "bob")]);
+    server.connect(3);
+    assert_eq!(server.say(3, init_with("bob", &["alice"], Some(&resume))), [welcome(3, &resume, 1)]);
+    assert!(server.is_quiet());
+    assert_eq!(server.say(3, candidate("alice-1", "again")).len(), 1);
+}
+
+#[test]
+fn a_half_dead_socket_gives_way_to_its_owner() {
+    let mut server = Server::new();
+    let (_, resume) = server.linked_pair();
+    server.connect(3);
+    assert_eq!(
+        server.say(3, init_with("bob", &["alice"], Some(&resume))),
+        [Output::Close { socket: SocketId(2), reason: CloseReason::Replaced }, welcome(3, &resume, 1),]
+    );
+    assert_eq!(server.lose(2), []);
+}
+
+#[test]
+fn an_impostor_cannot_resume() {
+    let mut server = Server::new();
+    server.linked_pair();
+    server.lose(2);
+    server.connect(3);
+    let outputs = server.say(3, init_with("bob", &["alice"], Some("guess")));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::DuplicateId));
+    assert_eq!(outputs[1..], [closed(3, ErrorCode::DuplicateId)]);
+}
+
+#[test]
+fn a_member_who_stays_away_is_given_up_after_its_grace() {
+    let mut server = Server::new();
+    server.linked_pair();
+    server.connect(3);
+    server.say(3, init("carol"));
+    server.say(3, answer("alice-2"));
+    server.say(3, answer("bob-1"));
+    server.say(1, offer("alice-3"));
+    server.seen(2);
+    assert_eq!(server.lose(2), [gone(1, "bob")]);
+    assert_eq!(server.wait(Duration::from_secs(30)), [leave(3, "bob-1"), gone(1, "bob")]);
+    assert!(server.is_quiet());
+    server.connect(4);
+    assert_eq!(code_of(&server.say(4, init("bob"))), None);
+}
+
+#[test]
+fn close_tells_everybody_at_once_and_frees_the_place() {
+    let mut server = Server::new();
+    server.linked_pair();
+    assert_eq!(server.say(2, ClientSignal::Close), [leave(1, "alice-1")]);
+    assert_eq!(server.lose(2), []);
+    assert!(server.is_quiet());
+    assert_eq!(server.rooms.stats().members, 1);
+}
+
+#[test]
+fn an_original_that_reloads_is_not_locked_out() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.original(2, "bob");
+    server.say(1, offer("alice-2"));
+    server.say(2, answer("alice-1"));
+    server.lose(2);
+    server.connect(3);
+    assert_eq!(
+        server.say(3, init("bob")),
+        [
+            leave(1, "alice-1"),
+            accept(3, "alice-2", "alice", &[]),
+            accepted(1, "alice-2", "bob"),
+            ping(1),
+            request(1),
+        ]
+    );
+}
+
+#[test]
+fn after_a_restart_of_the_server_links_that_both_ends_list_are_kept() {
+    let mut server = Server::new();
+    server.connect(1);
+    server.say(1, init_with("alice", &["bob"], Some("from the server before")));
+    server.connect(2);
+    let outputs = server.say(2, init_with("bob", &["alice"], Some("from the server before")));
+    assert_eq!(outputs.len(), 1, "a welcome and no offer: {outputs:?}");
+    server.connect(3);
+    let outputs = server.say(3, init_with("carol", &["alice"], None));
+    assert!(outputs.contains(&request(1)), "alice does not list carol: {outputs:?}");
+}
+
+#[test]
+fn a_member_who_comes_back_without_a_link_gets_a_new_one() {
+    let mut server = Server::new();
+    let (_, resume) = server.linked_pair();
+    server.lose(2);
+    server.connect(3);
+    assert_eq!(
+        server.say(3, init_with("bob", &[], Some(&resume))),
+        [
+            welcome(3, &resume, 1),
+            leave(1, "alice-1"),
+            leave(3, "alice-1"),
+            accept(3, "alice-2", "alice", &[]),
+            accepted(1, "alice-2", "bob"),
+            ping(1),
+            request(1),
+        ]
+    );
+}
+
+#[test]
+fn want_replaces_a_link_but_not_one_that_is_being_made() {
+    let mut server = Server::new();
+    server.linked_pair();
+    assert_eq!(code_of(&server.say(2, want("alice"))), Some(ErrorCode::LimitExceeded));
+    server.pass(Duration::from_secs(2));
+    assert_eq!(
+        server.say(2, want("alice")),
+        [
+            leave(1, "alice-1"),
+            accept(2, "alice-2", "alice", &[]),
+            accepted(1, "alice-2", "bob"),
+            ping(1),
+            request(1),
+        ]
+    );
+    assert_eq!(server.say(2, want("alice")), []);
+    assert_eq!(server.say(1, want("bob")), []);
+}
+
+#[test]
+fn a_claim_is_given_back_when_its_taker_disappears() {
+    let mut server = Server::new();
+    server.ours(1, "alice");
+    server.ours(2, "bob");
+    assert_eq!(server.lose(2), [leave(1, "alice-1"), gone(1, "bob")]);
+    assert_eq!(server.wait(Duration::from_secs(30)), [gone(1, "bob")]);
+    assert!(server.is_quiet());
+}
+
+#[test]
+fn a_taker_who_answers_nothing_is_tried_again_ever_more_slowly() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.original(2, "bob");
+    server.say(1, offer("alice-2"));
+    server.seen(2);
+    assert_eq!(server.wait(Duration::from_secs(10)), [ping(2), leave(2, "alice-1"), leave(1, "alice-1")]);
+    assert!(server.is_quiet(), "a silent taker is left alone");
+    let again = server.seen(2);
+    assert_eq!(
+        again,
+        [
+            leave(2, "bob-1"),
+            accept(2, "alice-2", "alice", &[]),
+            accepted(1, "alice-2", "bob"),
+            ping(1),
+            request(1),
+            request(2),
+        ]
+    );
+    server.say(1, offer("alice-3"));
+    assert_eq!(server.rooms.poll_timeout().map(|(at, _)| at - server.now), Some(Duration::from_secs(20)));
+}
+
+#[test]
+fn an_offer_that_does_not_come_is_asked_for_again() {
+    let mut server = Server::new();
+    server.connect(1);
+    server.say(1, init("alice"));
+    server.connect(2);
+    assert_eq!(server.say(2, init("bob")), [request(1)]);
+    assert_eq!(server.wait(Duration::from_secs(10)), [request(1)]);
+}
+
+#[test]
+fn init_again_with_the_same_ids_changes_nothing() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    assert_eq!(server.say(1, init("alice")), []);
+    assert_eq!(code_of(&server.say(1, init("bob"))), Some(ErrorCode::NotAllowed));
+}
+
+#[test]
+fn either_end_may_renegotiate_but_only_answer_what_is_open() {
+    let mut server = Server::new();
+    server.linked_pair();
+    assert_eq!(code_of(&server.say(2, answer("alice-1"))), Some(ErrorCode::NotAllowed));
+    assert_eq!(
+        server.say(2, offer("alice-1")),
+        [send(1, ServerSignal::Offer { id: link("alice-1"), sdp: sdp() })]
+    );
+    assert_eq!(code_of(&server.say(1, offer("alice-1"))), Some(ErrorCode::NotAllowed));
+    assert_eq!(
+        server.say(1, answer("alice-1")),
+        [send(2, ServerSignal::Answer { id: link("alice-1"), sdp: sdp() })]
+    );
+}
+
+#[test]
+fn every_limit_has_its_error() {
+    let limits = Limits {
+        members_per_room: 2,
+        rooms: 1,
+        sockets_per_address: 4,
+        offers_per_member: 1,
+        candidates_per_offer: 1,
+        early_signals: 1,
+        ..Limits::default()
+    };
+    let mut server = Server::with(limits);
+    server.original(1, "alice");
+    assert_eq!(code_of(&server.say(1, offer("alice-2"))), Some(ErrorCode::LimitExceeded));
+    assert_eq!(server.say(1, candidate("alice-1", "one")), []);
+    assert_eq!(code_of(&server.say(1, candidate("alice-1", "two"))), Some(ErrorCode::LimitExceeded));
+
+    server.connect(2);
+    server.say(2, offer("bob-1"));
+    assert_eq!(code_of(&server.say(2, offer("bob-2"))), Some(ErrorCode::LimitExceeded));
+    let outputs = server.say(2, init_in("attic", "bob"));
+    assert_eq!(outputs[1..], [closed(2, ErrorCode::TooManyRooms)]);
+
+    server.original(3, "carol");
+    server.connect(4);
+    assert_eq!(server.say(4, init("dave"))[1..], [closed(4, ErrorCode::RoomFull)]);
+    for socket in 5..7 {
+        assert_eq!(server.connect(socket), []);
+    }
+    assert_eq!(server.connect(7)[1..], [closed(7, ErrorCode::LimitExceeded)]);
+}
+
+#[test]
+fn a_flood_is_cut_off_and_others_go_on() {
+    let limits = Limits { messages_per_sec: 10, messages_burst: 3, ..Limits::default() };
+    let mut server = Server::with(limits);
+    server.original(1, "alice");
+    server.connect(2);
+    server.say(2, init("bob"));
+    server.say(2, offer("bob-1"));
+    server.say(2, answer("alice-1"));
+    let outputs = server.say(2, candidate("alice-1", "x"));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::LimitExceeded));
+    assert_eq!(outputs[1], closed(2, ErrorCode::LimitExceeded));
+    assert_eq!(server.say(2, candidate("alice-1", "x")), []);
+    server.pass(Duration::from_millis(100));
+    assert_eq!(server.say(1, offer("alice-2")), []);
+}
+
+#[test]
+fn a_token_for_one_room_opens_no_other() {
+    let mut server = Server::new();
+    let grant = Grant::Room(RoomId::new("attic").expect("a good id"));
+    server.feed(Input::Connected { socket: SocketId(1), address: ADDRESS, grant });
+    assert_eq!(server.say(1, init("alice"))[1..], [closed(1, ErrorCode::Forbidden)]);
+}
+
+#[test]
+fn a_shutdown_tells_everybody_and_leaves_nothing() {
+    let mut server = Server::new();
+    server.linked_pair();
+    let outputs = server.feed(Input::Shutdown);
+    assert_eq!(code_of(&outputs), Some(ErrorCode::ShuttingDown));
+    let closes = outputs.iter().filter(|output| matches!(output, Output::Close { .. })).count();
+    assert_eq!(closes, 2);
+    assert_eq!(server.rooms.stats(), Stats { counters: server.rooms.stats().counters, ..Stats::default() });
+    assert!(server.is_quiet());
+}
+
+#[test]
+fn nothing_is_left_of_a_room_that_everybody_left() {
+    let mut server = Server::new();
+    server.linked_pair();
+    server.say(1, ClientSignal::Close);
+    server.say(2, ClientSignal::Close);
+    let stats = server.rooms.stats();
+    assert_eq!((stats.rooms, stats.members, stats.offers, stats.links), (0, 0, 0, 0));
+    assert!(server.is_quiet());
+}
