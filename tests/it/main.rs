@@ -1,5 +1,7 @@
 //! The integration tests, in one binary.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
+
 mod interop;
 mod malicious;
 mod mesh_sim;

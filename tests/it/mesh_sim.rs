@@ -116,7 +116,10 @@ fn a_lost_socket_closes_no_link() {
     world.assert_full_mesh(&peers);
     for (peer, before) in world.peers.iter().zip(before) {
         let news = &peer.events[before..];
-        assert!(!news.iter().any(|event| matches!(event, Event::Closed { .. } | Event::Opened { .. })), "{news:?}");
+        assert!(
+            !news.iter().any(|event| matches!(event, Event::Closed { .. } | Event::Opened { .. })),
+            "{news:?}"
+        );
     }
 }
 

@@ -31,15 +31,37 @@ type End = (PeerNo, LinkKey);
 
 #[derive(Debug)]
 enum Delivery {
-    ToServer { socket: SocketId, signal: ClientSignal },
-    ToPeer { peer: PeerNo, socket: SocketId, signal: ServerSignal },
-    SocketOpens { peer: PeerNo },
-    PeerSeesSocketLost { peer: PeerNo, socket: SocketId },
-    ServerSeesSocketLost { socket: SocketId },
-    Rtc { end: End, event: PeerEvent },
+    ToServer {
+        socket: SocketId,
+        signal: ClientSignal,
+    },
+    ToPeer {
+        peer: PeerNo,
+        socket: SocketId,
+        signal: ServerSignal,
+    },
+    SocketOpens {
+        peer: PeerNo,
+    },
+    PeerSeesSocketLost {
+        peer: PeerNo,
+        socket: SocketId,
+    },
+    ServerSeesSocketLost {
+        socket: SocketId,
+    },
+    Rtc {
+        end: End,
+        event: PeerEvent,
+    },
     /// The other end is gone without a word: said only if it still is.
-    IceNews { end: End, event: PeerEvent },
-    Unfreeze { peer: PeerNo },
+    IceNews {
+        end: End,
+        event: PeerEvent,
+    },
+    Unfreeze {
+        peer: PeerNo,
+    },
 }
 
 pub struct Peer {
@@ -271,7 +293,11 @@ impl World {
         let mesh = &self.peers[no].mesh;
         // A replaced offer is kept for a moment in case it was taken meanwhile.
         let offers = mesh.link_count() - peers;
-        assert!((1..=2).contains(&offers), "{} holds {offers} connections besides its peers'", self.peers[no].id);
+        assert!(
+            (1..=2).contains(&offers),
+            "{} holds {offers} connections besides its peers'",
+            self.peers[no].id
+        );
         match mesh.poll_timeout() {
             None | Some((_, mesh::Reason::Link(_, Deadline::OfferAge | Deadline::Withdrawn))) => {}
             Some((_, reason)) => panic!("{} still waits for {reason:?}", self.peers[no].id),
@@ -286,7 +312,9 @@ impl World {
         for event in &self.peers[no].events {
             match event {
                 Event::Opened { peer, .. } => assert!(shown.insert(peer), "{peer} opened twice"),
-                Event::Closed { peer, .. } => assert!(shown.remove(peer), "{peer} closed without having opened"),
+                Event::Closed { peer, .. } => {
+                    assert!(shown.remove(peer), "{peer} closed without having opened")
+                }
                 Event::Text { from, .. } => assert!(shown.contains(from), "{from} spoke without being open"),
                 _ => {}
             }
@@ -298,7 +326,8 @@ impl World {
         let deliveries = self.queue.first_key_value().map(|((at, _), _)| *at);
         let server = self.rooms.poll_timeout().map(|(at, _)| at);
         let awake = |peer: &&Peer| peer.alive && !peer.frozen;
-        let peers = self.peers.iter().filter(awake).filter_map(|peer| peer.mesh.poll_timeout()).map(|(at, _)| at);
+        let peers =
+            self.peers.iter().filter(awake).filter_map(|peer| peer.mesh.poll_timeout()).map(|(at, _)| at);
         peers.chain(deliveries).chain(server).min()
     }
 
@@ -320,7 +349,9 @@ impl World {
 
     fn deliver(&mut self, delivery: Delivery) {
         let to = match &delivery {
-            Delivery::ToServer { .. } | Delivery::ServerSeesSocketLost { .. } | Delivery::Unfreeze { .. } => None,
+            Delivery::ToServer { .. } | Delivery::ServerSeesSocketLost { .. } | Delivery::Unfreeze { .. } => {
+                None
+            }
             Delivery::ToPeer { peer, .. }
             | Delivery::SocketOpens { peer }
             | Delivery::PeerSeesSocketLost { peer, .. } => Some(*peer),
@@ -511,7 +542,10 @@ impl World {
         }
         let ends = [Some(end), connection.partner];
         for end in ends.into_iter().flatten() {
-            self.in_order(format!("rtc {end:?}"), Delivery::Rtc { end, event: PeerEvent::ChannelOpen(channel) });
+            self.in_order(
+                format!("rtc {end:?}"),
+                Delivery::Rtc { end, event: PeerEvent::ChannelOpen(channel) },
+            );
             if channel == Channel::Bulk {
                 let event = PeerEvent::Writable { bytes: 1 << 20 };
                 self.in_order(format!("rtc {end:?}"), Delivery::Rtc { end, event });
@@ -533,7 +567,10 @@ impl World {
         let connection = self.connections.get_mut(&end).expect("commands follow creation");
         let (was_connected, partner) = (connection.is_connected, connection.partner);
         connection.is_closed = true;
-        self.in_order(format!("rtc {end:?}"), Delivery::Rtc { end, event: PeerEvent::Closed(PeerClosed::Local) });
+        self.in_order(
+            format!("rtc {end:?}"),
+            Delivery::Rtc { end, event: PeerEvent::Closed(PeerClosed::Local) },
+        );
         let Some(other) = partner else { return };
         if was_connected && !dead {
             let event = PeerEvent::Closed(PeerClosed::Remote);
@@ -560,7 +597,9 @@ impl World {
     }
 
     fn is_path_dead(&self, end: End) -> bool {
-        let Some(other) = self.connections.get(&end).and_then(|connection| connection.partner) else { return false };
+        let Some(other) = self.connections.get(&end).and_then(|connection| connection.partner) else {
+            return false;
+        };
         let is_there = self.connections.get(&other).is_some_and(|connection| !connection.is_closed);
         let knows_us = self.connections.get(&other).is_some_and(|connection| connection.partner == Some(end));
         let is_waiting = self.connections.get(&other).is_some_and(|connection| connection.partner.is_none());
@@ -609,7 +648,7 @@ fn fingerprint((peer, _): End) -> Fingerprint {
 
 /// Whether the peer was told that `other` failed or was refused for this reason.
 pub fn was_told_of(peer: &Peer, other: &UserId, expected: CloseReason) -> bool {
-    peer.events.iter().any(
-        |event| matches!(event, Event::Failed { peer, reason } if peer == other && *reason == expected),
-    )
+    peer.events
+        .iter()
+        .any(|event| matches!(event, Event::Failed { peer, reason } if peer == other && *reason == expected))
 }

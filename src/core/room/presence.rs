@@ -195,7 +195,9 @@ impl Room {
         for other in self.others(key) {
             match self.pairs.get(&PairKey::of(key, other)) {
                 Some(Pair::Waiting { owner, .. }) if *owner == other => {}
-                Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart) | None => continue,
+                Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart) | None => {
+                    continue;
+                }
             }
             let reason = self.offers_reason(other);
             let Some(owner) = self.members.get_mut(&other) else { continue };

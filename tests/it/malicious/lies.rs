@@ -251,7 +251,7 @@ impl Server {
 
     /// Both users are told of the mismatch and of nothing else, and nothing a user says goes out.
     #[track_caller]
-    fn is_found_out(self, mut ada: Member, mut bob: Member) {
+    fn must_be_found_out(self, mut ada: Member, mut bob: Member) {
         let (at_ada, at_bob) = (self.offerer_is_told.clone(), self.answerer_is_told.clone());
         self.introduce(&mut ada, &mut bob);
         ada.was_only_told(at_ada.as_str(), CloseReason::KeyMismatch);
@@ -281,40 +281,40 @@ fn a_server_that_shows_its_own_certificates_is_found_out() {
         certificate_at_answerer: EVE_CERTIFICATE,
         ..Server::honest()
     };
-    server.is_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
+    server.must_be_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
 }
 
 #[test]
 fn a_server_in_the_middle_of_one_side_only_is_found_out_by_both() {
     let server = Server { certificate_at_answerer: EVE_CERTIFICATE, ..Server::honest() };
-    server.is_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
+    server.must_be_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
 }
 
 #[test]
 fn a_server_that_swaps_ids_is_found_out() {
     let server = Server { offerer_is_told: user("carol"), ..Server::honest() };
-    server.is_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
+    server.must_be_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
     let server = Server { answerer_is_told: user("carol"), ..Server::honest() };
-    server.is_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
+    server.must_be_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
 }
 
 #[test]
 fn a_server_that_renames_the_connection_is_found_out() {
     let link_at_answerer = Some(LinkId::new("another").expect("an id"));
     let server = Server { link_at_answerer, ..Server::honest() };
-    server.is_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
+    server.must_be_found_out(Member::new(Who::ada()), Member::new(Who::bob()));
 }
 
 #[test]
 fn a_server_that_mixes_rooms_is_found_out() {
     let in_the_cellar = Member::new(Who { room: "cellar", ..Who::bob() });
-    Server::honest().is_found_out(Member::new(Who::ada()), in_the_cellar);
+    Server::honest().must_be_found_out(Member::new(Who::ada()), in_the_cellar);
 }
 
 #[test]
 fn a_member_with_another_key_is_told_so() {
     let with_another_key = Member::new(Who { key: Some(RoomKey::from_random([8; 16])), ..Who::bob() });
-    Server::honest().is_found_out(Member::new(Who::ada()), with_another_key);
+    Server::honest().must_be_found_out(Member::new(Who::ada()), with_another_key);
 }
 
 #[test]
