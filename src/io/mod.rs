@@ -1,1 +1,3 @@
 //! The shells: WebRTC, WebSockets, files. They read, hand over and write out; they decide nothing.
+
+pub mod rtc;

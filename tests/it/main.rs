@@ -7,3 +7,4 @@ mod malicious;
 mod mesh_sim;
 mod process;
 mod sim;
+mod rtc;

@@ -1,0 +1,157 @@
+//! One data channel: a task that reads it and a task that writes it.
+//!
+//! Neither ever holds up the other, the connection's other channels or its commands: a reader waits for the
+//! consumer, which is what fills the engine's queues and closes SCTP's window; a writer waits for the network.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::{mpsc, oneshot};
+use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelMessage};
+use webrtc::error::Result;
+use webrtc::peer_connection::PeerConnection;
+
+use super::load::Load;
+use super::pacing::Pacer;
+use super::path;
+use super::signal::Signal;
+use crate::core::peer::{Channel, LinkKey, Payload, PeerEvent};
+use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
+
+/// While bulk data waits, its rate is measured at least this often.
+const PACE_EVERY: Duration = Duration::from_millis(50);
+
+/// How often the round trip is looked up while bulk data flows.
+const RTT_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the tasks of one channel report to.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    pub(super) key: LinkKey,
+    pub(super) events: mpsc::Sender<(LinkKey, PeerEvent)>,
+    pub(super) signals: mpsc::UnboundedSender<Signal>,
+    pub(super) load: Arc<Load>,
+}
+
+impl Outlet {
+    /// Waits for the consumer. That nobody listens any more is noticed elsewhere.
+    pub(super) async fn say(&self, event: PeerEvent) {
+        let _ = self.events.send((self.key, event)).await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        let _ = self.signals.send(signal);
+    }
+}
+
+/// Reports what arrives on one of our channels until it closes.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
+pub(super) async fn read(
+    channel: Channel,
+    data_channel: Arc<dyn DataChannel>,
+    outlet: Outlet,
+    opened: oneshot::Sender<()>,
+) {
+    let mut opened = Some(opened);
+    while let Some(event) = data_channel.poll().await {
+        match event {
+            DataChannelEvent::OnOpen => {
+                outlet.say(PeerEvent::ChannelOpen(channel)).await;
+                if let Some(opened) = opened.take() {
+                    let _ = opened.send(());
+                }
+                outlet.signal(Signal::ChannelOpened);
+            }
+            DataChannelEvent::OnMessage(message) if message.data.len() > CHANNEL_MESSAGE_MAX_BYTES => {
+                outlet.signal(Signal::Violation("a message over the limit"));
+                return;
+            }
+            DataChannelEvent::OnMessage(message) => {
+                outlet.say(PeerEvent::Message { channel, payload: payload_of(message) }).await;
+            }
+            DataChannelEvent::OnBufferedAmountLow => outlet.load.bulk_moved.notify_one(),
+            DataChannelEvent::OnClose => break,
+            _ => {}
+        }
+    }
+    outlet.signal(Signal::ChannelClosed);
+}
+
+/// Reads a channel that is none of ours and forgets what comes, so that nothing piles up in the engine.
+pub(super) async fn discard(data_channel: Arc<dyn DataChannel>) {
+    let _ = data_channel.close().await;
+    while data_channel.poll().await.is_some() {}
+}
+
+/// Gives the engine what is queued for a channel, as fast as the engine takes it.
+pub(super) async fn write(
+    channel: Channel,
+    data_channel: Arc<dyn DataChannel>,
+    mut queue: mpsc::UnboundedReceiver<Payload>,
+    load: Arc<Load>,
+    opened: oneshot::Receiver<()>,
+) {
+    if opened.await.is_err() {
+        return;
+    }
+    while let Some(payload) = queue.recv().await {
+        let len = payload.len_bytes();
+        let sent = match payload {
+            Payload::Text(text) => data_channel.send_text(&text).await,
+            Payload::Binary(bytes) => data_channel.send(BytesMut::from(bytes)).await,
+        };
+        load.written(channel, len);
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the consumer how much bulk data it may send.
+pub(super) async fn pace(data_channel: Arc<dyn DataChannel>, pc: Arc<dyn PeerConnection>, outlet: Outlet) {
+    let mut pacer = Pacer::new(Instant::now());
+    let mut low_water = 0;
+    let mut rtt_at: Option<Instant> = None;
+    while let Ok((sent, drained)) = bulk_progress(&*data_channel, &outlet.load).await {
+        let now = Instant::now();
+        if let Some(bytes) = pacer.room(now, sent, drained) {
+            outlet.say(PeerEvent::Writable { bytes }).await;
+        }
+        if low_water != pacer.low_water_bytes() {
+            low_water = pacer.low_water_bytes();
+            let threshold = u32::try_from(low_water).unwrap_or(u32::MAX);
+            if data_channel.set_buffered_amount_low_threshold(threshold).await.is_err() {
+                return;
+            }
+        }
+        if sent == drained {
+            outlet.load.bulk_moved.notified().await;
+            continue;
+        }
+        if rtt_at.is_none_or(|at| now.saturating_duration_since(at) >= RTT_EVERY) {
+            rtt_at = Some(now);
+            pacer.set_rtt(path::round_trip(&*pc).await.unwrap_or_default());
+        }
+        let _ = tokio::time::timeout(PACE_EVERY, outlet.load.bulk_moved.notified()).await;
+    }
+}
+
+/// Bytes of bulk handed over since the channel opened, and how many of them the other end acknowledged.
+async fn bulk_progress(data_channel: &dyn DataChannel, load: &Load) -> Result<(u64, u64)> {
+    let outstanding = data_channel.outstanding_bytes().await? as u64;
+    let (sent, written) = load.bulk_bytes();
+    Ok((sent, written.saturating_sub(outstanding).min(sent)))
+}
+
+/// Strings are decoded as browsers do (RFC 8831 §6.6 says UTF-8 and nothing about errors).
+fn payload_of(message: RTCDataChannelMessage) -> Payload {
+    let RTCDataChannelMessage { is_string, data } = message;
+    match is_string {
+        true => Payload::Text(match String::from_utf8(data.into()) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }),
+        false => Payload::Binary(data.freeze()),
+    }
+}

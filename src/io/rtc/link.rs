@@ -1,0 +1,520 @@
+//! One connection: the task that carries out its commands and reports its events.
+//!
+//! ```text
+//!   commands ──► Link ──► engine (its own task: sockets, ICE, DTLS, SCTP)
+//!                 ▲  │        │
+//!      signals ───┘  │        └─► one reader and one writer a channel ──► events
+//!                    └─► outbox ─────────────────────────────────────────► events
+//! ```
+//!
+//! The task never waits for the consumer: what it has to say itself lies in a short outbox. The readers do wait, and
+//! start only when `Connected` has left the outbox, so nothing arrives from a peer before the consumer knows who it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tracing::{debug, warn};
+use webrtc::data_channel::DataChannel;
+use webrtc::peer_connection::{
+    PeerConnection, RTCIceCandidateInit, RTCIceConnectionState, RTCPeerConnectionState, RTCSessionDescription,
+};
+
+use super::Shared;
+use super::channel::{self, Outlet};
+use super::path;
+use super::runtime::Pulse;
+use super::session::{attribute, fingerprint_of, fingerprints};
+use super::signal::Signal;
+use crate::core::peer::{Channel, Fingerprint, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
+use crate::wire::limits::CANDIDATES_MAX;
+use crate::wire::{Candidate, Sdp};
+
+/// From the first working candidate pair to the end of the DTLS handshake: four flights, with the retransmissions
+/// of a bad path (RFC 6347 §4.2.4.1: after 1, 2 and 4 s).
+const DTLS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a closing connection goes on sending what it was given before.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the other channels of a connection that its peer closed are still read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the selected pair is looked at.
+const PATH_EVERY: Duration = Duration::from_secs(5);
+
+/// What the driver asks of a link.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Carry this out.
+    Command(PeerCommand),
+    /// Say [`PeerEvent::Path`] with a fresh round trip.
+    Path,
+}
+
+/// Who made the offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Offerer,
+    Answerer,
+}
+
+/// A channel of ours that exists, open or not.
+struct OpenChannel {
+    data_channel: Arc<dyn DataChannel>,
+    queue: mpsc::UnboundedSender<Payload>,
+}
+
+/// A channel whose tasks have not started yet.
+struct WaitingChannel {
+    channel: Channel,
+    data_channel: Arc<dyn DataChannel>,
+    queued: mpsc::UnboundedReceiver<Payload>,
+}
+
+/// The state of one connection.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    outlet: Outlet,
+    requests: mpsc::UnboundedReceiver<Request>,
+    signals: mpsc::UnboundedReceiver<Signal>,
+    pc: Arc<dyn PeerConnection>,
+    pulse: Arc<Pulse>,
+    role: Role,
+    remote: Option<Sdp>,
+    local_ufrag: Option<String>,
+    remote_candidates: usize,
+    connected: bool,
+    disconnected: bool,
+    dtls_deadline: Option<Instant>,
+    path: Option<Path>,
+    outbox: VecDeque<PeerEvent>,
+    channels: BTreeMap<Channel, OpenChannel>,
+    waiting: Vec<WaitingChannel>,
+    opening: usize,
+    readers: JoinSet<()>,
+    writers: JoinSet<()>,
+}
+
+/// Runs a connection from its first command to its end.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    outlet: Outlet,
+    signals: mpsc::UnboundedReceiver<Signal>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    first: PeerCommand,
+) {
+    let pulse = Arc::new(Pulse::default());
+    let pc = match shared.connect(&pulse, &outlet.signals).await {
+        Ok(pc) => pc,
+        Err(error) => {
+            warn!(%error, "cannot make a connection");
+            return outlet.say(PeerEvent::Closed(PeerClosed::Failed)).await;
+        }
+    };
+    let mut link = Link {
+        shared,
+        outlet,
+        requests,
+        signals,
+        pc,
+        pulse,
+        role: Role::Offerer,
+        remote: None,
+        local_ufrag: None,
+        remote_candidates: 0,
+        connected: false,
+        disconnected: false,
+        dtls_deadline: None,
+        path: None,
+        outbox: VecDeque::new(),
+        channels: BTreeMap::new(),
+        waiting: Vec::new(),
+        opening: 0,
+        readers: JoinSet::new(),
+        writers: JoinSet::new(),
+    };
+    let reason = match link.carry_out(first).await {
+        Ok(()) => link.live().await,
+        Err(reason) => reason,
+    };
+    link.finish(reason).await;
+}
+
+impl Link {
+    /// Returns why the connection is over.
+    async fn live(&mut self) -> PeerClosed {
+        let mut path_tick = ticks(PATH_EVERY);
+        let load = Arc::clone(&self.outlet.load);
+        let events = self.outlet.events.clone();
+        loop {
+            self.start_readers();
+            let dtls_deadline = self.dtls_deadline;
+            let step = tokio::select! {
+                permit = events.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => {
+                        let event = self.outbox.pop_front().expect("guarded by the branch's condition");
+                        permit.send((self.outlet.key, event));
+                        Ok(())
+                    }
+                    // The consumer is gone.
+                    Err(_) => Err(PeerClosed::Local),
+                },
+                Some(signal) = self.signals.recv() => self.notice(signal).await,
+                request = self.requests.recv() => match request {
+                    Some(request) => self.serve(request).await,
+                    None => Err(PeerClosed::Local),
+                },
+                () = load.refused() => Err(PeerClosed::Failed),
+                () = sleep_until(dtls_deadline.unwrap_or_else(Instant::now)), if dtls_deadline.is_some() => {
+                    Err(PeerClosed::DtlsFailed)
+                }
+                _ = path_tick.tick(), if self.connected => {
+                    self.report_path(Freshness::Changed).await;
+                    Ok(())
+                }
+            };
+            if let Err(reason) = step {
+                return reason;
+            }
+        }
+    }
+
+    async fn serve(&mut self, request: Request) -> Result<(), PeerClosed> {
+        match request {
+            Request::Command(command) => self.carry_out(command).await,
+            Request::Path => {
+                self.report_path(Freshness::Asked).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, command: PeerCommand) -> Result<(), PeerClosed> {
+        match command {
+            PeerCommand::CreateOffer => self.offer().await,
+            PeerCommand::AcceptOffer { sdp } => self.answer(sdp).await,
+            PeerCommand::AcceptAnswer { sdp } => {
+                let answer = refuse("the answer", RTCSessionDescription::answer(sdp.as_str().to_owned()))?;
+                self.set_remote(sdp, answer).await
+            }
+            PeerCommand::AddCandidate(candidate) => {
+                self.add_candidate(candidate).await;
+                Ok(())
+            }
+            PeerCommand::OpenChannel(channel) => self.open_channel(channel).await,
+            PeerCommand::Send { channel, payload } => {
+                self.send(channel, payload);
+                Ok(())
+            }
+            PeerCommand::Close => Err(PeerClosed::Local),
+        }
+    }
+
+    async fn offer(&mut self) -> Result<(), PeerClosed> {
+        self.role = Role::Offerer;
+        self.open_channel(Channel::Fast).await?;
+        let offer = refuse("making an offer", self.pc.create_offer(None).await)?;
+        self.describe(offer).await
+    }
+
+    async fn answer(&mut self, sdp: Sdp) -> Result<(), PeerClosed> {
+        self.role = Role::Answerer;
+        let offer = refuse("the offer", RTCSessionDescription::offer(sdp.as_str().to_owned()))?;
+        self.set_remote(sdp, offer).await?;
+        let answer = refuse("making an answer", self.pc.create_answer(None).await)?;
+        self.describe(answer).await
+    }
+
+    async fn describe(&mut self, description: RTCSessionDescription) -> Result<(), PeerClosed> {
+        let sdp = refuse("our description", Sdp::new(description.sdp.clone()))?.with_marker();
+        self.local_ufrag = attribute(&sdp, "ice-ufrag").map(str::to_owned);
+        self.pulse.beat();
+        refuse("our description", self.pc.set_local_description(description).await)?;
+        self.outbox.push_back(PeerEvent::Description(sdp));
+        Ok(())
+    }
+
+    async fn set_remote(&mut self, sdp: Sdp, description: RTCSessionDescription) -> Result<(), PeerClosed> {
+        if fingerprints(&sdp).is_empty() {
+            debug!("a description without a SHA-256 fingerprint");
+            return Err(PeerClosed::Failed);
+        }
+        self.pulse.beat();
+        refuse("the remote description", self.pc.set_remote_description(description).await)?;
+        self.pulse.beat();
+        self.remote = Some(sdp);
+        Ok(())
+    }
+
+    /// A candidate that the engine does not take is no reason to give up: others may work.
+    async fn add_candidate(&mut self, candidate: Option<Candidate>) {
+        let Some(candidate) = candidate else { return };
+        self.remote_candidates += 1;
+        if self.remote_candidates > CANDIDATES_MAX {
+            return;
+        }
+        let init = RTCIceCandidateInit {
+            candidate: candidate.candidate,
+            sdp_mid: candidate.sdp_mid,
+            sdp_mline_index: candidate.sdp_m_line_index,
+            username_fragment: candidate.username_fragment,
+            url: None,
+        };
+        if let Err(error) = self.pc.add_ice_candidate(init).await {
+            debug!(%error, "a remote candidate was skipped");
+        }
+        self.pulse.beat();
+    }
+
+    async fn open_channel(&mut self, channel: Channel) -> Result<(), PeerClosed> {
+        if self.channels.contains_key(&channel) {
+            return Ok(());
+        }
+        self.pulse.unsettle();
+        let created = self.pc.create_data_channel(channel.label(), None).await;
+        self.adopt(channel, refuse("a new channel", created)?);
+        Ok(())
+    }
+
+    fn adopt(&mut self, channel: Channel, data_channel: Arc<dyn DataChannel>) {
+        let (queue, queued) = mpsc::unbounded_channel();
+        self.channels.insert(channel, OpenChannel { data_channel: Arc::clone(&data_channel), queue });
+        self.waiting.push(WaitingChannel { channel, data_channel, queued });
+        self.opening += 1;
+    }
+
+    fn send(&mut self, channel: Channel, payload: Payload) {
+        let len = payload.len_bytes();
+        let is_queued = self.channels.get(&channel).is_some_and(|open| open.queue.send(payload).is_ok());
+        if !is_queued {
+            self.outlet.load.written(channel, len);
+        }
+    }
+
+    async fn notice(&mut self, signal: Signal) -> Result<(), PeerClosed> {
+        match signal {
+            Signal::Candidate(candidate) => self.report_candidate(candidate),
+            Signal::Gathered => self.outbox.push_back(PeerEvent::Candidate(None)),
+            Signal::Ice(state) => return self.notice_ice(state),
+            Signal::State(state) => return self.notice_state(state).await,
+            Signal::Channel(data_channel) => self.notice_channel(data_channel).await,
+            Signal::ChannelOpened => {
+                self.opening = self.opening.saturating_sub(1);
+                if self.opening == 0 {
+                    self.pulse.settle();
+                }
+            }
+            Signal::ChannelClosed => return Err(PeerClosed::Remote),
+            Signal::Violation(what) => {
+                warn!(what, "the peer is cut off");
+                return Err(PeerClosed::Failed);
+            }
+            Signal::Stopped => return Err(self.failure()),
+        }
+        Ok(())
+    }
+
+    fn report_candidate(&mut self, candidate: String) {
+        self.outbox.push_back(PeerEvent::Candidate(Some(Candidate {
+            candidate,
+            sdp_mid: Some("0".to_owned()),
+            sdp_m_line_index: Some(0),
+            username_fragment: self.local_ufrag.clone(),
+        })));
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
+    fn notice_ice(&mut self, state: RTCIceConnectionState) -> Result<(), PeerClosed> {
+        match state {
+            RTCIceConnectionState::Connected | RTCIceConnectionState::Completed if !self.connected => {
+                self.dtls_deadline.get_or_insert_with(|| Instant::now() + DTLS_TIMEOUT);
+            }
+            RTCIceConnectionState::Failed => return Err(self.failure()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
+    async fn notice_state(&mut self, state: RTCPeerConnectionState) -> Result<(), PeerClosed> {
+        match state {
+            RTCPeerConnectionState::Connected if !self.connected => self.report_connected().await?,
+            RTCPeerConnectionState::Connected if self.disconnected => {
+                self.disconnected = false;
+                self.outbox.push_back(PeerEvent::Reconnected);
+            }
+            RTCPeerConnectionState::Disconnected if self.connected => {
+                self.disconnected = true;
+                self.outbox.push_back(PeerEvent::Disconnected);
+            }
+            RTCPeerConnectionState::Failed => return Err(self.failure()),
+            RTCPeerConnectionState::Closed => return Err(PeerClosed::Remote),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The engine compared the certificate with the description during the handshake. It is compared again here,
+    /// because everything above rests on it.
+    async fn report_connected(&mut self) -> Result<(), PeerClosed> {
+        let Some(remote) = self.remote_fingerprint().await else { return Err(PeerClosed::DtlsFailed) };
+        if !self.remote.as_ref().is_some_and(|sdp| fingerprints(sdp).contains(&remote)) {
+            return Err(PeerClosed::DtlsFailed);
+        }
+        self.connected = true;
+        self.dtls_deadline = None;
+        self.outbox.push_back(PeerEvent::Connected { local: self.shared.fingerprint, remote });
+        self.report_path(Freshness::Changed).await;
+        Ok(())
+    }
+
+    async fn remote_fingerprint(&self) -> Option<Fingerprint> {
+        let dtls = self.pc.sctp().await?.transport();
+        let certificates = dtls.get_remote_certificates().await.ok()?;
+        Some(fingerprint_of(certificates.first()?))
+    }
+
+    async fn report_path(&mut self, freshness: Freshness) {
+        let Some(path) = path::selected(&*self.pc).await else { return };
+        if freshness == Freshness::Changed && self.path.as_ref() == Some(&path) {
+            return;
+        }
+        self.path = Some(path.clone());
+        let rtt = path::round_trip(&*self.pc).await;
+        self.outbox.retain(|event| !matches!(event, PeerEvent::Path(_)));
+        self.outbox.push_back(PeerEvent::Path(Path { rtt, ..path }));
+    }
+
+    /// The first channel from an original is `fast`, whatever its label; our peers use our labels.
+    async fn notice_channel(&mut self, data_channel: Arc<dyn DataChannel>) {
+        let label = data_channel.label().await.unwrap_or_default();
+        let is_ours = self.remote.as_ref().is_some_and(Sdp::has_marker);
+        let channel = match label.as_str() {
+            "swarm" if is_ours => Some(Channel::Control),
+            "swarm-bulk" if is_ours => Some(Channel::Bulk),
+            _ if self.role == Role::Answerer => Some(Channel::Fast),
+            _ => None,
+        };
+        match channel.filter(|channel| !self.channels.contains_key(channel)) {
+            Some(channel) => self.adopt(channel, data_channel),
+            None => {
+                debug!("a channel of no use to us is closed");
+                self.readers.spawn(channel::discard(data_channel));
+            }
+        }
+    }
+
+    fn start_readers(&mut self) {
+        if !self.connected || !self.outbox.is_empty() {
+            return;
+        }
+        for WaitingChannel { channel, data_channel, queued } in self.waiting.drain(..) {
+            let (opened, is_open) = oneshot::channel();
+            let load = Arc::clone(&self.outlet.load);
+            self.readers.spawn(channel::read(
+                channel,
+                Arc::clone(&data_channel),
+                self.outlet.clone(),
+                opened,
+            ));
+            if channel == Channel::Bulk {
+                let pc = Arc::clone(&self.pc);
+                self.writers.spawn(channel::pace(Arc::clone(&data_channel), pc, self.outlet.clone()));
+            }
+            self.writers.spawn(channel::write(channel, data_channel, queued, load, is_open));
+        }
+    }
+
+    /// The engine gave up. Which of its layers it was is known only from what had happened before.
+    fn failure(&self) -> PeerClosed {
+        if self.connected {
+            PeerClosed::IceFailed
+        } else if self.pulse.alert_sent() || self.dtls_deadline.is_some() {
+            PeerClosed::DtlsFailed
+        } else {
+            PeerClosed::IceFailed
+        }
+    }
+}
+
+/// Whether a path is reported because somebody asked or only if it is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Freshness {
+    Asked,
+    Changed,
+}
+
+fn refuse<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, PeerClosed> {
+    result.map_err(|error| {
+        debug!(%error, "{what} was refused");
+        PeerClosed::Failed
+    })
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The end.
+impl Link {
+    async fn finish(mut self, reason: PeerClosed) {
+        match reason {
+            PeerClosed::Local => {
+                self.outbox.clear();
+                self.readers.abort_all();
+                let _ = timeout(LINGER_TIMEOUT, self.flush()).await;
+            }
+            PeerClosed::Remote => {
+                self.start_readers();
+                let _ = timeout(DRAIN_TIMEOUT, self.drain()).await;
+            }
+            PeerClosed::IceFailed | PeerClosed::DtlsFailed | PeerClosed::Failed => {}
+        }
+        self.pulse.settle();
+        if let Err(error) = self.pc.close().await {
+            debug!(%error, "closing");
+        }
+        self.readers.shutdown().await;
+        self.writers.shutdown().await;
+        for event in std::mem::take(&mut self.outbox) {
+            self.outlet.say(event).await;
+        }
+        self.outlet.say(PeerEvent::Closed(reason)).await;
+    }
+
+    /// Sends what was queued and waits until the other end has it.
+    async fn flush(&mut self) {
+        let open: Vec<Arc<dyn DataChannel>> =
+            std::mem::take(&mut self.channels).into_values().map(|open| open.data_channel).collect();
+        // Without their queues the writers end after the last message.
+        while self.writers.join_next().await.is_some() {}
+        let mut pause = Duration::from_millis(1);
+        while outstanding(&open).await > 0 {
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Reads what the other end sent before it closed.
+    async fn drain(&mut self) {
+        while let Some(event) = self.outbox.pop_front() {
+            self.outlet.say(event).await;
+        }
+        self.start_readers();
+        while self.readers.join_next().await.is_some() {}
+    }
+}
+
+async fn outstanding(channels: &[Arc<dyn DataChannel>]) -> usize {
+    let mut bytes = 0;
+    for channel in channels {
+        bytes += channel.outstanding_bytes().await.unwrap_or(0);
+    }
+    bytes
+}

@@ -1,0 +1,224 @@
+//! WebRTC: carries out [`PeerCommand`]s and reports [`PeerEvent`]s for many connections.
+//!
+//! The only folder that knows the `webrtc` crate. Every connection is a task of its own ([`link`]); this file is the
+//! table of them and what they share: the configuration, one certificate, and what the machine allows.
+//!
+//! | queue | bound | when it is full |
+//! |---|---|---|
+//! | commands of a connection | 16 MiB of messages | that connection is closed, [`PeerClosed::Failed`] |
+//! | events of all connections | [`RtcConfig::event_queue`] | channels are no longer read; SCTP's window closes |
+//! | received messages of a channel | 768 messages, in the engine, and SCTP's window | the sender waits |
+//! | channels a peer opens | 16 | the connection is closed, [`PeerClosed::Failed`] |
+//! | candidates of a peer | [`CANDIDATES_MAX`](crate::wire::limits::CANDIDATES_MAX) | further ones are ignored |
+
+mod addresses;
+mod channel;
+mod config;
+mod link;
+mod load;
+mod pacing;
+mod path;
+mod runtime;
+mod session;
+mod signal;
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt;
+use rtc::peer_connection::certificate::CertificateParams;
+use tokio::sync::mpsc;
+use tracing::{Instrument, debug, error, info_span};
+use webrtc::peer_connection::crypto::{RTCCryptoProvider, SignatureScheme, default_provider};
+use webrtc::peer_connection::{PeerConnection, PeerConnectionBuilder, RTCCertificate};
+use webrtc::runtime::{Runtime, default_runtime};
+
+pub use config::{Bind, IceServer, RtcConfig};
+
+use self::channel::Outlet;
+use self::link::Request;
+use self::load::Load;
+use self::runtime::{LinkRuntime, Pulse};
+use self::signal::{Reporter, Signal};
+use crate::core::peer::{Fingerprint, LinkKey, PeerClosed, PeerCommand, PeerEvent};
+
+/// Sent but unacknowledged bytes of one channel at which its writer waits.
+const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// WebRTC cannot be used on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum RtcError {
+    /// No UDP socket could be opened: a sandbox, or the limit on open files.
+    #[error("cannot open a UDP socket")]
+    Socket(#[source] std::io::Error),
+    /// The certificate of this process could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(String),
+    /// The library was built without a runtime. Our bug.
+    #[error("the WebRTC library has no runtime")]
+    Runtime,
+}
+
+/// What all connections of a process share.
+pub(super) struct Shared {
+    config: RtcConfig,
+    certificate: RTCCertificate,
+    fingerprint: Fingerprint,
+    runtime: Arc<dyn Runtime>,
+    window_bytes: u32,
+    /// Cleared when a connection could not be made with it.
+    mdns_works: AtomicBool,
+}
+
+/// All WebRTC connections of a process.
+pub struct RtcDriver {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<(LinkKey, PeerEvent)>,
+    links: BTreeMap<LinkKey, LinkHandle>,
+}
+
+struct LinkHandle {
+    requests: mpsc::UnboundedSender<Request>,
+    load: Arc<Load>,
+}
+
+impl RtcDriver {
+    /// Makes the certificate and finds out what the machine allows. Connections live on the tokio runtime that
+    /// [`command`](Self::command) is called on.
+    pub fn new(config: RtcConfig) -> Result<(Self, mpsc::Receiver<(LinkKey, PeerEvent)>), RtcError> {
+        let crypto = default_provider().map_err(|error| RtcError::Certificate(error.to_string()))?;
+        let certificate = make_certificate(&*crypto)?;
+        let fingerprint = own_fingerprint(&certificate, &*crypto)?;
+        let (events, receiver) = mpsc::channel(config.event_queue.max(1));
+        let shared = Shared {
+            mdns_works: AtomicBool::new(config.mdns),
+            window_bytes: runtime::receive_window_bytes().map_err(RtcError::Socket)?,
+            runtime: default_runtime().ok_or(RtcError::Runtime)?,
+            certificate,
+            fingerprint,
+            config,
+        };
+        Ok((Self { shared: Arc::new(shared), events, links: BTreeMap::new() }, receiver))
+    }
+
+    /// Asks something of one connection; never waits. `CreateOffer` and `AcceptOffer` make the connection, anything
+    /// said to a connection that is over or was never made is dropped: its `Closed` is on its way.
+    pub fn command(&mut self, key: LinkKey, command: PeerCommand) {
+        match command {
+            PeerCommand::CreateOffer | PeerCommand::AcceptOffer { .. } => self.start(key, command),
+            PeerCommand::Send { channel, ref payload } => {
+                if let Some(link) = self.links.get(&key)
+                    && link.load.accept(channel, payload)
+                {
+                    let _ = link.requests.send(Request::Command(command));
+                }
+            }
+            PeerCommand::AcceptAnswer { .. }
+            | PeerCommand::AddCandidate(_)
+            | PeerCommand::OpenChannel(_)
+            | PeerCommand::Close => self.request(key, Request::Command(command)),
+        }
+    }
+
+    /// Asks for a [`PeerEvent::Path`] with a fresh round trip.
+    pub fn ask_path(&self, key: LinkKey) {
+        self.request(key, Request::Path);
+    }
+
+    /// The SHA-256 fingerprint of this process's certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.shared.fingerprint
+    }
+
+    fn request(&self, key: LinkKey, request: Request) {
+        if let Some(link) = self.links.get(&key) {
+            let _ = link.requests.send(request);
+        }
+    }
+
+    fn start(&mut self, key: LinkKey, first: PeerCommand) {
+        self.links.retain(|_, link| !link.requests.is_closed());
+        if self.links.contains_key(&key) {
+            error!(?key, "a connection was made twice");
+            return;
+        }
+        let (requests, asked) = mpsc::unbounded_channel();
+        let (signals, noticed) = mpsc::unbounded_channel();
+        let load = Arc::new(Load::default());
+        let outlet = Outlet { key, events: self.events.clone(), signals, load: Arc::clone(&load) };
+        let farewell = outlet.clone();
+        let link = link::run(Arc::clone(&self.shared), outlet, noticed, asked, first);
+        // A panic in the library must cost one connection, not a silent hole in the mesh.
+        let guarded = async move {
+            if AssertUnwindSafe(link).catch_unwind().await.is_err() {
+                farewell.say(PeerEvent::Closed(PeerClosed::Failed)).await;
+            }
+        };
+        tokio::spawn(guarded.instrument(info_span!("rtc", link = key.0)));
+        self.links.insert(key, LinkHandle { requests, load });
+    }
+}
+
+impl Shared {
+    /// Makes a connection and starts its engine.
+    async fn connect(
+        &self,
+        pulse: &Arc<Pulse>,
+        signals: &mpsc::UnboundedSender<Signal>,
+    ) -> webrtc::error::Result<Arc<dyn PeerConnection>> {
+        let mdns = self.mdns_works.load(Ordering::Relaxed);
+        match self.build(pulse, signals, mdns).await {
+            Err(error) if mdns => {
+                let pc = self.build(pulse, signals, false).await?;
+                debug!(%error, "no multicast here: .local candidates are not resolved");
+                self.mdns_works.store(false, Ordering::Relaxed);
+                Ok(pc)
+            }
+            built => built,
+        }
+    }
+
+    async fn build(
+        &self,
+        pulse: &Arc<Pulse>,
+        signals: &mpsc::UnboundedSender<Signal>,
+        mdns: bool,
+    ) -> webrtc::error::Result<Arc<dyn PeerConnection>> {
+        let stopped = signals.clone();
+        let runtime = LinkRuntime::new(Arc::clone(&self.runtime), Arc::clone(pulse), move || {
+            let _ = stopped.send(Signal::Stopped);
+        });
+        let pc = PeerConnectionBuilder::new()
+            .with_configuration(self.config.peer_connection(self.certificate.clone()))
+            .with_setting_engine(self.config.setting_engine(self.window_bytes, mdns))
+            .with_runtime(Arc::new(runtime))
+            .with_handler(Arc::new(Reporter::new(signals.clone())))
+            .with_udp_addrs(addresses::bind_addresses(&self.config.bind))
+            .with_data_channel_send_buffer_limit(SEND_BUFFER_BYTES)
+            .build()
+            .await?;
+        Ok(Arc::new(pc))
+    }
+}
+
+/// P-256, as browsers make it (RFC 8827 §6.5). It names nobody.
+fn make_certificate(crypto: &dyn RTCCryptoProvider) -> Result<RTCCertificate, RtcError> {
+    let refused = |error: &dyn std::fmt::Display| RtcError::Certificate(error.to_string());
+    let params = CertificateParams::new(vec!["swarm".to_owned()]).map_err(|error| refused(&error))?;
+    RTCCertificate::generate(crypto.crypto(), SignatureScheme::EcdsaP256Sha256, params)
+        .map_err(|error| refused(&error))
+}
+
+fn own_fingerprint(
+    certificate: &RTCCertificate,
+    crypto: &dyn RTCCryptoProvider,
+) -> Result<Fingerprint, RtcError> {
+    let refused = |error: &dyn std::fmt::Display| RtcError::Certificate(error.to_string());
+    let printed = certificate.get_fingerprints(crypto.crypto()).map_err(|error| refused(&error))?;
+    let mut parsed = printed
+        .iter()
+        .filter_map(|print| session::parse_fingerprint(&format!("{} {}", print.algorithm, print.value)));
+    parsed.next().ok_or_else(|| refused(&"it has no SHA-256 fingerprint"))
+}

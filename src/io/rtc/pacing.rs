@@ -1,0 +1,174 @@
+//! How much bulk data one connection holds, so that chat passes files.
+//!
+//! All channels of a connection share one SCTP association, and what is queued there is sent in order: a chat line
+//! waits behind every byte of bulk before it. The window therefore follows what the path drains: the bytes of one
+//! round trip, which are in flight anyway, and of [`QUEUE_TIME`] more.
+//!
+//! ```text
+//!   window  = rate x (round trip + 100 ms), within bounds
+//!   limited by the window:  rate = window / round trip,  so the window grows
+//!   limited by the path:    rate is the path's,          so the queue settles at 100 ms
+//! ```
+
+use std::time::{Duration, Instant};
+
+/// How long a chat line may wait behind bulk data.
+const QUEUE_TIME: Duration = Duration::from_millis(100);
+
+/// One frame of the size our peers send: less than that cannot keep any path busy.
+const WINDOW_MIN_BYTES: usize = 64 * 1024;
+
+/// Where a connection starts, before anything is known about its path.
+const WINDOW_START_BYTES: usize = 256 * 1024;
+
+/// The receive window of our peers: more than that is never in flight.
+const WINDOW_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// The drain rate is measured over at least this long.
+const MEASURE_TIME: Duration = Duration::from_millis(50);
+
+/// How much the rate may rise from one measurement to the next, and the weight of a lower one.
+const RISE: f64 = 1.5;
+const FALL: f64 = 0.1;
+
+/// The bulk window of one connection.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    window_bytes: usize,
+    rtt: Duration,
+    measured_at: Instant,
+    drained_at_measure: u64,
+    /// Whether nothing was waiting at some time since then: the rate is at least what was measured.
+    was_idle: bool,
+    rate_bps: f64,
+    /// What the consumer believes it may still send.
+    granted_bytes: usize,
+    sent_at_grant: u64,
+}
+
+impl Pacer {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            window_bytes: WINDOW_START_BYTES,
+            rtt: Duration::ZERO,
+            measured_at: now,
+            drained_at_measure: 0,
+            was_idle: true,
+            rate_bps: 0.0,
+            granted_bytes: 0,
+            sent_at_grant: 0,
+        }
+    }
+
+    /// When the channel has drained to this many bytes there is room again.
+    pub(super) fn low_water_bytes(&self) -> usize {
+        self.window_bytes / 2
+    }
+
+    /// The last round trip measured outside of the bulk queue.
+    pub(super) fn set_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
+    }
+
+    /// `sent` bytes were given to the channel since it opened, `drained` of them were acknowledged. Returns how many
+    /// more fit, when that is worth saying.
+    pub(super) fn room(&mut self, now: Instant, sent: u64, drained: u64) -> Option<usize> {
+        self.measure(now, sent, drained);
+        let waiting = usize::try_from(sent.saturating_sub(drained)).unwrap_or(usize::MAX);
+        let used = usize::try_from(sent.saturating_sub(self.sent_at_grant)).unwrap_or(usize::MAX);
+        let believed = self.granted_bytes.saturating_sub(used);
+        // Half a window left is enough to go on with; less must be renewed as soon as there is room for it.
+        if waiting > self.low_water_bytes() || believed >= self.low_water_bytes() {
+            return None;
+        }
+        self.granted_bytes = self.window_bytes - waiting;
+        self.sent_at_grant = sent;
+        Some(self.granted_bytes)
+    }
+
+    fn measure(&mut self, now: Instant, sent: u64, drained: u64) {
+        self.was_idle |= sent == drained;
+        let elapsed = now.saturating_duration_since(self.measured_at);
+        if elapsed < MEASURE_TIME {
+            return;
+        }
+        let rate = drained.saturating_sub(self.drained_at_measure) as f64 / elapsed.as_secs_f64();
+        // Acknowledgements come in bursts after a loss: one burst is not a faster path, one gap not a slower one.
+        self.rate_bps = match self.rate_bps {
+            0.0 => rate,
+            known if rate > known => rate.min(known * RISE),
+            known if self.was_idle => known,
+            known => known * (1.0 - FALL) + rate * FALL,
+        };
+        let bytes = (self.rate_bps * (self.rtt + QUEUE_TIME).as_secs_f64()) as usize;
+        let least = if self.was_idle { self.window_bytes } else { WINDOW_MIN_BYTES };
+        self.window_bytes = bytes.clamp(least, WINDOW_MAX_BYTES);
+        self.measured_at = now;
+        self.drained_at_measure = drained;
+        self.was_idle = sent == drained;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path of `rate` bytes a second; the consumer sends whatever it is granted.
+    fn window_after(rate: f64, rtt: Duration, time: Duration) -> usize {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(start);
+        pacer.set_rtt(rtt);
+        let step = Duration::from_millis(5);
+        let (mut sent, mut drained) = (0_u64, 0_u64);
+        let mut in_flight = std::collections::VecDeque::new();
+        for tick in 0..(time.as_millis() / step.as_millis()) as u32 {
+            let now = start + step * tick;
+            let arrived = in_flight.len() as u32 * step >= rtt;
+            if arrived {
+                drained += in_flight.pop_front().unwrap_or(0);
+            }
+            let waiting = sent - drained - in_flight.iter().sum::<u64>();
+            in_flight.push_back(waiting.min((rate * step.as_secs_f64()) as u64));
+            if let Some(bytes) = pacer.room(now, sent, drained) {
+                sent += bytes as u64;
+            }
+        }
+        pacer.window_bytes
+    }
+
+    #[test]
+    fn an_idle_channel_is_granted_one_window_once() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(now);
+        assert_eq!(pacer.room(now, 0, 0), Some(WINDOW_START_BYTES));
+        assert_eq!(pacer.room(now + Duration::from_secs(9), 0, 0), None);
+    }
+
+    #[test]
+    fn a_consumer_that_used_little_of_its_room_is_never_starved() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(now);
+        let mut room = pacer.room(now, 0, 0).expect("room at the start");
+        let mut sent = 0_u64;
+        for tick in 0..1000 {
+            let bytes = 10_000;
+            assert!(room >= bytes, "starved after {sent} bytes");
+            room -= bytes;
+            sent += bytes as u64;
+            let now = now + Duration::from_millis(tick);
+            if let Some(bytes) = pacer.room(now, sent, sent) {
+                room = bytes;
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_holds_a_tenth_of_a_second_and_the_round_trip() {
+        let slow = window_after(1.25e6, Duration::from_millis(40), Duration::from_secs(20));
+        assert!((140_000..240_000).contains(&slow), "{slow}");
+        let fast = window_after(12.5e6, Duration::from_millis(40), Duration::from_secs(20));
+        assert!((1_400_000..2_400_000).contains(&fast), "{fast}");
+        let lan = window_after(400e6, Duration::ZERO, Duration::from_secs(5));
+        assert_eq!(lan, WINDOW_MAX_BYTES);
+    }
+}

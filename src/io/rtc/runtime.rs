@@ -1,0 +1,243 @@
+//! The runtime one connection's engine runs on: tokio's, with larger sockets and an impatient clock.
+//!
+//! The engine sends what it has queued at the top of its loop, but several of its steps queue packets further down
+//! (ClientHello, SCTP INIT, DCEP), where they lie until the next 200 ms tick. While a connection is being set up,
+//! [`LinkRuntime::sleep`] therefore returns at once for the next few calls after something happened: the loop goes
+//! round once more and sends them. A connection that is up sleeps as usual.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use webrtc::runtime::{
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, Transmit,
+};
+
+/// What is asked of the kernel for each socket, in each direction. A burst of one SCTP window must fit.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// The least SCTP receive window: one message of the largest size must fit (RFC 9260 §6.2).
+const WINDOW_MIN_BYTES: usize = 256 * 1024;
+
+/// The loop queues packets at most three steps below the place where it sends them.
+const EARLY_WAKES: u8 = 3;
+
+/// How long a STUN or TURN server's name may take to resolve; candidates of the host wait for it.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
+const DTLS_ALERT: u8 = 21;
+
+/// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
+///
+/// A window larger than the socket's buffer makes the kernel drop packets, and each loss meets SCTP's minimum
+/// retransmission time of one second. Linux reports twice what it grants for payload.
+pub(super) fn receive_window_bytes() -> io::Result<u32> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).or_else(|_| UdpSocket::bind(("::", 0)))?;
+    enlarge_buffers(&socket);
+    let granted = socket2::SockRef::from(&socket).recv_buffer_size()? / 2;
+    let window = granted.clamp(WINDOW_MIN_BYTES, SOCKET_BUFFER_BYTES);
+    Ok(u32::try_from(window).expect("4 MiB fit 32 bits"))
+}
+
+/// Best effort: a kernel that refuses keeps its default, and the window follows what was granted.
+fn enlarge_buffers(socket: &UdpSocket) {
+    let socket = socket2::SockRef::from(socket);
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+}
+
+/// What the sockets of one connection tell its clock and its task.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    settled: AtomicBool,
+    early_wakes: AtomicU8,
+    alert_sent: AtomicBool,
+}
+
+impl Pulse {
+    /// Something happened that may leave packets queued: the next sleeps return at once.
+    pub(super) fn beat(&self) {
+        if !self.settled.load(Ordering::Relaxed) {
+            self.early_wakes.store(EARLY_WAKES, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection is set up, or being torn down: time is time again.
+    pub(super) fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
+        self.early_wakes.store(0, Ordering::Relaxed);
+    }
+
+    /// The connection is being set up (again).
+    pub(super) fn unsettle(&self) {
+        self.settled.store(false, Ordering::Relaxed);
+        self.beat();
+    }
+
+    /// Whether our end sent a DTLS alert. Before the handshake is done that means that it failed; the engine does
+    /// not say so itself.
+    pub(super) fn alert_sent(&self) -> bool {
+        self.alert_sent.load(Ordering::Relaxed)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    fn take_early_wake(&self) -> bool {
+        let take = |left: u8| left.checked_sub(1);
+        self.early_wakes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
+/// The runtime of one connection.
+pub(super) struct LinkRuntime {
+    inner: Arc<dyn Runtime>,
+    pulse: Arc<Pulse>,
+    /// Called when the engine's task ends, for whatever reason.
+    on_stopped: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl LinkRuntime {
+    pub(super) fn new(
+        inner: Arc<dyn Runtime>,
+        pulse: Arc<Pulse>,
+        on_stopped: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { inner, pulse, on_stopped: Arc::new(on_stopped) }
+    }
+}
+
+impl fmt::Debug for LinkRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkRuntime").field("pulse", &self.pulse).finish_non_exhaustive()
+    }
+}
+
+struct OnDrop(Arc<dyn Fn() + Send + Sync>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+impl Runtime for LinkRuntime {
+    fn spawn(&self, future: BoxFuture<'static, ()>) -> Box<dyn JoinHandle> {
+        let stopped = OnDrop(Arc::clone(&self.on_stopped));
+        self.inner.spawn(Box::pin(async move {
+            let _stopped = stopped;
+            future.await;
+        }))
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        // The mDNS socket is shared by its port and carries little.
+        if socket.local_addr()?.port() == rtc::mdns::MDNS_PORT {
+            return self.inner.wrap_udp_socket(socket);
+        }
+        enlarge_buffers(&socket);
+        Ok(Arc::new(LinkSocket {
+            inner: self.inner.wrap_udp_socket(socket)?,
+            pulse: Arc::clone(&self.pulse),
+        }))
+    }
+
+    fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
+        self.inner.wrap_tcp_listener(listener)
+    }
+
+    fn connect_tcp<'a>(
+        &'a self,
+        remote_addr: SocketAddr,
+    ) -> BoxFuture<'a, io::Result<Arc<dyn AsyncTcpStream>>> {
+        self.inner.connect_tcp(remote_addr)
+    }
+
+    fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        // The engine's loop stands still meanwhile, so a dead resolver must not hold it for long.
+        Box::pin(async move {
+            match tokio::time::timeout(RESOLVE_TIMEOUT, self.inner.resolve_host(host)).await {
+                Ok(resolved) => resolved,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        })
+    }
+
+    fn now(&self) -> Instant {
+        self.inner.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if self.pulse.take_early_wake() {
+            return Box::pin(std::future::ready(()));
+        }
+        self.inner.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
+        self.inner.interval(period)
+    }
+
+    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
+        self.inner.block_on(future);
+    }
+
+    fn yield_now(&self) -> BoxFuture<'static, ()> {
+        self.inner.yield_now()
+    }
+
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+}
+
+/// A socket that wakes its connection's clock and watches for DTLS alerts until the connection is settled.
+#[derive(Debug)]
+struct LinkSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    pulse: Arc<Pulse>,
+}
+
+impl AsyncUdpSocket for LinkSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        if !self.pulse.is_settled() && transmit.contents.first() == Some(&DTLS_ALERT) {
+            self.pulse.alert_sent.store(true, Ordering::Relaxed);
+        }
+        self.inner.poll_send(cx, transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let received = self.inner.poll_recv(cx, bufs, meta);
+        if received.is_ready() {
+            self.pulse.beat();
+        }
+        received
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.inner.max_gso_segments()
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.inner.max_gro_segments()
+    }
+}

@@ -1,0 +1,465 @@
+//! The WebRTC driver over real sockets: pairs of peers in one process.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one event among many")]
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fast_rtc_swarm::core::peer::{Channel, LinkKey, Payload, PeerClosed, PeerCommand, PeerEvent};
+use fast_rtc_swarm::io::rtc::{Bind, RtcConfig, RtcDriver};
+use fast_rtc_swarm::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
+use fast_rtc_swarm::wire::{Candidate, Sdp};
+use tokio::sync::mpsc;
+
+const LINK: LinkKey = LinkKey(1);
+
+/// Long enough for a loaded machine; nothing here waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn loopback() -> RtcConfig {
+    RtcConfig { bind: Bind::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]), ..RtcConfig::default() }
+}
+
+/// One process: a driver and what it said.
+struct Peer {
+    driver: RtcDriver,
+    events: mpsc::Receiver<(LinkKey, PeerEvent)>,
+    /// Said, but not yet asked about.
+    said: VecDeque<PeerEvent>,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self::with(loopback())
+    }
+
+    fn with(config: RtcConfig) -> Self {
+        let (driver, events) = RtcDriver::new(config).expect("WebRTC works here");
+        Self { driver, events, said: VecDeque::new() }
+    }
+
+    fn ask(&mut self, command: PeerCommand) {
+        self.driver.command(LINK, command);
+    }
+
+    fn say(&mut self, channel: Channel, payload: Payload) {
+        self.ask(PeerCommand::Send { channel, payload });
+    }
+
+    async fn next(&mut self) -> PeerEvent {
+        let (_, event) = tokio::time::timeout(PATIENCE, self.events.recv())
+            .await
+            .expect("an event comes in time")
+            .expect("the driver lives");
+        event
+    }
+
+    /// The first event that `pick` takes; the others are kept in order.
+    async fn wait<T>(&mut self, mut pick: impl FnMut(&PeerEvent) -> Option<T>) -> T {
+        for at in 0..self.said.len() {
+            if let Some(found) = pick(&self.said[at]) {
+                self.said.remove(at);
+                return found;
+            }
+        }
+        loop {
+            let event = self.next().await;
+            match pick(&event) {
+                Some(found) => return found,
+                None => self.said.push_back(event),
+            }
+        }
+    }
+
+    async fn description(&mut self) -> Sdp {
+        self.wait(|event| match event {
+            PeerEvent::Description(sdp) => Some(sdp.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn candidates(&mut self) -> Vec<Option<Candidate>> {
+        let mut candidates = Vec::new();
+        while !matches!(candidates.last(), Some(None)) {
+            let next = self.wait(|event| match event {
+                PeerEvent::Candidate(candidate) => Some(candidate.clone()),
+                _ => None,
+            });
+            candidates.push(next.await);
+        }
+        candidates
+    }
+
+    async fn opened(&mut self, channel: Channel) {
+        self.wait(|event| (*event == PeerEvent::ChannelOpen(channel)).then_some(())).await;
+    }
+
+    async fn message(&mut self) -> (Channel, Payload) {
+        self.wait(|event| match event {
+            PeerEvent::Message { channel, payload } => Some((*channel, payload.clone())),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn closed(&mut self) -> PeerClosed {
+        self.wait(|event| match event {
+            PeerEvent::Closed(reason) => Some(*reason),
+            _ => None,
+        })
+        .await
+    }
+}
+
+fn text(text: &str) -> Payload {
+    Payload::Text(text.to_owned())
+}
+
+fn binary(len: usize, seed: u8) -> Payload {
+    Payload::Binary(
+        (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect::<Vec<u8>>().into(),
+    )
+}
+
+/// Offer, answer and all candidates, as signaling would carry them.
+async fn connect(offerer: &mut Peer, answerer: &mut Peer) -> (Sdp, Sdp) {
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    answerer.ask(PeerCommand::AcceptOffer { sdp: offer.clone() });
+    for candidate in candidates {
+        answerer.ask(PeerCommand::AddCandidate(candidate));
+    }
+    let answer = answerer.description().await;
+    offerer.ask(PeerCommand::AcceptAnswer { sdp: answer.clone() });
+    for candidate in answerer.candidates().await {
+        offerer.ask(PeerCommand::AddCandidate(candidate));
+    }
+    (offer, answer)
+}
+
+async fn pair() -> (Peer, Peer) {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    connect(&mut offerer, &mut answerer).await;
+    offerer.opened(Channel::Fast).await;
+    answerer.opened(Channel::Fast).await;
+    (offerer, answerer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_every_size_cross_both_ways() {
+    let (mut offerer, mut answerer) = pair().await;
+    let payloads = [
+        text("hello"),
+        text(""),
+        text("grüße 👋"),
+        binary(1, 1),
+        binary(0, 0),
+        binary(16 * 1024, 2),
+        binary(CHANNEL_MESSAGE_MAX_BYTES, 3),
+        text(&"x".repeat(CHANNEL_MESSAGE_MAX_BYTES)),
+    ];
+    for payload in payloads {
+        offerer.say(Channel::Fast, payload.clone());
+        assert_eq!(answerer.message().await, (Channel::Fast, payload.clone()));
+        answerer.say(Channel::Fast, payload.clone());
+        assert_eq!(offerer.message().await, (Channel::Fast, payload));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_before_anything_else_is_who_the_peer_is() {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    let (offer, answer) = connect(&mut offerer, &mut answerer).await;
+    assert!(offer.has_marker() && offer.as_str().contains("a=setup:actpass"));
+    assert!(answer.has_marker() && answer.as_str().contains("a=setup:active"));
+    assert!(offer.as_str().contains("a=max-message-size:262144"));
+    for (peer, own, other) in [(&mut offerer, &offer, &answer), (&mut answerer, &answer, &offer)] {
+        let mut before = Vec::new();
+        let (local, remote) = loop {
+            match peer.next().await {
+                PeerEvent::Connected { local, remote } => break (local, remote),
+                event => before.push(event),
+            }
+        };
+        assert!(before.iter().all(|event| matches!(event, PeerEvent::Candidate(_))), "{before:?}");
+        assert_eq!(local, peer.driver.fingerprint());
+        for (fingerprint, sdp) in [(local, own), (remote, other)] {
+            let hex: Vec<String> = fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(sdp.as_str().to_lowercase().contains(&hex.join(":")));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_offerer_opens_control_and_bulk_beside_fast() {
+    let (mut offerer, mut answerer) = pair().await;
+    for channel in [Channel::Control, Channel::Bulk] {
+        offerer.ask(PeerCommand::OpenChannel(channel));
+        offerer.opened(channel).await;
+        answerer.opened(channel).await;
+        offerer.say(channel, text("to"));
+        assert_eq!(answerer.message().await, (channel, text("to")));
+        answerer.say(channel, text("fro"));
+        assert_eq!(offerer.message().await, (channel, text("fro")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn candidates_are_written_as_browsers_write_them() {
+    let mut offerer = Peer::new();
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    let Some(Some(first)) = candidates.first() else { panic!("no candidate: {candidates:?}") };
+    assert!(first.candidate.starts_with("candidate:"));
+    assert_eq!((first.sdp_mid.as_deref(), first.sdp_m_line_index), (Some("0"), Some(0)));
+    let ufrag = first.username_fragment.as_deref().expect("a username fragment");
+    assert!(offer.as_str().contains(&format!("a=ice-ufrag:{ufrag}\r\n")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_messages_before_a_close_arrive_and_the_close_is_seen() {
+    let (mut offerer, mut answerer) = pair().await;
+    for n in 0..40 {
+        offerer.say(Channel::Fast, binary(64 * 1024, n));
+    }
+    offerer.say(Channel::Fast, text("bye"));
+    offerer.ask(PeerCommand::Close);
+    for n in 0..40 {
+        assert_eq!(answerer.message().await, (Channel::Fast, binary(64 * 1024, n)));
+    }
+    assert_eq!(answerer.message().await, (Channel::Fast, text("bye")));
+    assert_eq!(answerer.closed().await, PeerClosed::Remote);
+    assert_eq!(offerer.closed().await, PeerClosed::Local);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_local_close_nothing_more_is_said() {
+    let mut offerer = Peer::new();
+    offerer.ask(PeerCommand::CreateOffer);
+    offerer.description().await;
+    offerer.ask(PeerCommand::Close);
+    assert_eq!(offerer.closed().await, PeerClosed::Local);
+    let Peer { driver, mut events, .. } = offerer;
+    drop(driver);
+    assert_eq!(events.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_was_not_announced_is_refused() {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    answerer.ask(PeerCommand::AcceptOffer { sdp: with_other_fingerprint(&offer) });
+    candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+    let answer = answerer.description().await;
+    offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
+    assert_eq!(answerer.closed().await, PeerClosed::DtlsFailed);
+    assert!(!answerer.said.iter().any(|event| matches!(event, PeerEvent::Connected { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_with_another_certificate_is_refused() {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    answerer.ask(PeerCommand::AcceptOffer { sdp: offer });
+    candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+    let answer = answerer.description().await;
+    offerer.ask(PeerCommand::AcceptAnswer { sdp: with_other_fingerprint(&answer) });
+    assert_eq!(offerer.closed().await, PeerClosed::DtlsFailed);
+    assert!(!offerer.said.iter().any(|event| matches!(event, PeerEvent::Connected { .. })));
+}
+
+/// The description with the first byte of its fingerprint changed.
+fn with_other_fingerprint(sdp: &Sdp) -> Sdp {
+    let at =
+        sdp.as_str().find("a=fingerprint:sha-256 ").expect("a fingerprint") + "a=fingerprint:sha-256 ".len();
+    let mut text = sdp.as_str().to_owned();
+    let other = if &text[at..at + 2] == "00" { "01" } else { "00" };
+    text.replace_range(at..at + 2, other);
+    Sdp::new(text).expect("as long as before")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_refused_and_harms_nobody_else() {
+    let mut peer = Peer::new();
+    peer.ask(PeerCommand::CreateOffer);
+    let offer = peer.description().await;
+    let whole = offer.as_str();
+    let mut garbage: Vec<String> =
+        ["", "v=0", "\0", "v=0\r\nm=application", "hello\nworld", "a=fingerprint:sha-256 zz"]
+            .map(str::to_owned)
+            .to_vec();
+    garbage.extend((0..whole.len()).step_by(17).filter_map(|at| whole.get(..at)).map(str::to_owned));
+    garbage.push(whole.replace("a=fingerprint:sha-256", "a=fingerprint:md5"));
+    garbage.push(whole.replace("a=ice-pwd", "a=ice-nothing"));
+    garbage.push(whole.replace("m=application", "m=audio"));
+    for (n, text) in garbage.into_iter().enumerate() {
+        let key = LinkKey(100 + n as u64);
+        let sdp = Sdp::new(text.clone()).expect("short enough");
+        peer.driver.command(key, PeerCommand::AcceptOffer { sdp });
+        peer.driver.command(key, PeerCommand::AddCandidate(Some(candidate("candidate:"))));
+        peer.driver.command(key, PeerCommand::Close);
+        loop {
+            let (said_by, event) =
+                tokio::time::timeout(PATIENCE, peer.events.recv()).await.expect("in time").expect("alive");
+            match event {
+                PeerEvent::Closed(PeerClosed::Failed | PeerClosed::Local) if said_by == key => break,
+                PeerEvent::Closed(reason) => panic!("{said_by:?} closed: {reason:?} after {text:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn candidate(line: &str) -> Candidate {
+    Candidate {
+        candidate: line.to_owned(),
+        sdp_mid: Some("0".to_owned()),
+        sdp_m_line_index: Some(0),
+        username_fragment: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn candidates_that_make_no_sense_are_skipped() {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    answerer.ask(PeerCommand::AcceptOffer { sdp: offer });
+    let strange = [
+        "",
+        "candidate:",
+        "nonsense",
+        "candidate:1 1 udp 1 256.1.1.1 99999 typ host",
+        "candidate:1 1 udp 99999999999 10.0.0.1 5 typ host",
+        "candidate:1 1 udp 1 10.0.0.1 5 typ wormhole",
+        "candidate:1 1 udp 1 0a0b0c0d-1111-4222-8333-444455556666.local 5000 typ host",
+        "candidate:1 1 udp 1 ::1 5 typ host raddr",
+        "candidate:\u{202e}1 1 udp 1 10.0.0.1 5 typ host",
+        "candidate:1 1 tcp 1 127.0.0.1 9 typ host tcptype active",
+    ];
+    strange.iter().for_each(|line| answerer.ask(PeerCommand::AddCandidate(Some(candidate(line)))));
+    candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+    let answer = answerer.description().await;
+    offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
+    answerer.opened(Channel::Fast).await;
+    offerer.opened(Channel::Fast).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_over_the_limit_is_our_error_and_ends_the_link() {
+    let (mut offerer, mut answerer) = pair().await;
+    offerer.say(Channel::Fast, binary(CHANNEL_MESSAGE_MAX_BYTES + 1, 0));
+    assert_eq!(offerer.closed().await, PeerClosed::Failed);
+    assert_eq!(answerer.closed().await, PeerClosed::Remote);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_does_not_listen_slows_its_peers_and_can_still_command() {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::with(RtcConfig { event_queue: 4, ..loopback() }));
+    connect(&mut offerer, &mut answerer).await;
+    offerer.opened(Channel::Fast).await;
+    offerer.ask(PeerCommand::OpenChannel(Channel::Bulk));
+    offerer.opened(Channel::Bulk).await;
+    // The answerer reads nothing from here on. What the offerer may send without anybody reading is bounded: the
+    // engine's queues take 768 messages (48 MiB of these), SCTP's window and send buffer 4 MiB each.
+    let mut sent = 0_usize;
+    let mut room = 0_usize;
+    let stalled = Duration::from_secs(3);
+    loop {
+        while room > 0 && sent < 128 << 20 {
+            offerer.say(Channel::Bulk, binary(64 * 1024, 7));
+            sent += 64 * 1024;
+            room = room.saturating_sub(64 * 1024);
+        }
+        let writable = offerer.wait(|event| match event {
+            PeerEvent::Writable { bytes } => Some(*bytes),
+            _ => None,
+        });
+        match tokio::time::timeout(stalled, writable).await {
+            Ok(bytes) => room = bytes,
+            Err(_) => break,
+        }
+    }
+    assert!(sent < 64 << 20, "{sent} bytes were taken for a consumer that reads nothing");
+    answerer.say(Channel::Fast, text("I am still here"));
+    assert_eq!(offerer.message().await, (Channel::Fast, text("I am still here")));
+    let mut received = 0;
+    while received < sent {
+        if let (Channel::Bulk, payload) = answerer.message().await {
+            assert_eq!(payload, binary(64 * 1024, 7));
+            received += payload.len_bytes();
+        }
+    }
+    assert_eq!(received, sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_flows_as_long_as_there_is_room() {
+    let (mut offerer, mut answerer) = pair().await;
+    offerer.ask(PeerCommand::OpenChannel(Channel::Bulk));
+    let total = 32 << 20;
+    let receiver = tokio::spawn(async move {
+        let mut received = 0;
+        while received < total {
+            if let (Channel::Bulk, payload) = answerer.message().await {
+                received += payload.len_bytes();
+            }
+        }
+        received
+    });
+    let frame = Payload::Binary(Bytes::from(vec![9; 64 * 1024]));
+    let mut sent = 0;
+    while sent < total {
+        let mut room = offerer
+            .wait(|event| match event {
+                PeerEvent::Writable { bytes } => Some(*bytes),
+                _ => None,
+            })
+            .await;
+        while room > 0 && sent < total {
+            offerer.say(Channel::Bulk, frame.clone());
+            sent += frame.len_bytes();
+            room = room.saturating_sub(frame.len_bytes());
+        }
+    }
+    assert_eq!(receiver.await.expect("the receiver ends"), total);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_path_and_its_round_trip_can_be_asked_for() {
+    let (mut offerer, _answerer) = pair().await;
+    offerer.driver.ask_path(LINK);
+    let path = offerer
+        .wait(|event| match event {
+            PeerEvent::Path(path) => Some(path.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(path.local.ip().is_loopback() && path.remote.ip().is_loopback(), "{path:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_may_lie_unclaimed_and_still_be_taken() {
+    let mut offerer = Peer::new();
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut answerer = Peer::new();
+    answerer.ask(PeerCommand::AcceptOffer { sdp: offer });
+    candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+    let answer = answerer.description().await;
+    offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
+    offerer.opened(Channel::Fast).await;
+    answerer.opened(Channel::Fast).await;
+}
