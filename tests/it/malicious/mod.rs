@@ -4,3 +4,4 @@
 //! [`middle`] really ends DTLS on both sides with our own driver and passes everything on.
 
 mod lies;
+mod middle;
