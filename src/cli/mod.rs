@@ -4,9 +4,13 @@ pub mod args;
 pub mod config;
 pub mod exit;
 pub mod format;
+pub mod json;
 pub mod log;
 pub mod man;
+pub mod roster;
+pub mod shelf;
 pub mod term;
+pub mod words;
 
 use args::{Cli, Command};
 use exit::{Exit, Failure};

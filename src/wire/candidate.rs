@@ -1,6 +1,8 @@
 //! ICE candidates as browsers write them (`RTCIceCandidateInit`, W3C webrtc-pc §4.8.2).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::limits::CANDIDATE_MAX_BYTES;
 
 /// One ICE candidate. `candidate` is the candidate-attribute of RFC 8839 §5.1; an empty one ends the candidates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,4 +32,30 @@ impl Candidate {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         self.candidate.len() + optional(&self.sdp_mid) + optional(&self.username_fragment)
     }
+}
+
+/// Reads what stands for a candidate: an object, or one of the ways to say that there are no more (`null`, `""`, an
+/// object with an empty line). Longer than [`CANDIDATE_MAX_BYTES`] is an error.
+pub(super) fn or_end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Candidate>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Field {
+        Candidate(Candidate),
+        Line(String),
+    }
+    let candidate = match Option::<Field>::deserialize(deserializer)? {
+        Some(Field::Candidate(candidate)) => candidate,
+        Some(Field::Line(candidate)) => {
+            Candidate { candidate, sdp_mid: None, sdp_m_line_index: None, username_fragment: None }
+        }
+        None => return Ok(None),
+    };
+    if candidate.candidate.is_empty() {
+        return Ok(None);
+    }
+    if candidate.len_bytes() > CANDIDATE_MAX_BYTES {
+        let message = format!("a candidate has at most {CANDIDATE_MAX_BYTES} bytes");
+        return Err(serde::de::Error::custom(message));
+    }
+    Ok(Some(candidate))
 }

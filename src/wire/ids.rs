@@ -103,15 +103,16 @@ id! {
     LinkId
 }
 
+/// An id as the published libraries write it. What it says is checked later.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum TextOrNumber {
+pub(super) enum TextOrNumber {
     Text(String),
     Number(serde_json::Number),
 }
 
 impl TextOrNumber {
-    fn into_text(self) -> String {
+    pub(super) fn into_text(self) -> String {
         match self {
             Self::Text(text) => text,
             Self::Number(number) => number.to_string(),

@@ -5,6 +5,7 @@
 pub mod candidate;
 pub mod control;
 pub mod frame;
+pub mod dialect;
 pub mod ids;
 pub mod invite;
 pub mod key;

@@ -32,6 +32,7 @@ pub enum ClientSignal {
         /// The connection.
         id: LinkId,
         /// The candidate, or `None` for the end of candidates.
+        #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
     /// Ours: asks for one offer of one member, to repair a hole in the mesh.
@@ -142,6 +143,7 @@ pub enum ServerSignal {
         /// The connection.
         id: LinkId,
         /// The candidate, or `None` for the end of candidates.
+        #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
     /// Close that connection: its other end left, or the offer was given back.
@@ -186,6 +188,7 @@ pub enum OfferSignal {
     /// One of the offer's candidates.
     Candidate {
         /// The candidate, or `None` for the end of candidates.
+        #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
 }

@@ -6,5 +6,5 @@ mod interop;
 mod malicious;
 mod mesh_sim;
 mod process;
-mod rtc;
 mod sim;
+mod rtc;

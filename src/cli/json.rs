@@ -1,0 +1,549 @@
+//! The machine's face: one JSON object a line (`docs/json.md`, which is the interface).
+//!
+//! Unlike what people are shown, texts are passed on whole and as they were sent; characters that a terminal could obey are
+//! written as `\u…` escapes, so that looking at the stream is harmless and parsing it loses nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::peer::{Path, PathKind};
+use crate::core::transfer::{Direction, OfferInfo, TransferEvent};
+use crate::node::api::{self, CloseReason, PeerInfo, PeerKind, SignalingState};
+use crate::wire::text::{self, Name};
+use crate::wire::{RoomId, TransferId, UserId};
+
+/// The version of the schema. It changes when something that a script may rely on does; what is added does not change it.
+pub const VERSION: u32 = 1;
+
+/// What the program prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(missing_docs, reason = "docs/json.md says it, once, for the readers who need it")]
+pub enum Event {
+    Invite { version: u32, invite: String, room: RoomId },
+    Ready { version: u32, id: UserId, name: String, room: RoomId, invite: Option<String>, members: usize },
+    Signaling { state: Signaling, reason: Option<String>, retry_secs: Option<f64> },
+    Open { peer: Peer },
+    Close { peer: PeerRef, reason: Reason },
+    Refused { peer: Option<UserId>, reason: Reason },
+    Name { peer: PeerRef, old: String },
+    Message { from: PeerRef, text: String, direct: bool },
+    Data { from: PeerRef, len: usize, blake3: String },
+    Peers { peers: Vec<Peer>, r#ref: Option<serde_json::Value> },
+    Sending { transfer: TransferId, name: String, files: u32, bytes: u64, r#ref: Option<serde_json::Value> },
+    Offer { transfer: TransferId, from: PeerRef, name: String, files: u32, bytes: u64, origin: UserId },
+    Withdrawn { transfer: TransferId },
+    Accepted { transfer: TransferId, peer: PeerRef },
+    Declined { transfer: TransferId, peer: PeerRef, reason: String },
+    Receiving { transfer: TransferId, from: PeerRef, name: String, files: u32, bytes: u64 },
+    Resumed { transfer: TransferId, bytes: u64, total: u64 },
+    Progress(Progress),
+    Stalled { transfer: TransferId, missing_bytes: u64 },
+    Delivered { transfer: TransferId, peer: PeerRef, from_sender_bytes: u64, from_others_bytes: u64 },
+    Undelivered { transfer: TransferId, peer: PeerRef, reason: Option<String> },
+    Done(Done),
+    Failed { transfer: TransferId, reason: String },
+    Suspect { transfer: TransferId, peer: PeerRef, reason: String },
+    Error { code: ErrorCode, message: String, r#ref: Option<serde_json::Value> },
+    End { exit: u8 },
+}
+
+/// Who sent something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub struct PeerRef {
+    pub id: UserId,
+    pub name: String,
+    pub verified: bool,
+}
+
+/// A peer and how it is connected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub struct Peer {
+    pub id: UserId,
+    pub name: String,
+    pub verified: bool,
+    pub kind: Kind,
+    pub path: Option<PathInfo>,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+/// Which program a peer runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum Kind {
+    Swarm,
+    Original,
+}
+
+/// How packets travel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub struct PathInfo {
+    pub kind: Travel,
+    pub local: String,
+    pub remote: String,
+    pub rtt_ms: Option<f64>,
+}
+
+/// Between the hosts or through a TURN server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum Travel {
+    Direct,
+    Relayed,
+}
+
+/// The connection to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum Signaling {
+    Connecting,
+    Up,
+    Down,
+    Refused,
+}
+
+/// Why a peer is gone or was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum Reason {
+    Left,
+    Lost,
+    NoPath,
+    KeyMismatch,
+    Unverified,
+    Misbehaved,
+    Server,
+    Replaced,
+    Local,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub struct Progress {
+    pub transfer: TransferId,
+    pub direction: Way,
+    pub bytes: u64,
+    pub total: u64,
+    pub rate_bps: u64,
+    pub eta_secs: Option<f64>,
+    pub uploaded_bytes: u64,
+    pub peers: Vec<PeerProgress>,
+}
+
+/// One peer's part in a transfer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub struct PeerProgress {
+    pub id: UserId,
+    pub has_bytes: u64,
+    pub done: bool,
+    pub down_bps: u64,
+    pub up_bps: u64,
+}
+
+/// Which way a transfer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum Way {
+    Send,
+    Receive,
+}
+
+/// A transfer that was received whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub struct Done {
+    pub transfer: TransferId,
+    pub path: Option<PathBuf>,
+    pub bytes: u64,
+    pub secs: f64,
+    pub blake3: Option<String>,
+    pub from_sender_bytes: u64,
+    pub from_others_bytes: u64,
+    pub skipped: usize,
+}
+
+/// What kind of error. Stable words: programs match on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum ErrorCode {
+    BadCommand,
+    NoSuchPeer,
+    NoSuchTransfer,
+    CanNotSend,
+    Refused,
+    Unreachable,
+    Failed,
+}
+
+/// What a script asks of `swarm join --json`, one object a line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(missing_docs, reason = "docs/json.md says it, once, for the readers who need it")]
+pub enum Command {
+    Say {
+        text: String,
+        #[serde(default, skip_serializing_if = "Recipients::is_everyone")]
+        to: Recipients,
+    },
+    Data {
+        base64: String,
+        #[serde(default, skip_serializing_if = "Recipients::is_everyone")]
+        to: Recipients,
+    },
+    Send {
+        paths: Vec<PathBuf>,
+        #[serde(default, skip_serializing_if = "Recipients::is_everyone")]
+        to: Recipients,
+    },
+    Accept {
+        transfer: String,
+    },
+    Reject {
+        transfer: String,
+    },
+    Name {
+        name: String,
+    },
+    Ignore {
+        peer: String,
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        ignored: bool,
+    },
+    Peers,
+    Quit,
+}
+
+/// To whom: absent or `null` is everyone, a name or id, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(untagged)]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum Recipients {
+    #[default]
+    Everyone,
+    One(String),
+    Some(Vec<String>),
+}
+
+impl Recipients {
+    fn is_everyone(&self) -> bool {
+        *self == Self::Everyone
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+/// A command and what the script calls it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What to do.
+    pub command: Command,
+    /// Repeated in the answer, and in an error about it.
+    pub r#ref: Option<serde_json::Value>,
+}
+
+impl Request {
+    /// Parses one line. The error is the event to print.
+    pub fn parse(line: &str) -> Result<Self, Box<Event>> {
+        let bad = |error: serde_json::Error, r#ref| {
+            let message = format!("{error}; see docs/json.md");
+            Box::new(Event::Error { code: ErrorCode::BadCommand, message, r#ref })
+        };
+        let mut value: serde_json::Value = serde_json::from_str(line).map_err(|error| bad(error, None))?;
+        let r#ref = value.as_object_mut().and_then(|object| object.remove("ref"));
+        let command = serde_json::from_value(value).map_err(|error| bad(error, r#ref.clone()))?;
+        Ok(Self { command, r#ref })
+    }
+}
+
+/// The object as one line, without the line break: JSON whose every character can be shown.
+pub fn to_line(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).expect("our types have string keys and serialise");
+    if !json.contains(text::is_harmful) {
+        return json;
+    }
+    let mut line = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if text::is_harmful(c) {
+            // Harmful characters stand inside strings only, where JSON takes UTF-16 escapes (RFC 8259 §7).
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(line, "\\u{unit:04x}");
+            }
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+impl From<&PeerInfo> for PeerRef {
+    fn from(info: &PeerInfo) -> Self {
+        Self { id: info.id.clone(), name: shown(&info.name), verified: info.verified }
+    }
+}
+
+impl From<&PeerInfo> for Peer {
+    fn from(info: &PeerInfo) -> Self {
+        let PeerRef { id, name, verified } = info.into();
+        let kind = match info.kind {
+            PeerKind::Swarm => Kind::Swarm,
+            PeerKind::Original => Kind::Original,
+        };
+        let path = info.path.as_ref().map(PathInfo::from);
+        Self {
+            id,
+            name,
+            verified,
+            kind,
+            path,
+            sent_bytes: info.sent_bytes,
+            received_bytes: info.received_bytes,
+        }
+    }
+}
+
+impl From<&Path> for PathInfo {
+    fn from(path: &Path) -> Self {
+        let kind = match path.kind {
+            PathKind::Direct => Travel::Direct,
+            PathKind::Relayed => Travel::Relayed,
+        };
+        let rtt_ms = path.rtt.map(|rtt| rounded(rtt.as_secs_f64() * 1e3));
+        Self { kind, local: path.local.to_string(), remote: path.remote.to_string(), rtt_ms }
+    }
+}
+
+impl From<CloseReason> for Reason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Left => Self::Left,
+            CloseReason::Lost => Self::Lost,
+            CloseReason::NoPath => Self::NoPath,
+            CloseReason::KeyMismatch => Self::KeyMismatch,
+            CloseReason::Unverified => Self::Unverified,
+            CloseReason::Misbehaved => Self::Misbehaved,
+            CloseReason::ServerSaidSo => Self::Server,
+            CloseReason::Replaced => Self::Replaced,
+            CloseReason::Local => Self::Local,
+        }
+    }
+}
+
+impl From<Direction> for Way {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Send => Self::Send,
+            Direction::Receive => Self::Receive,
+        }
+    }
+}
+
+/// Three decimals: what is measured here is no more exact.
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// Names are the only texts that are made fit for a screen here too: as they stand, they are compared and typed.
+fn shown(name: &str) -> String {
+    Name::from_remote(name).map_or_else(String::new, |name| name.to_string())
+}
+
+fn signaling(state: &SignalingState) -> Event {
+    let plain = |state| Event::Signaling { state, reason: None, retry_secs: None };
+    match state {
+        SignalingState::Connecting => plain(Signaling::Connecting),
+        SignalingState::Up => plain(Signaling::Up),
+        SignalingState::Down { reason, retry_in } => Event::Signaling {
+            state: Signaling::Down,
+            reason: Some(reason.clone()),
+            retry_secs: Some(rounded(retry_in.as_secs_f64())),
+        },
+        SignalingState::Refused { message, .. } => {
+            Event::Signaling { state: Signaling::Refused, reason: Some(message.clone()), retry_secs: None }
+        }
+    }
+}
+
+/// What the JSON face keeps between events: who is here, and what it can't learn from an event alone.
+#[derive(Debug)]
+pub struct Translator {
+    own: Name,
+    invite: Option<String>,
+    peers: std::collections::BTreeMap<UserId, PeerRef>,
+}
+
+impl Translator {
+    /// For a peer of this name, which can give out this invite.
+    pub fn new(own: Name, invite: Option<String>) -> Self {
+        Self { own, invite, peers: Default::default() }
+    }
+
+    /// The event as it is printed; nothing for the end, which the face says itself.
+    pub fn event(&mut self, event: &api::Event) -> Option<Event> {
+        Some(match event {
+            api::Event::Ready { id, room, members } => Event::Ready {
+                version: VERSION,
+                id: id.clone(),
+                name: self.own.to_string(),
+                room: room.clone(),
+                invite: self.invite.clone(),
+                members: *members,
+            },
+            api::Event::Signaling(state) => signaling(state),
+            api::Event::Opened(peer) => {
+                self.peers.insert(peer.id.clone(), peer.into());
+                Event::Open { peer: peer.into() }
+            }
+            api::Event::Closed { peer, reason } => {
+                self.peers.remove(&peer.id);
+                Event::Close { peer: peer.into(), reason: (*reason).into() }
+            }
+            api::Event::Renamed { peer, old } => {
+                self.peers.insert(peer.id.clone(), peer.into());
+                Event::Name { peer: peer.into(), old: shown(old) }
+            }
+            api::Event::Message { from, text, direct } => {
+                Event::Message { from: from.into(), text: text.clone(), direct: *direct }
+            }
+            api::Event::Data { from, bytes } => {
+                Event::Data { from: from.into(), len: bytes.len(), blake3: blake3::hash(bytes).to_string() }
+            }
+            api::Event::Transfer(event) => return self.transfer(event),
+            api::Event::PeerFailed { peer, reason } => {
+                Event::Refused { peer: peer.clone(), reason: (*reason).into() }
+            }
+            api::Event::Ended(_) => return None,
+        })
+    }
+
+    /// The offer of ours that is announced when its manifest is made.
+    pub fn sending(offer: &OfferInfo, r#ref: Option<serde_json::Value>) -> Event {
+        let OfferInfo { transfer, name, files, bytes, .. } = offer.clone();
+        Event::Sending { transfer, name, files, bytes, r#ref }
+    }
+
+    fn peer(&self, id: &UserId) -> PeerRef {
+        let unknown = || PeerRef { id: id.clone(), name: String::new(), verified: false };
+        self.peers.get(id).cloned().unwrap_or_else(unknown)
+    }
+
+    fn transfer(&self, event: &TransferEvent) -> Option<Event> {
+        Some(match event.clone() {
+            // The rest of what a sender hears of its own files before they are offered comes as the answer to `send`.
+            TransferEvent::Preparing { .. } | TransferEvent::NotPrepared { .. } => return None,
+            TransferEvent::Prepared { offer, .. } => Self::sending(&offer, None),
+            TransferEvent::Offered { from, offer, .. } => {
+                let OfferInfo { transfer, name, files, bytes, origin, .. } = offer;
+                Event::Offer { transfer, from: self.peer(&from), name, files, bytes, origin }
+            }
+            TransferEvent::Withdrawn { transfer } => Event::Withdrawn { transfer },
+            TransferEvent::Accepting { from, offer } => {
+                let OfferInfo { transfer, name, files, bytes, .. } = offer;
+                Event::Receiving { transfer, from: self.peer(&from), name, files, bytes }
+            }
+            TransferEvent::Refused { offer, reason, .. } => {
+                Event::Failed { transfer: offer.transfer, reason: format!("declined: {reason}") }
+            }
+            TransferEvent::Accepted { transfer, peer } => {
+                Event::Accepted { transfer, peer: self.peer(&peer) }
+            }
+            TransferEvent::Declined { transfer, peer, reason } => {
+                Event::Declined { transfer, peer: self.peer(&peer), reason: reason.to_string() }
+            }
+            TransferEvent::Conflicts { transfer, count, .. } => {
+                Event::Failed { transfer, reason: format!("{count} files are in the way") }
+            }
+            TransferEvent::Resumed { transfer, bytes, total } => Event::Resumed { transfer, bytes, total },
+            TransferEvent::Progress(progress) => Event::Progress((&progress).into()),
+            TransferEvent::Stalled { transfer, missing_bytes } => Event::Stalled { transfer, missing_bytes },
+            TransferEvent::Delivered { transfer, peer, from_origin_bytes, from_others_bytes } => {
+                Event::Delivered {
+                    transfer,
+                    peer: self.peer(&peer),
+                    from_sender_bytes: from_origin_bytes,
+                    from_others_bytes,
+                }
+            }
+            TransferEvent::Undelivered { transfer, peer, reason } => Event::Undelivered {
+                transfer,
+                peer: self.peer(&peer),
+                reason: reason.map(|reason| reason.to_string()),
+            },
+            done @ TransferEvent::Done { .. } => return done_event(done),
+            TransferEvent::Failed { transfer, reason, .. } => {
+                Event::Failed { transfer, reason: reason.to_string() }
+            }
+            TransferEvent::PeerCutOff { transfer, peer, reason } => {
+                Event::Suspect { transfer, peer: self.peer(&peer), reason: reason.to_string() }
+            }
+        })
+    }
+}
+
+fn done_event(event: TransferEvent) -> Option<Event> {
+    let TransferEvent::Done {
+        transfer,
+        offer,
+        path,
+        blake3,
+        elapsed,
+        from_origin_bytes,
+        from_others_bytes,
+        skipped,
+    } = event
+    else {
+        return None;
+    };
+    Some(Event::Done(Done {
+        transfer,
+        path,
+        bytes: offer.bytes,
+        secs: rounded(elapsed.as_secs_f64()),
+        blake3: blake3.map(|hash| blake3::Hash::from_bytes(hash).to_string()),
+        from_sender_bytes: from_origin_bytes,
+        from_others_bytes,
+        skipped,
+    }))
+}
+
+impl From<&crate::core::transfer::Progress> for Progress {
+    fn from(progress: &crate::core::transfer::Progress) -> Self {
+        let peers = progress.peers.iter().map(|peer| PeerProgress {
+            id: peer.peer.clone(),
+            has_bytes: peer.has_bytes,
+            done: peer.done,
+            down_bps: peer.down_bps,
+            up_bps: peer.up_bps,
+        });
+        Self {
+            transfer: progress.transfer,
+            direction: progress.direction.into(),
+            bytes: progress.bytes,
+            total: progress.total,
+            rate_bps: progress.rate_bps,
+            eta_secs: progress.eta.as_ref().map(Duration::as_secs_f64).map(rounded),
+            uploaded_bytes: progress.uploaded_bytes,
+            peers: peers.collect(),
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! The transfers a face knows of: their numbers, their state, and what is said about them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::format;
+use super::roster::Roster;
+use super::term::Ink;
+use super::words::Note;
+use crate::core::transfer::{Direction, OfferInfo, Progress, TransferEvent};
+use crate::wire::text;
+use crate::wire::{TransferId, UserId};
+
+/// The longest name of a file that is shown, in characters.
+const NAME_MAX_CHARS: usize = 60;
+
+/// Transfers kept, ended ones first out: what `/transfers` can look back on.
+const ITEMS_MAX: usize = 200;
+
+/// All transfers since the start.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    items: BTreeMap<TransferId, Item>,
+    last_number: u32,
+}
+
+/// One transfer.
+#[derive(Debug)]
+pub struct Item {
+    /// Its number on this screen, from 1.
+    pub number: u32,
+    /// What is offered.
+    pub offer: OfferInfo,
+    /// Whose offer it is; `None`: ours.
+    pub from: Option<UserId>,
+    /// How far it is.
+    pub state: State,
+    /// The last news of its progress.
+    pub progress: Option<Progress>,
+    /// Receivers that accepted, and what each had from others, once it has everything.
+    receivers: BTreeMap<UserId, Receiver>,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has answered the offer.
+    Waiting,
+    /// Under way.
+    Running,
+    /// Complete.
+    Done,
+    /// Declined, withdrawn or failed.
+    Over,
+}
+
+/// How it went with one receiver of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiver {
+    Taking,
+    Has { from_us: u64, from_others: u64 },
+    Lost,
+}
+
+/// How it went with all receivers of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Receivers that accepted and are at it.
+    pub taking: usize,
+    /// Receivers that have everything.
+    pub delivered: usize,
+    /// Receivers that accepted and then left or failed.
+    pub lost: usize,
+    /// Bytes that receivers had from us.
+    pub from_us: u64,
+    /// Bytes that receivers had from each other.
+    pub from_others: u64,
+}
+
+/// No transfer has this number.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PickError {
+    /// Nothing waits.
+    #[error("nothing waits for an answer")]
+    Nothing,
+    /// More than one could be meant.
+    #[error("more than one waits; say which: {0}")]
+    Which(String),
+    /// Not a number of ours.
+    #[error("there is no transfer {0}; /transfers shows them")]
+    Unknown(String),
+}
+
+impl Item {
+    /// The name as it may be shown.
+    pub fn name(&self) -> String {
+        shown_name(&self.offer)
+    }
+
+    /// How it went with our receivers.
+    pub fn tally(&self) -> Tally {
+        self.receivers.values().fold(Tally::default(), |mut tally, receiver| {
+            match receiver {
+                Receiver::Taking => tally.taking += 1,
+                Receiver::Lost => tally.lost += 1,
+                Receiver::Has { from_us, from_others } => {
+                    tally.delivered += 1;
+                    tally.from_us += from_us;
+                    tally.from_others += from_others;
+                }
+            }
+            tally
+        })
+    }
+
+    /// Which way it goes.
+    pub fn direction(&self) -> Direction {
+        if self.from.is_some() { Direction::Receive } else { Direction::Send }
+    }
+
+    /// `3 files, 12 MiB`.
+    pub fn size(&self) -> String {
+        size(&self.offer)
+    }
+
+    /// One line for a sender: how it went, and who uploaded how much.
+    pub fn sent_summary(&self) -> String {
+        let tally = self.tally();
+        let all = tally.delivered + tally.lost + tally.taking;
+        let uploaded = self.progress.as_ref().map_or(tally.from_us, |progress| progress.uploaded_bytes);
+        let name = self.name();
+        let who = match (tally.delivered, all) {
+            (0, 0) => return format!("{name}: nobody took it"),
+            (1, 1) => format!("{name} was delivered"),
+            (delivered, all) if delivered == all => format!("{name} was delivered to all {all}"),
+            (delivered, all) => format!("{name} was delivered to {delivered} of {all}"),
+        };
+        let others = match tally.from_others {
+            0 => String::new(),
+            bytes => format!(", the receivers passed {} to each other", format::bytes(bytes)),
+        };
+        format!("{who}; uploaded {}{others}", format::bytes(uploaded))
+    }
+}
+
+fn shown_name(offer: &OfferInfo) -> String {
+    let name = text::line(&offer.name, NAME_MAX_CHARS);
+    let entries = offer.files.saturating_add(offer.folders);
+    if entries > 1 && offer.folders == 0 {
+        format!("{name} and {} more", entries - 1)
+    } else {
+        name.into_owned()
+    }
+}
+
+fn size(offer: &OfferInfo) -> String {
+    let bytes = format::bytes(offer.bytes);
+    if offer.files == 1 { bytes } else { format!("{}, {bytes}", format::count(offer.files as usize, "file")) }
+}
+
+impl Shelf {
+    /// Everything, in the order it came.
+    pub fn items(&self) -> Vec<&Item> {
+        let mut items: Vec<&Item> = self.items.values().collect();
+        items.sort_by_key(|item| item.number);
+        items
+    }
+
+    /// One transfer.
+    pub fn item(&self, transfer: &TransferId) -> Option<&Item> {
+        self.items.get(transfer)
+    }
+
+    /// The transfer that `typed` means: a number or the beginning of an id; nothing typed means the only one for which
+    /// `fits` holds.
+    pub fn pick(&self, typed: &str, fits: impl Fn(&Item) -> bool) -> Result<TransferId, PickError> {
+        let typed = typed.trim();
+        let items = self.items();
+        if !typed.is_empty() {
+            let number = typed.trim_start_matches('#').parse::<u32>().ok();
+            let by_number = items.iter().find(|item| Some(item.number) == number);
+            let by_id = || {
+                items
+                    .iter()
+                    .find(|item| typed.len() >= 8 && item.offer.transfer.to_string().starts_with(typed))
+            };
+            let found = by_number.or_else(by_id).map(|item| item.offer.transfer);
+            return found.ok_or_else(|| PickError::Unknown(text::line(typed, 80).into_owned()));
+        }
+        let waiting: Vec<&&Item> = items.iter().filter(|item| fits(item)).collect();
+        match waiting.as_slice() {
+            [] => Err(PickError::Nothing),
+            [one] => Ok(one.offer.transfer),
+            several => {
+                let numbers = several.iter().map(|item| format!("{} ({})", item.number, item.name()));
+                Err(PickError::Which(numbers.collect::<Vec<_>>().join(", ")))
+            }
+        }
+    }
+
+    /// Takes news in and says it in words, if it is worth a line.
+    pub fn on_event(&mut self, event: &TransferEvent, roster: &Roster) -> Option<Note> {
+        self.record(event);
+        match event {
+            TransferEvent::Preparing { .. } | TransferEvent::Progress(_) => None,
+            TransferEvent::Prepared { offer, .. } => {
+                Some(Note::new(Ink::Good, format!("offering {} ({})", shown_name(offer), size(offer))))
+            }
+            TransferEvent::NotPrepared { error, .. } => {
+                Some(Note::new(Ink::Bad, format!("can't send that: {error}")))
+            }
+            TransferEvent::Offered { from, offer, free_bytes } => {
+                Some(self.offered(from, offer, *free_bytes, roster))
+            }
+            TransferEvent::Withdrawn { transfer } => {
+                Some(Note::new(Ink::Dim, format!("{} is no longer offered", self.name(transfer))))
+            }
+            TransferEvent::Accepting { from, offer } => Some(Note::new(
+                Ink::Good,
+                format!("receiving {} ({}) from {}", shown_name(offer), size(offer), roster.label(from)),
+            )),
+            TransferEvent::Refused { from, offer, reason } => Some(Note::new(
+                Ink::Warn,
+                format!(
+                    "declined {} ({}) from {}: {reason}",
+                    shown_name(offer),
+                    size(offer),
+                    roster.label(from)
+                ),
+            )),
+            TransferEvent::Accepted { transfer, peer } => {
+                Some(Note::new(Ink::Good, format!("{} takes {}", roster.label(peer), self.name(transfer))))
+            }
+            TransferEvent::Declined { transfer, peer, reason } => Some(Note::new(
+                Ink::Warn,
+                format!("{} declined {}: {reason}", roster.label(peer), self.name(transfer)),
+            )),
+            TransferEvent::Conflicts { transfer, count, .. } => Some(Note::new(
+                Ink::Warn,
+                format!("{}: {} in the way", self.name(transfer), format::count(*count, "file")),
+            )),
+            TransferEvent::Resumed { transfer, bytes, total } => Some(Note::new(
+                Ink::Good,
+                format!(
+                    "resuming {} at {} % ({} are here already)",
+                    self.name(transfer),
+                    format::percent(*bytes, *total),
+                    format::bytes(*bytes)
+                ),
+            )),
+            TransferEvent::Stalled { transfer, missing_bytes } => Some(Note::new(
+                Ink::Warn,
+                format!(
+                    "{} waits: nobody here has the missing {}",
+                    self.name(transfer),
+                    format::bytes(*missing_bytes)
+                ),
+            )),
+            TransferEvent::Delivered { transfer, peer, .. } => {
+                Some(Note::new(Ink::Good, format!("{} has {}", roster.label(peer), self.name(transfer))))
+            }
+            TransferEvent::Undelivered { transfer, peer, reason } => {
+                let why = reason.as_ref().map_or_else(
+                    || "left before everything was there".to_owned(),
+                    |reason| format!("gave up: {}", text::line(&reason.to_string(), 200)),
+                );
+                Some(Note::new(Ink::Bad, format!("{}: {} {why}", self.name(transfer), roster.label(peer))))
+            }
+            TransferEvent::Done { offer, path, elapsed, skipped, .. } => {
+                Some(Note::new(Ink::Good, received(offer, path.as_deref(), *elapsed, *skipped)))
+            }
+            TransferEvent::Failed { transfer, reason, .. } => Some(Note::new(
+                Ink::Bad,
+                format!(
+                    "{} will not complete: {}",
+                    self.name(transfer),
+                    text::line(&reason.to_string(), 300)
+                ),
+            )),
+            TransferEvent::PeerCutOff { transfer, peer, reason } => Some(Note::new(
+                Ink::Bad,
+                format!(
+                    "{}: nothing more is taken from {}: {reason}",
+                    self.name(transfer),
+                    roster.label(peer)
+                ),
+            )),
+        }
+    }
+
+    fn offered(&self, from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> Note {
+        let number = self.items.get(&offer.transfer).map_or(0, |item| item.number);
+        let label = roster.label(from);
+        let origin = match offer.origin == *from {
+            true => String::new(),
+            false => format!(", first sent by {}", roster.label(&offer.origin)),
+        };
+        let room = match free_bytes {
+            Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
+            Some(_) | None => String::new(),
+        };
+        let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
+        Note::new(Ink::Bold, format!("{label} offers {what}: /accept {number} or /reject {number}"))
+    }
+
+    fn name(&self, transfer: &TransferId) -> String {
+        self.items.get(transfer).map_or_else(|| transfer.brief(), Item::name)
+    }
+
+    fn record(&mut self, event: &TransferEvent) {
+        match event {
+            TransferEvent::Preparing { .. }
+            | TransferEvent::NotPrepared { .. }
+            | TransferEvent::Stalled { .. }
+            | TransferEvent::PeerCutOff { .. }
+            | TransferEvent::Conflicts { .. }
+            | TransferEvent::Resumed { .. }
+            | TransferEvent::Declined { .. } => {}
+            TransferEvent::Prepared { offer, .. } => drop(self.put(offer, None, State::Waiting)),
+            TransferEvent::Offered { from, offer, .. } => drop(self.put(offer, Some(from), State::Waiting)),
+            TransferEvent::Accepting { from, offer } => drop(self.put(offer, Some(from), State::Running)),
+            TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Over)),
+            TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } => {
+                self.set(transfer, State::Over);
+            }
+            TransferEvent::Accepted { transfer, peer } => self.receiver(transfer, peer, Receiver::Taking),
+            TransferEvent::Progress(progress) => {
+                if let Some(item) = self.items.get_mut(&progress.transfer) {
+                    item.progress = Some(progress.clone());
+                }
+            }
+            TransferEvent::Delivered { transfer, peer, from_origin_bytes, from_others_bytes } => {
+                let has = Receiver::Has { from_us: *from_origin_bytes, from_others: *from_others_bytes };
+                self.receiver(transfer, peer, has);
+            }
+            TransferEvent::Undelivered { transfer, peer, .. } => {
+                self.receiver(transfer, peer, Receiver::Lost)
+            }
+            TransferEvent::Done { offer, .. } => self.set(&offer.transfer, State::Done),
+        }
+    }
+
+    /// A new transfer, or one that is offered again, under its old number.
+    fn put(&mut self, offer: &OfferInfo, from: Option<&UserId>, state: State) -> u32 {
+        if let Some(item) = self.items.get_mut(&offer.transfer) {
+            item.from = from.cloned();
+            item.state = state;
+            return item.number;
+        }
+        self.make_room();
+        self.last_number += 1;
+        let item = Item {
+            number: self.last_number,
+            offer: offer.clone(),
+            from: from.cloned(),
+            state,
+            progress: None,
+            receivers: BTreeMap::new(),
+        };
+        self.items.insert(offer.transfer, item);
+        self.last_number
+    }
+
+    /// Forgets the oldest transfer that is over; if none is, the oldest.
+    fn make_room(&mut self) {
+        if self.items.len() < ITEMS_MAX {
+            return;
+        }
+        let ended = |item: &Item| matches!(item.state, State::Done | State::Over);
+        let oldest = self.items.values().min_by_key(|item| (!ended(item), item.number));
+        if let Some(transfer) = oldest.map(|item| item.offer.transfer) {
+            self.items.remove(&transfer);
+        }
+    }
+
+    fn set(&mut self, transfer: &TransferId, state: State) {
+        if let Some(item) = self.items.get_mut(transfer) {
+            item.state = state;
+        }
+    }
+
+    fn receiver(&mut self, transfer: &TransferId, peer: &UserId, how: Receiver) {
+        if let Some(item) = self.items.get_mut(transfer) {
+            item.receivers.insert(peer.clone(), how);
+            let tally = item.tally();
+            item.state = match (tally.taking, tally.delivered) {
+                (0, 0) => State::Waiting,
+                (0, _) => State::Done,
+                (_, _) => State::Running,
+            };
+        }
+    }
+}
+
+/// `received film.mkv: 256 MiB in 2.3 s (111 MiB/s), it is in ./film.mkv`.
+pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipped: usize) -> String {
+    let rate = (offer.bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
+    let place = path.map(|path| format!(" into {}", text::whole_line(&path.display().to_string())));
+    let skipped = match skipped {
+        0 => String::new(),
+        some => format!("; {} left out, because of what was there", format::count(some, "file")),
+    };
+    format!(
+        "received {} ({}) in {}, {}{}{skipped}",
+        shown_name(offer),
+        size(offer),
+        format::took(elapsed),
+        format::rate(rate),
+        place.unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::cli::roster::tests::roster;
+    use crate::core::transfer::{DeclineReason, FailReason, SendToken};
+
+    pub(crate) fn id(text: &str) -> UserId {
+        UserId::new(text).expect("an id")
+    }
+
+    pub(crate) fn offer(byte: u8, name: &str, from: &str) -> OfferInfo {
+        OfferInfo {
+            transfer: TransferId([byte; 32]),
+            name: name.into(),
+            files: 1,
+            folders: 0,
+            bytes: 1 << 20,
+            origin: id(from),
+        }
+    }
+
+    fn say(shelf: &mut Shelf, event: &TransferEvent) -> String {
+        let roster = roster(&[("1111", "ada"), ("2222", "bob")]);
+        shelf.on_event(event, &roster).map_or_else(String::new, |note| note.text)
+    }
+
+    fn offered(byte: u8, name: &str) -> TransferEvent {
+        TransferEvent::Offered { from: id("1111"), offer: offer(byte, name, "1111"), free_bytes: None }
+    }
+
+    #[test]
+    fn an_offer_says_who_what_and_how_to_answer() {
+        let mut shelf = Shelf::default();
+        assert_eq!(
+            say(&mut shelf, &offered(1, "a\u{202e}.mkv")),
+            "ada offers a�.mkv (1.0 MiB): /accept 1 or /reject 1"
+        );
+        let full = TransferEvent::Offered {
+            from: id("1111"),
+            offer: OfferInfo { files: 3, folders: 1, ..offer(2, "photos", "2222") },
+            free_bytes: Some(1000),
+        };
+        let said = "ada offers photos (3 files, 1.0 MiB, first sent by bob; only 1000 B are free here): \
+                    /accept 2 or /reject 2";
+        assert_eq!(say(&mut shelf, &full), said);
+    }
+
+    #[test]
+    fn an_answer_without_a_number_means_the_only_one_that_waits() {
+        let mut shelf = Shelf::default();
+        let waits = |item: &Item| item.state == State::Waiting;
+        assert_eq!(shelf.pick("", waits), Err(PickError::Nothing));
+        say(&mut shelf, &offered(1, "one"));
+        assert_eq!(shelf.pick("", waits), Ok(TransferId([1; 32])));
+        say(&mut shelf, &offered(2, "two"));
+        assert_eq!(shelf.pick("", waits), Err(PickError::Which("1 (one), 2 (two)".into())));
+        assert_eq!(shelf.pick("2", waits), Ok(TransferId([2; 32])));
+        assert_eq!(shelf.pick("01010101", waits), Ok(TransferId([1; 32])));
+        assert_eq!(shelf.pick("9", waits), Err(PickError::Unknown("9".into())));
+        say(&mut shelf, &TransferEvent::Withdrawn { transfer: TransferId([1; 32]) });
+        assert_eq!(shelf.pick("", waits), Ok(TransferId([2; 32])));
+    }
+
+    #[test]
+    fn the_sender_learns_who_uploaded_how_much() {
+        let mut shelf = Shelf::default();
+        let transfer = TransferId([1; 32]);
+        say(&mut shelf, &TransferEvent::Prepared { token: SendToken(0), offer: offer(1, "film.mkv", "0") });
+        assert_eq!(shelf.items()[0].sent_summary(), "film.mkv: nobody took it");
+        say(&mut shelf, &TransferEvent::Accepted { transfer, peer: id("1111") });
+        say(&mut shelf, &TransferEvent::Accepted { transfer, peer: id("2222") });
+        assert_eq!(shelf.items()[0].state, State::Running);
+        let delivered = TransferEvent::Delivered {
+            transfer,
+            peer: id("1111"),
+            from_origin_bytes: 600_000,
+            from_others_bytes: 448_576,
+        };
+        assert_eq!(say(&mut shelf, &delivered), "ada has film.mkv");
+        let lost =
+            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(FailReason::Remote) };
+        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: it failed on the other side");
+        assert_eq!(
+            shelf.items()[0].sent_summary(),
+            "film.mkv was delivered to 1 of 2; uploaded 586 KiB, the receivers passed 438 KiB to each other"
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let mut shelf = Shelf::default();
+        let refused = TransferEvent::Refused {
+            from: id("1111"),
+            offer: offer(1, "film.mkv", "1111"),
+            reason: DeclineReason::TooLarge,
+        };
+        assert_eq!(
+            say(&mut shelf, &refused),
+            "declined film.mkv (1.0 MiB) from ada: larger than the receiver takes"
+        );
+    }
+
+    #[test]
+    fn a_flood_of_offers_is_forgotten_from_its_oldest() {
+        let mut shelf = Shelf::default();
+        for number in 0..300u32 {
+            let mut info = offer(0, "x", "1111");
+            info.transfer.0[..4].copy_from_slice(&number.to_be_bytes());
+            say(&mut shelf, &TransferEvent::Offered { from: id("1111"), offer: info, free_bytes: None });
+        }
+        assert_eq!(shelf.items().len(), ITEMS_MAX);
+        assert_eq!(shelf.items()[0].number, 101);
+    }
+}

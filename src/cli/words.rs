@@ -1,0 +1,226 @@
+//! What happens, in words for people. Everything in here is safe for a terminal.
+
+use std::net::IpAddr;
+
+use super::format;
+use super::roster::Roster;
+use super::term::{Ink, Palette};
+use crate::core::peer::{Path, PathKind};
+use crate::node::api::{CloseReason, Ended, Event, PeerInfo, PeerKind, SignalingState};
+use crate::wire::UserId;
+use crate::wire::text;
+
+/// The longest sentence of a server or a library that is shown, in characters.
+const FOREIGN_MAX_CHARS: usize = 300;
+
+/// A sentence and how it should look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Its colour.
+    pub ink: Ink,
+    /// What it says.
+    pub text: String,
+}
+
+impl Note {
+    /// A sentence of this colour.
+    pub fn new(ink: Ink, text: impl Into<String>) -> Self {
+        Self { ink, text: text.into() }
+    }
+
+    /// The sentence in its colour.
+    pub fn paint(&self, palette: Palette) -> String {
+        palette.paint(self.ink, &self.text)
+    }
+}
+
+/// What an event that is neither a message nor news of a transfer says to people; the roster knows of it already, but for
+/// somebody who left. `keyed`: whether the room has a key.
+pub fn of_event(event: &Event, roster: &Roster, keyed: bool) -> Option<Note> {
+    match event {
+        Event::Ready { members, .. } => Some(ready(*members)),
+        Event::Signaling(state) => signaling(state),
+        Event::Opened(peer) => Some(opened(peer, roster, keyed)),
+        Event::Closed { peer, reason } => {
+            Some(Note::new(Ink::Dim, format!("{} {}", roster.label(&peer.id), left(*reason))))
+        }
+        Event::Renamed { peer, old } => {
+            let old =
+                text::Name::from_remote(old).map_or_else(|| "somebody".to_owned(), |name| name.to_string());
+            Some(Note::new(Ink::Dim, format!("{old} is now {}", roster.label(&peer.id))))
+        }
+        Event::Data { from, bytes } => {
+            let (label, len) = (roster.label(&from.id), format::bytes(bytes.len() as u64));
+            Some(Note::new(Ink::Dim, format!("{label} sent {len} of data, blake3 {}", brief_hash(bytes))))
+        }
+        Event::PeerFailed { peer, reason } => Some(peer_failed(peer.as_ref(), *reason, roster)),
+        Event::Message { .. } | Event::Transfer(_) | Event::Ended(_) => None,
+    }
+}
+
+fn ready(members: usize) -> Note {
+    let text = match members {
+        0 => "you are the first here".to_owned(),
+        1 => "1 other is here".to_owned(),
+        more => format!("{more} others are here"),
+    };
+    Note::new(Ink::Dim, text)
+}
+
+fn brief_hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().chars().take(16).collect()
+}
+
+fn opened(peer: &PeerInfo, roster: &Roster, keyed: bool) -> Note {
+    let label = roster.label(&peer.id);
+    let mut facts = Vec::new();
+    if keyed {
+        facts.push(if peer.verified { "verified" } else { "NOT VERIFIED" }.to_owned());
+    }
+    if peer.kind == PeerKind::Original {
+        facts.push("a published fast-rtc library".to_owned());
+    }
+    facts.extend(peer.path.as_ref().map(path));
+    let ink = if keyed && !peer.verified { Ink::Warn } else { Ink::Good };
+    let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+    Note::new(ink, format!("{label} joined{facts}"))
+}
+
+/// `direct, IPv4, 0.4 ms`.
+pub fn path(path: &Path) -> String {
+    let rtt = path.rtt.map(|rtt| format!(", {}", format::rtt(rtt)));
+    format!("{}, {}{}", path_kind(path.kind), family(path.remote.ip()), rtt.unwrap_or_default())
+}
+
+/// `direct` or `relayed`.
+pub fn path_kind(kind: PathKind) -> &'static str {
+    match kind {
+        PathKind::Direct => "direct",
+        PathKind::Relayed => "relayed",
+    }
+}
+
+/// `IPv4` or `IPv6`.
+pub fn family(address: IpAddr) -> &'static str {
+    match address.to_canonical() {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    }
+}
+
+/// What became of a peer that had been here.
+fn left(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Left => "left",
+        CloseReason::Lost => "is gone: nothing came any more",
+        CloseReason::NoPath => "is gone: no path leads there any more",
+        CloseReason::KeyMismatch => "was dropped: it could not prove the room's key",
+        CloseReason::Unverified => "was dropped: it can't prove the room's key",
+        CloseReason::Misbehaved => "was dropped: it broke the protocol",
+        CloseReason::ServerSaidSo => "left, says the server",
+        CloseReason::Replaced => "reconnected",
+        CloseReason::Local => "was left behind",
+    }
+}
+
+fn peer_failed(peer: Option<&UserId>, reason: CloseReason, roster: &Roster) -> Note {
+    let who = peer.map_or_else(|| "somebody".to_owned(), |id| roster.label(id));
+    match reason {
+        CloseReason::KeyMismatch => Note::new(
+            Ink::Bad,
+            format!(
+                "{who} was refused: another key, or somebody in between. \
+                 Compare your invites; if they are the same, do not trust this server"
+            ),
+        ),
+        CloseReason::Unverified => Note::new(
+            Ink::Warn,
+            format!(
+                "{who} was refused: it can't prove the room's key (--allow-unverified lets such peers in)"
+            ),
+        ),
+        CloseReason::NoPath => Note::new(
+            Ink::Warn,
+            format!(
+                "no path to {who}: a firewall is in the way on one side; a TURN server would help (--ice-server)"
+            ),
+        ),
+        CloseReason::Misbehaved => Note::new(Ink::Warn, format!("{who} was refused: it broke the protocol")),
+        CloseReason::Lost => Note::new(Ink::Dim, format!("{who} did not answer; trying again")),
+        CloseReason::Left | CloseReason::ServerSaidSo | CloseReason::Replaced | CloseReason::Local => {
+            Note::new(Ink::Dim, format!("{who} left before the connection stood"))
+        }
+    }
+}
+
+/// What the state of the connection to the server says to people; nothing while all is well.
+fn signaling(state: &SignalingState) -> Option<Note> {
+    match state {
+        SignalingState::Connecting | SignalingState::Up => None,
+        SignalingState::Down { reason, retry_in } => {
+            let reason = text::line(reason, FOREIGN_MAX_CHARS);
+            let wait = format::took(*retry_in);
+            Some(Note::new(
+                Ink::Warn,
+                format!("the server is away ({reason}); whoever is here stays connected; next try in {wait}"),
+            ))
+        }
+        SignalingState::Refused { message, .. } => {
+            Some(Note::new(Ink::Warn, format!("the server says: {}", text::line(message, FOREIGN_MAX_CHARS))))
+        }
+    }
+}
+
+/// Why the node ended, where it was not asked to, with the next step.
+pub fn ended(ended: &Ended) -> Option<String> {
+    match ended {
+        Ended::Quit => None,
+        Ended::Refused { message, .. } => {
+            Some(format!("the server refused: {}", text::line(message, FOREIGN_MAX_CHARS)))
+        }
+        Ended::Unreachable { reason } => Some(format!(
+            "can't reach the server: {}; is it running, and is the address right?",
+            text::line(reason, FOREIGN_MAX_CHARS)
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cli::roster::tests::{peer, roster};
+
+    fn said(event: &Event) -> String {
+        of_event(event, &roster(&[("1111", "ada")]), true).map_or_else(String::new, |note| note.text)
+    }
+
+    #[test]
+    fn an_arrival_says_how_far_it_can_be_trusted_and_how_it_is_connected() {
+        let mut ada = peer("1111", "ada");
+        ada.path = Some(Path {
+            kind: PathKind::Direct,
+            local: "10.0.0.1:1".parse().expect("an address"),
+            remote: "[::ffff:10.0.0.2]:1".parse().expect("an address"),
+            rtt: Some(Duration::from_micros(800)),
+        });
+        assert_eq!(said(&Event::Opened(ada.clone())), "ada joined (verified, direct, IPv4, 0.8 ms)");
+        ada.verified = false;
+        ada.kind = PeerKind::Original;
+        ada.path = None;
+        assert_eq!(said(&Event::Opened(ada)), "ada joined (NOT VERIFIED, a published fast-rtc library)");
+    }
+
+    #[test]
+    fn what_a_server_says_can_not_move_the_cursor() {
+        let state = SignalingState::Refused { code: None, message: "\x1b[2Jgo away".into() };
+        assert_eq!(said(&Event::Signaling(state)), "the server says: ␛[2Jgo away");
+    }
+
+    #[test]
+    fn a_wrong_key_does_not_look_like_a_network_failure() {
+        let event = Event::PeerFailed { peer: None, reason: CloseReason::KeyMismatch };
+        assert!(said(&event).starts_with("somebody was refused: another key, or somebody in between."));
+    }
+}

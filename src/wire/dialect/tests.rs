@@ -1,0 +1,255 @@
+use super::*;
+use crate::wire::signal::OfferSignal;
+
+fn lobby() -> ServerDialect {
+    ServerDialect::new(RoomId::new(DEFAULT_ROOM).expect("a good id"))
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).expect("a good id")
+}
+
+fn link(id: &str) -> LinkId {
+    LinkId::new(id).expect("a good id")
+}
+
+fn sdp(text: &str) -> Sdp {
+    Sdp::new(text).expect("short")
+}
+
+fn line(text: &str) -> Option<Candidate> {
+    Some(Candidate {
+        candidate: text.into(),
+        sdp_mid: Some("0".into()),
+        sdp_m_line_index: Some(0),
+        username_fragment: None,
+    })
+}
+
+fn init(name: &str, room: &str) -> ClientSignal {
+    let room_id = RoomId::new(room).expect("a good id");
+    ClientSignal::Init(Init { user_id: user(name), room_id, have: None, resume: None })
+}
+
+fn code(dialect: &mut ServerDialect, text: &str) -> Option<ErrorCode> {
+    dialect.parse(text).err().map(|error| error.code)
+}
+
+fn accept() -> ServerSignal {
+    ServerSignal::Accept {
+        id: link("L"),
+        user_id: user("alice"),
+        signals: vec![
+            OfferSignal::Offer { sdp: sdp("O") },
+            OfferSignal::Candidate { candidate: line("one") },
+            OfferSignal::Candidate { candidate: None },
+        ],
+    }
+}
+
+#[test]
+fn the_second_generation_is_recognised_and_answered_bare() {
+    let mut dialect = lobby();
+    let parsed = dialect.parse(r#"{"type":"init","userId":"bob","roomId":"den"}"#);
+    assert_eq!(parsed, Ok(vec![init("bob", "den")]));
+    assert_eq!(
+        dialect.write(&accept()).expect("known to all"),
+        concat!(
+            r#"{"type":"accept","id":"L","userId":"alice","signals":[{"type":"offer","sdp":"O"},"#,
+            r#"{"type":"candidate","candidate":{"candidate":"one","sdpMid":"0","sdpMLineIndex":0}},"#,
+            r#"{"type":"candidate","candidate":null}]}"#
+        )
+    );
+}
+
+#[test]
+fn a_wrapping_host_is_answered_in_kind() {
+    let mut dialect = lobby();
+    let parsed =
+        dialect.parse(r#"{"type":"WRTC_SIGNAL","signal":{"type":"init","userId":"bob","roomId":7}}"#);
+    assert_eq!(parsed, Ok(vec![init("bob", "7")]));
+    assert_eq!(
+        dialect.write(&ServerSignal::OfferRequest).expect("known to all"),
+        r#"{"type":"WRTC_SIGNAL","signal":{"type":"offerRequest"}}"#
+    );
+}
+
+#[test]
+fn the_published_default_room_is_empty_and_means_the_room_of_the_url() {
+    let mut dialect = ServerDialect::new(RoomId::new("attic").expect("a good id"));
+    let parsed = dialect.parse(r#"{"type":"init","userId":"bob","roomId":""}"#);
+    assert_eq!(parsed, Ok(vec![init("bob", "attic")]));
+}
+
+#[test]
+fn the_first_generation_names_users_where_the_second_names_connections() {
+    let mut dialect = lobby();
+    let parsed = dialect.parse(r#"{"type":"init","sdp":"B","offerId":"b1","from":"bob"}"#);
+    let offer = ClientSignal::Offer { id: link("b1"), sdp: sdp("B") };
+    assert_eq!(parsed, Ok(vec![init("bob", DEFAULT_ROOM), offer]));
+
+    assert_eq!(
+        dialect.write(&accept()).expect("known to all"),
+        concat!(
+            r#"{"candidates":[{"candidate":"one","sdpMLineIndex":0,"sdpMid":"0"}],"#,
+            r#""from":"alice","sdp":"O","type":"offer"}"#
+        )
+    );
+    assert_eq!(
+        dialect.parse(r#"{"type":"answer","sdp":"A","to":"alice"}"#),
+        Ok(vec![ClientSignal::Answer { id: link("L"), sdp: sdp("A") }])
+    );
+    let text =
+        r#"{"type":"candidate","candidate":{"candidate":"two","sdpMid":"0","sdpMLineIndex":0},"to":"alice"}"#;
+    let candidate = ClientSignal::Candidate { id: link("L"), candidate: line("two") };
+    assert_eq!(dialect.parse(text), Ok(vec![candidate]));
+
+    let accepted = ServerSignal::OfferAccepted { id: link("b1"), user_id: user("carol") };
+    assert_eq!(
+        dialect.write(&accepted).expect("known to all"),
+        r#"{"from":"carol","id":"b1","type":"offerAccepted"}"#
+    );
+    let answer = ServerSignal::Answer { id: link("b1"), sdp: sdp("C") };
+    assert_eq!(
+        dialect.write(&answer).expect("known to all"),
+        r#"{"from":"carol","sdp":"C","type":"answer"}"#
+    );
+}
+
+#[test]
+fn the_first_generation_is_never_told_what_it_does_not_know() {
+    let mut dialect = lobby();
+    dialect.parse(r#"{"type":"init","sdp":"B","offerId":"b1","from":"bob"}"#).expect("well formed");
+    let accepted = ServerSignal::OfferAccepted { id: link("b1"), user_id: user("carol") };
+    dialect.write(&accepted).expect("known to all");
+    let unknown = [
+        ServerSignal::Candidate { id: link("b1"), candidate: None },
+        ServerSignal::Candidate { id: link("other"), candidate: line("x") },
+        ServerSignal::Answer { id: link("other"), sdp: sdp("x") },
+        ServerSignal::Offer { id: link("b1"), sdp: sdp("x") },
+        ServerSignal::Gone { user_id: user("carol") },
+        ServerSignal::SignalError { code: None, message: "no".into() },
+        ServerSignal::LeaveSwarm { id: link("b1") },
+    ];
+    for signal in unknown {
+        assert_eq!(dialect.write(&signal), None, "{signal:?}");
+    }
+    let late = r#"{"type":"candidate","candidate":{"candidate":"x"},"to":"carol"}"#;
+    assert_eq!(code(&mut dialect, late), Some(ErrorCode::NotAllowed));
+}
+
+#[test]
+fn a_late_answer_is_not_taken_for_the_answer_to_the_next_offer() {
+    let mut dialect = lobby();
+    dialect.parse(r#"{"type":"init","sdp":"B","offerId":"b1","from":"bob"}"#).expect("well formed");
+    let accept_of = |id: &str| ServerSignal::Accept {
+        id: link(id),
+        user_id: user("alice"),
+        signals: vec![OfferSignal::Offer { sdp: sdp("O") }],
+    };
+    dialect.write(&accept_of("L1"));
+    dialect.write(&ServerSignal::LeaveSwarm { id: link("L1") });
+    dialect.write(&accept_of("L2"));
+    for id in ["L1", "L2"] {
+        assert_eq!(
+            dialect.parse(r#"{"type":"answer","sdp":"A","to":"alice"}"#),
+            Ok(vec![ClientSignal::Answer { id: link(id), sdp: sdp("A") }])
+        );
+    }
+}
+
+/// Defect 5: the originals pass these on.
+#[test]
+fn a_client_cannot_speak_for_the_server() {
+    for kind in ["accept", "offerAccepted", "offerRequest", "leaveSwarm", "welcome", "gone", "signal_error"] {
+        let text = format!(r#"{{"type":"{kind}","id":"L","userId":"bob","signals":[],"message":"x"}}"#);
+        assert_eq!(code(&mut lobby(), &text), Some(ErrorCode::NotAllowed), "{kind}");
+    }
+}
+
+#[test]
+fn what_is_no_signal_is_refused_with_a_reason() {
+    let cases = [
+        ("", ErrorCode::Malformed),
+        ("[]", ErrorCode::Malformed),
+        ("{}", ErrorCode::Malformed),
+        (r#"{"type":7}"#, ErrorCode::Malformed),
+        (r#"{"type":"dance"}"#, ErrorCode::UnknownType),
+        (r#"{"type":"init"}"#, ErrorCode::Malformed),
+        (r#"{"type":"init","userId":"a b","roomId":"den"}"#, ErrorCode::Malformed),
+        (r#"{"type":"init","userId":"bob","roomId":"d en"}"#, ErrorCode::Malformed),
+        (r#"{"type":"offer","id":"L"}"#, ErrorCode::Malformed),
+        (r#"{"type":"answer","sdp":"A"}"#, ErrorCode::Malformed),
+        (r#"{"type":"WRTC_SIGNAL"}"#, ErrorCode::Malformed),
+        (r#"{"type":"WRTC_SIGNAL","signal":{"type":"WRTC_SIGNAL"}}"#, ErrorCode::UnknownType),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(code(&mut lobby(), text), Some(expected), "{text}");
+    }
+    let deep = "[".repeat(SIGNAL_MAX_BYTES);
+    assert_eq!(code(&mut lobby(), &deep), Some(ErrorCode::Malformed));
+    let long = "x".repeat(SIGNAL_MAX_BYTES + 1);
+    assert_eq!(code(&mut lobby(), &long), Some(ErrorCode::LimitExceeded));
+}
+
+#[test]
+fn unknown_fields_are_ignored_and_all_ends_of_candidates_are_one() {
+    let mut dialect = lobby();
+    for end in
+        [r#""candidate":null"#, r#""candidate":"""#, r#""candidate":{"candidate":""}"#, r#""extra":[1]"#]
+    {
+        let text = format!(r#"{{"type":"candidate","id":"L",{end}}}"#);
+        let expected = ClientSignal::Candidate { id: link("L"), candidate: None };
+        assert_eq!(dialect.parse(&text), Ok(vec![expected]), "{end}");
+    }
+}
+
+#[test]
+fn our_peer_and_the_server_understand_each_other() {
+    let (mut client, mut server) = (ClientDialect::new(false), lobby());
+    let init = ClientSignal::Init(Init {
+        user_id: user("bob"),
+        room_id: RoomId::new("den").expect("a good id"),
+        have: Some(vec![user("alice")]),
+        resume: Some("secret".into()),
+    });
+    assert_eq!(server.parse(&client.write(&init)), Ok(vec![init]));
+    let signals = [
+        accept(),
+        ServerSignal::Welcome { resume: "secret".into(), members: 2 },
+        ServerSignal::Gone { user_id: user("alice") },
+        ServerSignal::SignalError { code: Some(ErrorCode::RoomFull), message: "full".into() },
+    ];
+    for signal in signals {
+        let text = server.write(&signal).expect("known to all");
+        assert_eq!(client.parse(&text), Ok(signal));
+    }
+}
+
+#[test]
+fn our_peer_wraps_as_soon_as_its_server_does() {
+    let mut client = ClientDialect::default();
+    assert_eq!(client.write(&ClientSignal::Close), r#"{"type":"close"}"#);
+    let text = r#"{"type":"WRTC_SIGNAL","signal":{"type":"offerRequest"}}"#;
+    assert_eq!(client.parse(text), Ok(ServerSignal::OfferRequest));
+    assert_eq!(client.write(&ClientSignal::Close), r#"{"type":"WRTC_SIGNAL","signal":{"type":"close"}}"#);
+}
+
+#[test]
+fn signals_inside_an_accept_may_carry_the_id_or_not() {
+    let text = concat!(
+        r#"{"type":"accept","id":"L","userId":"alice","signals":[{"type":"offer","sdp":"O","id":"L"},"#,
+        r#"{"type":"candidate","id":"L","candidate":{"candidate":"one","sdpMid":"0","sdpMLineIndex":0}},"#,
+        r#"{"type":"candidate","candidate":""}]}"#
+    );
+    assert_eq!(ClientDialect::default().parse(text), Ok(accept()));
+}
+
+#[test]
+fn a_server_of_the_published_kind_may_say_what_we_do_not_know() {
+    let mut client = ClientDialect::default();
+    assert!(client.parse(r#"{"type":"hologram"}"#).is_err());
+    let text = r#"{"type":"signal_error","code":"later_word","message":"no"}"#;
+    let expected = ServerSignal::SignalError { code: Some(ErrorCode::Other), message: "no".into() };
+    assert_eq!(client.parse(text), Ok(expected));
+}
