@@ -6,5 +6,5 @@ mod interop;
 mod malicious;
 mod mesh_sim;
 mod process;
-mod sim;
 mod rtc;
+mod sim;

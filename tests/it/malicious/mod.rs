@@ -2,6 +2,8 @@
 //!
 //! [`lies`] lets two meshes meet through a server that changes one thing at a time, without any network.
 //! [`middle`] really ends DTLS on both sides with our own driver and passes everything on.
+//! [`stolen`] shows a certificate of somebody else.
 
 mod lies;
 mod middle;
+mod stolen;
