@@ -48,6 +48,13 @@ pub const HOST_OFFER_MAX_AGE: Duration = Duration::from_secs(300);
 /// How long a withdrawn offer is kept open, in case it was taken while the withdrawal travelled.
 pub const WITHDRAWN_GRACE: Duration = Duration::from_secs(10);
 
+/// How much a peer may say before its hello is here. Channels overtake each other: behind a lost packet with the hello,
+/// the first lines wait. They are let through once the proof holds, and die with the link if it does not.
+const EARLY_MAX_BYTES: usize = 512 * 1024;
+
+/// The same as a number of messages.
+const EARLY_MAX_MESSAGES: usize = 64;
+
 /// Which program a peer runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerKind {
@@ -213,6 +220,8 @@ struct Session {
     fast_open: bool,
     hello: Option<Hello>,
     verified: bool,
+    /// What came on the `fast` channel before the hello.
+    early: Vec<Payload>,
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
@@ -558,8 +567,7 @@ impl Link {
 
     fn handle_message(&mut self, identity: &Identity, channel: Channel, payload: Payload) {
         match (channel, payload) {
-            (Channel::Fast, Payload::Text(text)) => self.handle_fast_text(&text),
-            (Channel::Fast, Payload::Binary(bytes)) => self.event_when_ready(Event::Data(bytes)),
+            (Channel::Fast, payload) => self.handle_fast(payload),
             (Channel::Control, Payload::Text(text)) => match Control::parse(&text) {
                 Ok(control) => self.handle_control(identity, control),
                 Err(_) => self.close(CloseReason::Misbehaved),
@@ -571,12 +579,22 @@ impl Link {
         }
     }
 
-    fn handle_fast_text(&mut self, text: &str) {
-        let State::Ready(session) = &self.state else { return };
-        match chat::parse(session.kind, text) {
-            FastMessage::Line(text) => self.event(Event::Text { text, direct: false }),
-            FastMessage::Close => self.close(CloseReason::Left),
-            FastMessage::Internal => {}
+    fn handle_fast(&mut self, payload: Payload) {
+        match (&mut self.state, payload) {
+            (State::Connecting(session), payload) => {
+                session.early.push(payload);
+                let bytes: usize = session.early.iter().map(Payload::len_bytes).sum();
+                if bytes > EARLY_MAX_BYTES || session.early.len() > EARLY_MAX_MESSAGES {
+                    self.close(CloseReason::Lost);
+                }
+            }
+            (State::Ready(_), Payload::Binary(bytes)) => self.event(Event::Data(bytes)),
+            (State::Ready(session), Payload::Text(text)) => match chat::parse(session.kind, &text) {
+                FastMessage::Line(text) => self.event(Event::Text { text, direct: false }),
+                FastMessage::Close => self.close(CloseReason::Left),
+                FastMessage::Internal => {}
+            },
+            (State::Offered { .. } | State::Claimed { .. } | State::Closed { .. }, _) => {}
         }
     }
 
@@ -649,11 +667,15 @@ impl Link {
         let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
         session.verified = hello.verified;
         let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
+        let early = std::mem::take(&mut session.early);
         self.state = State::Ready(session);
         self.deadline = None;
         self.event(Event::Ready { kind, verified: hello.verified, name: hello.name });
         for event in path.map(Event::Path).into_iter().chain(writable.map(Event::Writable)) {
             self.event(event);
+        }
+        for payload in early {
+            self.handle_fast(payload);
         }
     }
 
@@ -749,6 +771,7 @@ impl Session {
             fast_open: false,
             hello: None,
             verified: false,
+            early: Vec::new(),
             candidates: 0,
             control_open: false,
             probe: None,

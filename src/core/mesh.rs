@@ -316,6 +316,11 @@ impl Mesh {
         self.slots.iter().filter(|(_, slot)| slot.ready.is_some()).map(|(peer, _)| peer)
     }
 
+    /// The ready link to a peer.
+    pub fn ready_link(&self, peer: &UserId) -> Option<LinkKey> {
+        self.slots.get(peer).and_then(|slot| slot.ready)
+    }
+
     /// How many connections there are, offers included.
     pub fn link_count(&self) -> usize {
         self.links.len()
@@ -713,6 +718,10 @@ impl Mesh {
     }
 
     fn schedule_want(&mut self, now: Instant, peer: UserId) {
+        // A server may invent members without end.
+        if !self.wants.contains_key(&peer) && self.wants.len() >= self.config.max_peers {
+            return;
+        }
         let attempts = self.wants.entry(peer.clone()).or_insert(0);
         if *attempts >= WANT_ATTEMPTS {
             return self.forget_want(&peer);

@@ -4,8 +4,8 @@
 
 pub mod candidate;
 pub mod control;
-pub mod frame;
 pub mod dialect;
+pub mod frame;
 pub mod ids;
 pub mod invite;
 pub mod key;

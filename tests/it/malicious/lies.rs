@@ -3,7 +3,7 @@
 //! What the two say over the connection is passed on word for word: only the proof stands between the liar and the room.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fast_rtc_swarm::core::link::{CloseReason, Identity, PeerKind};
 use fast_rtc_swarm::core::mesh::{Config, Event, Input, Mesh, Output, To};
@@ -12,11 +12,11 @@ use fast_rtc_swarm::wire::control::Control;
 use fast_rtc_swarm::wire::signal::OfferSignal;
 use fast_rtc_swarm::wire::{ClientSignal, LinkId, RoomId, RoomKey, Sdp, ServerSignal, UserId};
 
-fn user(name: &str) -> UserId {
+pub(super) fn user(name: &str) -> UserId {
     UserId::new(name).expect("an id")
 }
 
-fn our_sdp() -> Sdp {
+pub(super) fn our_sdp() -> Sdp {
     Sdp::new("v=0\r\ns=-\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n")
         .expect("short")
         .with_marker()
@@ -30,22 +30,24 @@ fn key() -> RoomKey {
     RoomKey::from_random([7; 16])
 }
 
-const ADA_CERTIFICATE: Fingerprint = Fingerprint([0xaa; 32]);
-const BOB_CERTIFICATE: Fingerprint = Fingerprint([0xbb; 32]);
-const EVE_CERTIFICATE: Fingerprint = Fingerprint([0xee; 32]);
+pub(super) const ADA_CERTIFICATE: Fingerprint = Fingerprint([0xaa; 32]);
+pub(super) const BOB_CERTIFICATE: Fingerprint = Fingerprint([0xbb; 32]);
+pub(super) const EVE_CERTIFICATE: Fingerprint = Fingerprint([0xee; 32]);
+
+pub(super) const MAX_PEERS: usize = 8;
 
 /// A member as its user sees it: what it was told, and what left it.
-struct Member {
-    mesh: Mesh,
+pub(super) struct Member {
+    pub(super) mesh: Mesh,
     now: Instant,
     certificate: Fingerprint,
-    told: Vec<Event>,
-    signals: VecDeque<ClientSignal>,
-    commands: VecDeque<(LinkKey, PeerCommand)>,
+    pub(super) told: Vec<Event>,
+    pub(super) signals: VecDeque<ClientSignal>,
+    pub(super) commands: VecDeque<(LinkKey, PeerCommand)>,
 }
 
 /// What distinguishes one member from another.
-struct Who {
+pub(super) struct Who {
     name: &'static str,
     room: &'static str,
     key: Option<RoomKey>,
@@ -54,7 +56,7 @@ struct Who {
 }
 
 impl Who {
-    fn ada() -> Self {
+    pub(super) fn ada() -> Self {
         Self {
             name: "ada",
             room: "attic",
@@ -64,13 +66,13 @@ impl Who {
         }
     }
 
-    fn bob() -> Self {
+    pub(super) fn bob() -> Self {
         Self { name: "bob", certificate: BOB_CERTIFICATE, ..Self::ada() }
     }
 }
 
 impl Member {
-    fn new(who: Who) -> Self {
+    pub(super) fn new(who: Who) -> Self {
         let identity = Identity {
             me: user(who.name),
             name: who.name.into(),
@@ -80,7 +82,7 @@ impl Member {
         };
         let seed = [who.certificate.0[0]; 32];
         let now = Instant::now();
-        let mesh = Mesh::new(now, Config { identity, peer_buffer: 1, max_peers: 8, seed });
+        let mesh = Mesh::new(now, Config { identity, peer_buffer: 1, max_peers: MAX_PEERS, seed });
         let mut member = Self {
             mesh,
             now,
@@ -93,8 +95,12 @@ impl Member {
         member
     }
 
-    fn hear(&mut self, input: Input) {
+    pub(super) fn hear(&mut self, input: Input) {
         self.mesh.handle(self.now, input);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
         while let Some(output) = self.mesh.poll() {
             match output {
                 Output::Signal(signal) => self.signals.push_back(signal),
@@ -104,17 +110,17 @@ impl Member {
         }
     }
 
-    fn peer(&mut self, key: LinkKey, event: PeerEvent) {
+    pub(super) fn peer(&mut self, key: LinkKey, event: PeerEvent) {
         self.hear(Input::Peer(key, event));
     }
 
-    fn control(&mut self, key: LinkKey, control: &Control) {
+    pub(super) fn control(&mut self, key: LinkKey, control: &Control) {
         let payload = Payload::Text(control.to_text());
         self.peer(key, PeerEvent::Message { channel: Channel::Control, payload });
     }
 
     /// Lets the member make the offer it waits with.
-    fn offer(&mut self) -> (LinkKey, LinkId) {
+    pub(super) fn offer(&mut self) -> (LinkKey, LinkId) {
         let key = self.take_key(|command| matches!(command, PeerCommand::CreateOffer));
         self.peer(key, PeerEvent::Description(our_sdp()));
         let id = self.signals.drain(..).find_map(|signal| match signal {
@@ -125,7 +131,7 @@ impl Member {
     }
 
     /// Hands the member an offer; returns its connection, if it takes the offer.
-    fn accept(&mut self, id: &LinkId, from: &UserId, sdp: Sdp) -> Option<LinkKey> {
+    pub(super) fn accept(&mut self, id: &LinkId, from: &UserId, sdp: Sdp) -> Option<LinkKey> {
         let signals = vec![OfferSignal::Offer { sdp }];
         self.hear(Input::Signal(ServerSignal::Accept { id: id.clone(), user_id: from.clone(), signals }));
         let accepts = |(key, command): &(LinkKey, PeerCommand)| {
@@ -137,13 +143,13 @@ impl Member {
     }
 
     /// Tells the member who took its offer, with the answer.
-    fn accepted(&mut self, id: &LinkId, by: &UserId, sdp: Sdp) {
+    pub(super) fn accepted(&mut self, id: &LinkId, by: &UserId, sdp: Sdp) {
         self.hear(Input::Signal(ServerSignal::OfferAccepted { id: id.clone(), user_id: by.clone() }));
         self.hear(Input::Signal(ServerSignal::Answer { id: id.clone(), sdp }));
     }
 
     /// DTLS and all channels come up.
-    fn connected(&mut self, key: LinkKey, remote: Fingerprint) {
+    pub(super) fn connected(&mut self, key: LinkKey, remote: Fingerprint) {
         self.peer(key, PeerEvent::Connected { local: self.certificate, remote });
         for channel in [Channel::Fast, Channel::Control, Channel::Bulk] {
             self.peer(key, PeerEvent::ChannelOpen(channel));
@@ -164,7 +170,7 @@ impl Member {
         self.commands.drain(..).filter_map(sent).collect()
     }
 
-    fn take_hello(&mut self, key: LinkKey) -> Control {
+    pub(super) fn take_hello(&mut self, key: LinkKey) -> Control {
         let sent = self.take_sent(key);
         let [(Channel::Control, Payload::Text(text))] = sent.as_slice() else {
             panic!("a hello and nothing else, not {sent:?}");
@@ -176,12 +182,34 @@ impl Member {
         self.hear(Input::Say { text: text.into(), to: To::Everyone });
     }
 
-    fn opened(&self) -> Vec<(&UserId, bool)> {
+    pub(super) fn opened(&self) -> Vec<(&UserId, bool)> {
         let opened = |event| match event {
             &Event::Opened { ref peer, verified, .. } => Some((peer, verified)),
             _ => None,
         };
         self.told.iter().filter_map(opened).collect()
+    }
+
+    pub(super) fn lines(&self) -> Vec<&str> {
+        let texts = self.told.iter().filter_map(|event| match event {
+            Event::Text { text, .. } => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    pub(super) fn ready_link(&self, peer: &str) -> LinkKey {
+        self.mesh.ready_link(&user(peer)).expect("connected")
+    }
+
+    /// Lets time pass from deadline to deadline, until only the waiting offers have any.
+    pub(super) fn wait_until_quiet(&mut self) {
+        let end = self.now + Duration::from_secs(240);
+        while let Some((at, _)) = self.mesh.poll_timeout().filter(|(at, _)| *at < end) {
+            self.now = at;
+            self.mesh.handle_timeout(at);
+            self.carry_out();
+        }
     }
 
     fn refused(&self) -> Vec<(&UserId, CloseReason)> {
@@ -194,14 +222,14 @@ impl Member {
 
     /// The user heard of one refusal, and of nothing else.
     #[track_caller]
-    fn was_only_told(&self, peer: &str, reason: CloseReason) {
+    pub(super) fn was_only_told(&self, peer: &str, reason: CloseReason) {
         assert_eq!(self.refused(), [(&user(peer), reason)]);
         assert_eq!(self.told.len(), 1, "{:?}", self.told);
     }
 }
 
 /// What the server says and does. [`Server::honest`] is a server that does its work.
-struct Server {
+pub(super) struct Server {
     answerer_is_told: UserId,
     offerer_is_told: UserId,
     link_at_answerer: Option<LinkId>,
@@ -212,7 +240,7 @@ struct Server {
 }
 
 impl Server {
-    fn honest() -> Self {
+    pub(super) fn honest() -> Self {
         Self {
             answerer_is_told: user("ada"),
             offerer_is_told: user("bob"),
@@ -225,7 +253,7 @@ impl Server {
     }
 
     /// Connects the two and passes on what they say, with a line of chat from each side behind it.
-    fn introduce(self, ada: &mut Member, bob: &mut Member) {
+    pub(super) fn introduce(self, ada: &mut Member, bob: &mut Member) {
         let (at_ada, id) = ada.offer();
         let at_bob =
             bob.accept(self.link_at_answerer.as_ref().unwrap_or(&id), &self.answerer_is_told, self.offer);
