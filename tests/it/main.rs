@@ -8,3 +8,4 @@ mod mesh_sim;
 mod process;
 mod rtc;
 mod sim;
+mod threat_model;

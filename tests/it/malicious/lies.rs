@@ -253,12 +253,13 @@ impl Server {
     }
 
     /// Connects the two and passes on what they say, with a line of chat from each side behind it.
-    pub(super) fn introduce(self, ada: &mut Member, bob: &mut Member) {
+    /// Returns Ada's connection and its name, if both took part.
+    pub(super) fn introduce(self, ada: &mut Member, bob: &mut Member) -> Option<(LinkKey, LinkId)> {
         let (at_ada, id) = ada.offer();
         let at_bob =
             bob.accept(self.link_at_answerer.as_ref().unwrap_or(&id), &self.answerer_is_told, self.offer);
         ada.accepted(&id, &self.offerer_is_told, self.answer);
-        let Some(at_bob) = at_bob else { return };
+        let at_bob = at_bob?;
         ada.connected(at_ada, self.certificate_at_offerer);
         bob.connected(at_bob, self.certificate_at_answerer);
         for _ in 0..4 {
@@ -275,6 +276,7 @@ impl Server {
                 member.peer(key, PeerEvent::Message { channel: Channel::Bulk, payload });
             }
         }
+        Some((at_ada, id))
     }
 
     /// Both users are told of the mismatch and of nothing else, and nothing a user says goes out.
@@ -463,6 +465,27 @@ fn an_unverified_link_never_replaces_a_verified_one() {
     assert!(ada.opened().is_empty(), "{:?}", ada.told);
     let is_closed = |event: &Event| matches!(event, Event::Closed { .. });
     assert!(!ada.told.iter().any(is_closed), "{:?}", ada.told);
+}
+
+/// A server that says that Bob is gone is not believed as long as Bob answers.
+#[test]
+fn a_server_cannot_close_a_link_that_works() {
+    let (mut ada, mut bob) = (Member::new(Who::ada()), Member::new(Who::bob()));
+    let (at_ada, id) = Server::honest().introduce(&mut ada, &mut bob).expect("brought together");
+    let at_bob = bob.ready_link("ada");
+    ada.told.clear();
+    for said in [ServerSignal::LeaveSwarm { id }, ServerSignal::Gone { user_id: user("bob") }] {
+        ada.hear(Input::Signal(said));
+        for (channel, payload) in ada.take_sent(at_ada) {
+            bob.peer(at_bob, PeerEvent::Message { channel, payload });
+        }
+        for (channel, payload) in bob.take_sent(at_bob) {
+            ada.peer(at_ada, PeerEvent::Message { channel, payload });
+        }
+        ada.wait_until_quiet();
+        assert!(ada.told.is_empty(), "{:?}", ada.told);
+    }
+    assert_eq!(ada.ready_link("bob"), at_ada);
 }
 
 #[test]
