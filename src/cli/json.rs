@@ -23,32 +23,126 @@ pub const VERSION: u32 = 1;
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 #[allow(missing_docs, reason = "docs/json.md says it, once, for the readers who need it")]
 pub enum Event {
-    Invite { version: u32, invite: String, room: RoomId },
-    Ready { version: u32, id: UserId, name: String, room: RoomId, invite: Option<String>, members: usize },
-    Signaling { state: Signaling, reason: Option<String>, retry_secs: Option<f64> },
-    Open { peer: Peer },
-    Close { peer: PeerRef, reason: Reason },
-    Refused { peer: Option<UserId>, reason: Reason },
-    Name { peer: PeerRef, old: String },
-    Message { from: PeerRef, text: String, direct: bool },
-    Data { from: PeerRef, len: usize, blake3: String },
-    Peers { peers: Vec<Peer>, r#ref: Option<serde_json::Value> },
-    Sending { transfer: TransferId, name: String, files: u32, bytes: u64, r#ref: Option<serde_json::Value> },
-    Offer { transfer: TransferId, from: PeerRef, name: String, files: u32, bytes: u64, origin: UserId },
-    Withdrawn { transfer: TransferId },
-    Accepted { transfer: TransferId, peer: PeerRef },
-    Declined { transfer: TransferId, peer: PeerRef, reason: String },
-    Receiving { transfer: TransferId, from: PeerRef, name: String, files: u32, bytes: u64 },
-    Resumed { transfer: TransferId, bytes: u64, total: u64 },
+    Invite {
+        version: u32,
+        invite: String,
+        room: RoomId,
+    },
+    Ready {
+        version: u32,
+        id: UserId,
+        name: String,
+        room: RoomId,
+        invite: Option<String>,
+        members: Option<usize>,
+    },
+    Signaling {
+        state: Signaling,
+        reason: Option<String>,
+        retry_secs: Option<f64>,
+    },
+    Open {
+        peer: Peer,
+    },
+    Close {
+        peer: PeerRef,
+        reason: Reason,
+    },
+    Refused {
+        peer: Option<UserId>,
+        reason: Reason,
+    },
+    Name {
+        peer: PeerRef,
+        old: String,
+    },
+    Message {
+        from: PeerRef,
+        text: String,
+        direct: bool,
+    },
+    Data {
+        from: PeerRef,
+        len: usize,
+        blake3: String,
+    },
+    Peers {
+        peers: Vec<Peer>,
+        r#ref: Option<serde_json::Value>,
+    },
+    Sending {
+        transfer: TransferId,
+        name: String,
+        files: u32,
+        bytes: u64,
+        r#ref: Option<serde_json::Value>,
+    },
+    Offer {
+        transfer: TransferId,
+        from: PeerRef,
+        name: String,
+        files: u32,
+        bytes: u64,
+        origin: UserId,
+    },
+    Withdrawn {
+        transfer: TransferId,
+    },
+    Accepted {
+        transfer: TransferId,
+        peer: PeerRef,
+    },
+    Declined {
+        transfer: TransferId,
+        peer: PeerRef,
+        reason: String,
+    },
+    Receiving {
+        transfer: TransferId,
+        from: PeerRef,
+        name: String,
+        files: u32,
+        bytes: u64,
+    },
+    Resumed {
+        transfer: TransferId,
+        bytes: u64,
+        total: u64,
+    },
     Progress(Progress),
-    Stalled { transfer: TransferId, missing_bytes: u64 },
-    Delivered { transfer: TransferId, peer: PeerRef, from_sender_bytes: u64, from_others_bytes: u64 },
-    Undelivered { transfer: TransferId, peer: PeerRef, reason: Option<String> },
+    Stalled {
+        transfer: TransferId,
+        missing_bytes: u64,
+    },
+    Delivered {
+        transfer: TransferId,
+        peer: PeerRef,
+        from_sender_bytes: u64,
+        from_others_bytes: u64,
+    },
+    Undelivered {
+        transfer: TransferId,
+        peer: PeerRef,
+        reason: Option<String>,
+    },
     Done(Done),
-    Failed { transfer: TransferId, reason: String },
-    Suspect { transfer: TransferId, peer: PeerRef, reason: String },
-    Error { code: ErrorCode, message: String, r#ref: Option<serde_json::Value> },
-    End { exit: u8 },
+    Failed {
+        transfer: TransferId,
+        reason: String,
+    },
+    Suspect {
+        transfer: Option<TransferId>,
+        peer: PeerRef,
+        reason: String,
+    },
+    Error {
+        code: ErrorCode,
+        message: String,
+        r#ref: Option<serde_json::Value>,
+    },
+    End {
+        exit: u8,
+    },
 }
 
 /// Who sent something.
@@ -342,7 +436,7 @@ impl From<CloseReason> for Reason {
             CloseReason::KeyMismatch => Self::KeyMismatch,
             CloseReason::Unverified => Self::Unverified,
             CloseReason::Misbehaved => Self::Misbehaved,
-            CloseReason::ServerSaidSo => Self::Server,
+            CloseReason::GivenBack => Self::Server,
             CloseReason::Replaced => Self::Replaced,
             CloseReason::Local => Self::Local,
         }

@@ -278,13 +278,9 @@ impl Shelf {
                     text::line(&reason.to_string(), 300)
                 ),
             )),
-            TransferEvent::PeerCutOff { transfer, peer, reason } => Some(Note::new(
+            TransferEvent::PeerCutOff { peer, reason, .. } => Some(Note::new(
                 Ink::Bad,
-                format!(
-                    "{}: nothing more is taken from {}: {reason}",
-                    self.name(transfer),
-                    roster.label(peer)
-                ),
+                format!("nothing more is taken from {}: {reason}", roster.label(peer)),
             )),
         }
     }
@@ -415,7 +411,8 @@ pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipp
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, FailReason, SendToken};
+    use crate::core::transfer::{DeclineReason, SendToken};
+    use crate::wire::transfer::StopReason;
 
     pub(crate) fn id(text: &str) -> UserId {
         UserId::new(text).expect("an id")
@@ -490,9 +487,8 @@ pub(crate) mod tests {
             from_others_bytes: 448_576,
         };
         assert_eq!(say(&mut shelf, &delivered), "ada has film.mkv");
-        let lost =
-            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(FailReason::Remote) };
-        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: it failed on the other side");
+        let lost = TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::Disk) };
+        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: the disk failed there");
         assert_eq!(
             shelf.items()[0].sent_summary(),
             "film.mkv was delivered to 1 of 2; uploaded 586 KiB, the receivers passed 438 KiB to each other"

@@ -58,11 +58,12 @@ pub fn of_event(event: &Event, roster: &Roster, keyed: bool) -> Option<Note> {
     }
 }
 
-fn ready(members: usize) -> Note {
+fn ready(members: Option<usize>) -> Note {
     let text = match members {
-        0 => "you are the first here".to_owned(),
-        1 => "1 other is here".to_owned(),
-        more => format!("{more} others are here"),
+        None => "you are in".to_owned(),
+        Some(0) => "you are the first here".to_owned(),
+        Some(1) => "1 other is here".to_owned(),
+        Some(more) => format!("{more} others are here"),
     };
     Note::new(Ink::Dim, text)
 }
@@ -117,7 +118,7 @@ fn left(reason: CloseReason) -> &'static str {
         CloseReason::KeyMismatch => "was dropped: it could not prove the room's key",
         CloseReason::Unverified => "was dropped: it can't prove the room's key",
         CloseReason::Misbehaved => "was dropped: it broke the protocol",
-        CloseReason::ServerSaidSo => "left, says the server",
+        CloseReason::GivenBack => "left, says the server",
         CloseReason::Replaced => "reconnected",
         CloseReason::Local => "was left behind",
     }
@@ -147,7 +148,7 @@ fn peer_failed(peer: Option<&UserId>, reason: CloseReason, roster: &Roster) -> N
         ),
         CloseReason::Misbehaved => Note::new(Ink::Warn, format!("{who} was refused: it broke the protocol")),
         CloseReason::Lost => Note::new(Ink::Dim, format!("{who} did not answer; trying again")),
-        CloseReason::Left | CloseReason::ServerSaidSo | CloseReason::Replaced | CloseReason::Local => {
+        CloseReason::Left | CloseReason::GivenBack | CloseReason::Replaced | CloseReason::Local => {
             Note::new(Ink::Dim, format!("{who} left before the connection stood"))
         }
     }

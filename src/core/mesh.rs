@@ -24,7 +24,7 @@ use super::timers::Timers;
 use crate::wire::control::Control;
 use crate::wire::limits::CANDIDATES_MAX;
 use crate::wire::signal::{ErrorCode, OfferSignal};
-use crate::wire::{Candidate, ClientSignal, Init, LinkId, Sdp, ServerSignal, UserId};
+use crate::wire::{Candidate, ClientSignal, Init, LinkId, RoomId, Sdp, ServerSignal, UserId};
 
 /// Most signals kept for the server while it is away. Older ones are dropped first: the links they belong to are found missing
 /// and made again.
@@ -316,9 +316,19 @@ impl Mesh {
         self.slots.iter().filter(|(_, slot)| slot.ready.is_some()).map(|(peer, _)| peer)
     }
 
+    /// The room.
+    pub fn room(&self) -> &RoomId {
+        &self.config.identity.room
+    }
+
     /// The ready link to a peer.
     pub fn ready_link(&self, peer: &UserId) -> Option<LinkKey> {
         self.slots.get(peer).and_then(|slot| slot.ready)
+    }
+
+    /// The members with a ready link, and that link.
+    pub fn ready_links(&self) -> impl Iterator<Item = (&UserId, LinkKey)> {
+        self.slots.iter().filter_map(|(peer, slot)| Some((peer, slot.ready?)))
     }
 
     /// How many connections there are, offers included.

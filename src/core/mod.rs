@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod auth;
+pub mod backoff;
 pub mod chat;
 pub mod link;
 pub mod mesh;

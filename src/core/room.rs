@@ -32,6 +32,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::core::access::Grant;
+use crate::wire::secret::Secret;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
 
@@ -41,7 +42,7 @@ pub use member::MemberKey;
 
 use deadlines::Deadlines;
 use limits::Bucket;
-use member::{Kind, Secret};
+use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
 
@@ -420,7 +421,7 @@ impl Rooms {
             Some(have) => Kind::ours(have, self.draw_secret(), self.limits.members_per_room),
             None => Kind::Original,
         };
-        let newcomer = Newcomer { socket, user: user_id, kind, resume };
+        let newcomer = Newcomer { socket, user: user_id, kind, resume: resume.map(Secret::new) };
         self.rooms.entry(room_id.clone()).or_insert_with(|| Room::new(room_id.clone()));
         let Some(entry) = self.in_room(now, &room_id, |room, turn| room.enter(newcomer, turn)) else {
             return;

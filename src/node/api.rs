@@ -1,24 +1,16 @@
 //! What a face (REPL, pipe, JSON, library) says to the node and hears from it.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+pub use crate::core::link::{CloseReason, PeerKind};
+pub use crate::core::mesh::To;
 use crate::core::peer::Path;
-pub use crate::core::transfer::TransferId;
+use crate::core::transfer::{TransferCommand, TransferEvent};
 use crate::wire::signal::ErrorCode;
 use crate::wire::{RoomId, UserId};
-
-/// To whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum To {
-    /// Every ready peer.
-    Everyone,
-    /// These peers.
-    Peers(Vec<UserId>),
-}
 
 /// What a face asks of the node.
 #[derive(Debug)]
@@ -37,25 +29,8 @@ pub enum Command {
         /// To whom.
         to: To,
     },
-    /// Offers files and folders. Answers with the transfer, or with why it can't be offered.
-    Send {
-        /// What to send; `-` is standard input.
-        paths: Vec<PathBuf>,
-        /// To whom.
-        to: To,
-        /// The transfer's id, once the manifest is made.
-        reply: oneshot::Sender<Result<TransferId, anyhow::Error>>,
-    },
-    /// Accepts an offered transfer.
-    Accept {
-        /// Which.
-        transfer: TransferId,
-    },
-    /// Declines an offered transfer, or stops one under way.
-    Reject {
-        /// Which.
-        transfer: TransferId,
-    },
+    /// Offers, accepts, declines or limits transfers.
+    Transfer(TransferCommand),
     /// Takes a new name.
     Rename {
         /// The name as typed.
@@ -97,15 +72,6 @@ pub struct PeerInfo {
     pub received_bytes: u64,
 }
 
-/// Which program a peer runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerKind {
-    /// `swarm`.
-    Swarm,
-    /// A published fast-rtc library.
-    Original,
-}
-
 /// What the node tells a face.
 #[derive(Debug)]
 pub enum Event {
@@ -115,8 +81,8 @@ pub enum Event {
         id: UserId,
         /// The room.
         room: RoomId,
-        /// How many members were there.
-        members: usize,
+        /// How many others were there; unknown where the server does not speak our extensions.
+        members: Option<usize>,
     },
     /// The state of the connection to the server changed.
     Signaling(SignalingState),
@@ -153,7 +119,7 @@ pub enum Event {
         bytes: Bytes,
     },
     /// News of a transfer.
-    Transfer(crate::core::transfer::TransferEvent),
+    Transfer(TransferEvent),
     /// A connection attempt failed or a peer was refused. The mesh goes on.
     PeerFailed {
         /// Who, if known.
@@ -186,29 +152,6 @@ pub enum SignalingState {
         /// The server's sentence, not sanitised.
         message: String,
     },
-}
-
-/// Why a peer is gone or was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The peer left.
-    Left,
-    /// Nothing came from the peer any more.
-    Lost,
-    /// No direct or relayed path could be found.
-    NoPath,
-    /// The peer could not prove the room's key: another key, or somebody in between.
-    KeyMismatch,
-    /// The peer could not prove anything: a published library in a room with a key.
-    Unverified,
-    /// The peer broke the protocol or a limit.
-    Misbehaved,
-    /// The server said so.
-    ServerSaidSo,
-    /// A newer connection to the same peer took its place.
-    Replaced,
-    /// We left.
-    Local,
 }
 
 /// How a node ended.

@@ -254,6 +254,11 @@ impl Manifest {
         self.span(piece).len
     }
 
+    /// The hash of a piece.
+    pub fn hash(&self, piece: u32) -> PieceHash {
+        self.hashes[piece as usize]
+    }
+
     /// Whether `parts`, in order, are the content of a piece.
     pub fn verify<'a>(&self, piece: u32, parts: impl IntoIterator<Item = &'a [u8]>) -> bool {
         let mut hasher = PieceHasher::new(&self.span(piece));

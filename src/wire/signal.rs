@@ -175,6 +175,28 @@ pub enum ServerSignal {
     },
 }
 
+impl ServerSignal {
+    /// The bytes of ids, descriptions, candidates and texts in this message, for limits.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Accept { id, user_id, signals } => {
+                let signals: usize = signals.iter().map(OfferSignal::len_bytes).sum();
+                id.as_str().len() + user_id.as_str().len() + signals
+            }
+            Self::OfferAccepted { id, user_id } => id.as_str().len() + user_id.as_str().len(),
+            Self::Offer { id, sdp } | Self::Answer { id, sdp } => id.as_str().len() + sdp.as_str().len(),
+            Self::Candidate { id, candidate } => {
+                id.as_str().len() + candidate.as_ref().map_or(0, Candidate::len_bytes)
+            }
+            Self::LeaveSwarm { id } => id.as_str().len(),
+            Self::Gone { user_id } => user_id.as_str().len(),
+            Self::Welcome { resume, .. } => resume.len(),
+            Self::SignalError { message, .. } => message.len(),
+            Self::OfferRequest => 0,
+        }
+    }
+}
+
 /// What an [`ServerSignal::Accept`] carries: the offer followed by its candidates. The connection's id stands
 /// once, in the `accept` itself; an `id` in here is ignored, as the published libraries do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +213,15 @@ pub enum OfferSignal {
         #[serde(default, deserialize_with = "super::candidate::or_end")]
         candidate: Option<Candidate>,
     },
+}
+
+impl OfferSignal {
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Offer { sdp } => sdp.as_str().len(),
+            Self::Candidate { candidate } => candidate.as_ref().map_or(0, Candidate::len_bytes),
+        }
+    }
 }
 
 /// Why the server refused something. Stable words: programs match on them.

@@ -59,6 +59,9 @@ pub enum TransferMessage {
         /// Many at once.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bits: Option<Bits>,
+        /// The sender has everything, also what it has not said: it shows its pieces a few at a time.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        complete: bool,
     },
     /// Asks for pieces, in this order.
     Request {
@@ -149,20 +152,26 @@ pub enum DeclineReason {
 }
 
 /// Why a peer no longer takes part. Stable words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
 pub enum StopReason {
     /// A person stopped it.
+    #[error("stopped there")]
     Stopped,
     /// A file changed while it was being sent.
+    #[error("a file changed while it was being sent")]
     SourceChanged,
     /// The disk is full.
+    #[error("the disk is full there")]
     DiskFull,
     /// It could not be read or written.
+    #[error("the disk failed there")]
     Disk,
     /// The manifest was refused.
+    #[error("the list of files was refused there")]
     Manifest,
     /// A word this version does not know.
+    #[error("it failed there")]
     #[serde(other)]
     Other,
 }

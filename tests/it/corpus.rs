@@ -39,7 +39,8 @@ fn every_corpus_is_replayed() {
 #[test]
 fn small_changes_to_the_corpus_do_no_harm() {
     use proptest::prelude::*;
-    let rounds = std::env::var("SWARM_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500);
+    let rounds =
+        std::env::var("SWARM_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500);
     for (name, target) in TARGETS {
         let files = corpus(name);
         let change = (any::<u8>(), any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>());

@@ -8,5 +8,8 @@ mod malicious;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod signaling;
 mod sim;
+mod sim;
+mod swarm;
 mod threat_model;

@@ -1,12 +1,10 @@
 //! One member of a room, and the key that stands for it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
 use std::time::Instant;
 
-use subtle::ConstantTimeEq as _;
-
 use super::SocketId;
+use crate::wire::secret::Secret;
 use crate::wire::{Candidate, LinkId, UserId};
 
 /// A member, numbered in the order of joining. A member who comes back within its grace keeps its number.
@@ -118,29 +116,5 @@ pub(super) enum Kind {
 impl Kind {
     pub(super) fn ours(have: Vec<UserId>, resume: Secret, at_most: usize) -> Self {
         Self::Ours { have: have.into_iter().take(at_most).collect(), resume }
-    }
-}
-
-/// A resume secret: compared in constant time, never shown.
-#[derive(Clone)]
-pub(super) struct Secret(String);
-
-impl Secret {
-    pub(super) fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    pub(super) fn is(&self, claimed: &str) -> bool {
-        self.0.as_bytes().ct_eq(claimed.as_bytes()).into()
-    }
-
-    pub(super) fn reveal(&self) -> String {
-        self.0.clone()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
     }
 }

@@ -3,6 +3,7 @@
 use super::member::{Kind, Member, MemberKey, Presence, UNPROMPTED_OFFERS};
 use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room};
 use super::{SocketId, Turn};
+use crate::wire::secret::Secret;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{LinkId, ServerSignal, UserId};
 
@@ -13,7 +14,7 @@ pub(super) struct Newcomer {
     pub(super) user: UserId,
     pub(super) kind: Kind,
     /// The secret of an earlier welcome, as claimed.
-    pub(super) resume: Option<String>,
+    pub(super) resume: Option<Secret>,
 }
 
 /// How a member left for good.
@@ -30,7 +31,7 @@ impl Room {
     pub(super) fn enter(&mut self, newcomer: Newcomer, turn: &mut Turn<'_>) -> Entry {
         let Newcomer { socket, user, kind, resume } = newcomer;
         if let Some(key) = self.users.get(&user).copied() {
-            match self.may_take(key, resume.as_deref()) {
+            match self.may_take(key, resume.as_ref()) {
                 Claimant::Itself => return self.take_over(key, socket, kind, turn),
                 Claimant::Successor => self.leave(key, Left::Expired, turn),
                 Claimant::Stranger => {
@@ -51,10 +52,10 @@ impl Room {
         Entry::Entered(key)
     }
 
-    fn may_take(&self, key: MemberKey, resume: Option<&str>) -> Claimant {
+    fn may_take(&self, key: MemberKey, resume: Option<&Secret>) -> Claimant {
         let Some(member) = self.members.get(&key) else { return Claimant::Successor };
         match &member.kind {
-            Kind::Ours { resume: secret, .. } if resume.is_some_and(|claimed| secret.is(claimed)) => {
+            Kind::Ours { resume: secret, .. } if resume.is_some_and(|claimed| secret == claimed) => {
                 Claimant::Itself
             }
             Kind::Ours { .. } => Claimant::Stranger,
@@ -97,7 +98,7 @@ impl Room {
     pub(super) fn meet_everyone(&mut self, newcomer: MemberKey, turn: &mut Turn<'_>) {
         let others = self.others(newcomer);
         if let Some(Member { kind: Kind::Ours { resume, .. }, .. }) = self.members.get(&newcomer) {
-            let welcome = ServerSignal::Welcome { resume: resume.reveal(), members: others.len() };
+            let welcome = ServerSignal::Welcome { resume: resume.expose().to_owned(), members: others.len() };
             self.send(newcomer, welcome, turn);
         }
         for other in others {

@@ -208,9 +208,9 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// The disk is full, or too small for what was accepted.
-    #[error("the disk is full: {needed_bytes} bytes are missing; free some space and receive it again")]
+    #[error("the disk is full{}; free some space and receive it again", missing(*needed_bytes))]
     Full {
-        /// What is missing, if known.
+        /// What is missing; zero if the system did not say.
         needed_bytes: u64,
     },
     /// A symbolic link or something that is no folder stands where a folder is needed.
@@ -253,4 +253,8 @@ pub enum DiskError {
         /// What the system says.
         message: String,
     },
+}
+
+fn missing(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(" ({bytes} bytes are missing)") }
 }

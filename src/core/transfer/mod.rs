@@ -26,8 +26,19 @@
 //! about once.
 
 mod disk;
+mod download;
 mod event;
+mod exchange;
+mod fetch;
+mod machine;
+mod negotiate;
 mod pieces;
+mod progress;
+mod rate;
+mod reveal;
+mod serve;
+mod share;
+mod upload;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -44,6 +55,7 @@ pub use disk::{
 pub use event::{
     CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, TransferEvent,
 };
+pub use machine::Transfers;
 pub use pieces::PieceSet;
 
 /// What a machine is made with.

@@ -98,6 +98,14 @@ pub fn ones(mut word: u64) -> impl Iterator<Item = u32> {
     })
 }
 
+impl Extend<u32> for PieceSet {
+    fn extend<I: IntoIterator<Item = u32>>(&mut self, pieces: I) {
+        pieces.into_iter().for_each(|piece| {
+            self.insert(piece);
+        });
+    }
+}
+
 impl fmt::Debug for PieceSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} pieces", self.count, self.len)

@@ -44,6 +44,11 @@ impl Load {
         true
     }
 
+    /// What waits, each message with its overhead.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
     /// Counts a message out: the engine has it now.
     pub(super) fn written(&self, channel: Channel, len: usize) {
         self.waiting_bytes.fetch_sub(len + MESSAGE_OVERHEAD_BYTES, Ordering::Relaxed);

@@ -127,6 +127,16 @@ impl RtcDriver {
         self.request(key, Request::Path);
     }
 
+    /// The most bytes that wait in front of one connection's channels. A connection is closed at 16 MiB.
+    pub fn most_waiting_bytes(&self) -> usize {
+        self.links.values().map(|link| link.load.waiting_bytes()).max().unwrap_or(0)
+    }
+
+    /// Whether no connection is open, opening or closing.
+    pub fn is_idle(&self) -> bool {
+        self.links.values().all(|link| link.requests.is_closed())
+    }
+
     /// The SHA-256 fingerprint of this process's certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         self.shared.fingerprint

@@ -1,0 +1,225 @@
+//! Asking for pieces and taking what comes.
+//!
+//! A piece is asked from one peer as a whole, so that a wrong one has one author. Each peer has a window of requests that
+//! grows while they are answered quickly and shrinks when they queue up there. Near the end, what is late is asked from a
+//! second peer.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::Rng;
+
+use super::CutOffReason;
+use super::exchange::{Asked, Exchange, Order};
+use super::pieces::ones;
+use crate::wire::UserId;
+
+/// The largest window of requests to one peer.
+const WINDOW_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Requests are kept so deep that about so much time passes between asking and having, over the shortest time seen.
+const QUEUE_AIM: Duration = Duration::from_millis(250);
+
+/// How many candidates are compared before the rarest of them is taken.
+const CANDIDATES: usize = 512;
+
+/// How long a request may take before another peer is asked, too, when there is nothing else to ask for.
+const LATE: Duration = Duration::from_millis(750);
+
+/// A frame that does not end its piece holds at least so much, so that a piece is never in more than a thousand parts.
+const PART_MIN_BYTES: usize = 4096;
+
+/// A piece of which all parts are here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Arrived {
+    pub(super) piece: u32,
+    pub(super) parts: Vec<Bytes>,
+}
+
+impl Exchange {
+    /// The next piece to ask `peer` for, taken down as asked. `None` if its window is full or it has nothing for us.
+    pub(super) fn ask(&mut self, now: Instant, peer: &UserId, rng: &mut impl Rng) -> Option<u32> {
+        let member = self.members.get(peer)?;
+        if member.retry_at.is_some_and(|at| now < at) || member.asked_bytes >= member.window_bytes {
+            return None;
+        }
+        let piece = self.pick(peer, rng).or_else(|| self.pick_late(now, peer))?;
+        self.missing.remove(piece);
+        *self.fetching.entry(piece).or_default() += 1;
+        let cost = self.cost(piece);
+        let member = self.members.get_mut(peer).expect("it was there above");
+        if member.asked.is_empty() {
+            member.heard_at = now;
+        }
+        member.retry_at = None;
+        member.asked.insert(piece, Asked { at: now, parts: Default::default(), got: 0 });
+        member.asked_bytes += cost;
+        Some(piece)
+    }
+
+    fn pick(&self, peer: &UserId, rng: &mut impl Rng) -> Option<u32> {
+        let has = &self.members.get(peer)?.has;
+        let words = has.word_count();
+        let (start, limit) = match self.order {
+            Order::Sequential => (0, 1),
+            Order::Rarest if words == 0 => return None,
+            Order::Rarest => (rng.next_u32() as usize % words, CANDIDATES),
+        };
+        let mut best: Option<(u16, u32)> = None;
+        let candidates = (0..words)
+            .map(|step| (start + step) % words)
+            .flat_map(|at| ones(self.missing.word(at) & has.word(at)).map(move |bit| at as u32 * 64 + bit))
+            .take(limit);
+        let mut ties = 0;
+        for piece in candidates {
+            let copies = self.copies[piece as usize];
+            ties = match best {
+                Some((fewest, _)) if copies > fewest => continue,
+                Some((fewest, _)) if copies == fewest => ties + 1,
+                _ => 1,
+            };
+            if rng.next_u32().is_multiple_of(ties) {
+                best = Some((copies, piece));
+            }
+        }
+        best.map(|(_, piece)| piece)
+    }
+
+    /// The end game: a piece that another peer was asked for and that is late.
+    fn pick_late(&self, now: Instant, peer: &UserId) -> Option<u32> {
+        let member = self.members.get(peer)?;
+        if !member.asked.is_empty() {
+            return None;
+        }
+        let late = LATE.max(member.quickest.unwrap_or(LATE) * 2);
+        let others = self.members.values().flat_map(|other| &other.asked);
+        others
+            .filter(|(piece, asked)| {
+                member.has.contains(**piece)
+                    && self.fetching.get(*piece) == Some(&1)
+                    && now.saturating_duration_since(asked.at) >= late
+            })
+            .min_by_key(|(_, asked)| asked.at)
+            .map(|(piece, _)| *piece)
+    }
+
+    /// Takes a part of a piece. A piece that is complete is handed out and counted as being written.
+    pub(super) fn take_part(
+        &mut self,
+        now: Instant,
+        peer: &UserId,
+        piece: u32,
+        offset: u32,
+        content: Bytes,
+    ) -> Result<Option<Arrived>, CutOffReason> {
+        if piece >= self.manifest.piece_count() {
+            return Err(CutOffReason::Protocol);
+        }
+        let (len, cost) = (self.manifest.piece_len(piece), self.cost(piece));
+        let Some(member) = self.members.get_mut(peer) else { return Ok(None) };
+        let Some(asked) = member.asked.get_mut(&piece) else {
+            let stray = content.len() as u64;
+            member.forgiven_bytes = member.forgiven_bytes.checked_sub(stray).ok_or(CutOffReason::Protocol)?;
+            return Ok(None);
+        };
+        asked.add(len, offset, content)?;
+        member.heard_at = now;
+        member.silences = 0;
+        if asked.got < len {
+            return Ok(None);
+        }
+        let asked = member.asked.remove(&piece).expect("it was there above");
+        member.asked_bytes -= cost;
+        let took = now.saturating_duration_since(asked.at);
+        let quickest = member.quickest.map_or(took, |quickest| quickest.min(took));
+        member.quickest = Some(quickest);
+        if took < quickest + QUEUE_AIM {
+            member.window_bytes = (member.window_bytes + cost).min(WINDOW_MAX_BYTES.max(2 * cost));
+        } else if took > quickest + 2 * QUEUE_AIM {
+            member.window_bytes = member.window_bytes.saturating_sub(cost).max(1);
+        }
+        Ok(self.arrived(peer, piece, asked))
+    }
+
+    fn arrived(&mut self, peer: &UserId, piece: u32, asked: Asked) -> Option<Arrived> {
+        let fresh = !self.have.contains(piece) && !self.writing.contains_key(&piece);
+        if fresh {
+            self.writing.insert(piece, peer.clone());
+            self.writing_bytes += self.cost(piece);
+        }
+        self.release(piece);
+        fresh.then(|| Arrived { piece, parts: asked.parts.into_values().collect() })
+    }
+
+    /// The disk verified and wrote a piece. Returns the peers that were asked for it, too; their requests are taken back.
+    pub(super) fn written(&mut self, now: Instant, piece: u32, from_origin: bool) -> Vec<UserId> {
+        let Some(from) = self.writing.remove(&piece) else { return Vec::new() };
+        let len = self.len(piece);
+        self.writing_bytes -= self.cost(piece);
+        if !self.have.insert(piece) {
+            return Vec::new();
+        }
+        self.have_bytes += len;
+        self.left -= 1;
+        self.left_bytes -= len;
+        self.down.add(now, len);
+        if from_origin {
+            self.from_origin_bytes += len;
+        } else {
+            self.from_others_bytes += len;
+        }
+        if let Some(member) = self.members.get_mut(&from) {
+            member.down.add(now, len);
+        }
+        self.unannounced.push(piece);
+        let also: Vec<UserId> = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.asked.contains_key(&piece))
+            .map(|(id, _)| id.clone())
+            .collect();
+        also.iter().for_each(|peer| self.unask(peer, piece));
+        also
+    }
+
+    /// The disk found a piece wrong: it is missing again. Returns who sent it.
+    pub(super) fn wrong(&mut self, piece: u32) -> Option<UserId> {
+        let from = self.writing.remove(&piece)?;
+        self.writing_bytes -= self.cost(piece);
+        if !self.fetching.contains_key(&piece) {
+            self.missing.insert(piece);
+        }
+        Some(from)
+    }
+
+    /// A verified piece turned out not to be on disk any more: somebody changed the part file.
+    pub(super) fn lost(&mut self, piece: u32) {
+        if self.have.remove(piece) {
+            let len = self.len(piece);
+            self.have_bytes -= len;
+            self.left += 1;
+            self.left_bytes += len;
+            self.missing.insert(piece);
+        }
+    }
+}
+
+impl Asked {
+    fn add(&mut self, len: u32, offset: u32, content: Bytes) -> Result<(), CutOffReason> {
+        let end = offset
+            .checked_add(content.len() as u32)
+            .filter(|end| *end <= len)
+            .ok_or(CutOffReason::Protocol)?;
+        if end < len && content.len() < PART_MIN_BYTES {
+            return Err(CutOffReason::Protocol);
+        }
+        let before = self.parts.range(..=offset).next_back().map_or(0, |(at, part)| at + part.len() as u32);
+        let after = self.parts.range(offset..).next().map_or(len, |(at, _)| *at);
+        if before > offset || end > after {
+            return Err(CutOffReason::Protocol);
+        }
+        self.got += content.len() as u32;
+        self.parts.insert(offset, content);
+        Ok(())
+    }
+}

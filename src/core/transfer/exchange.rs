@@ -1,0 +1,326 @@
+//! The exchange of one transfer's pieces with the others who take part, once the manifest is here.
+//!
+//! [`download`](super::download) asks and takes, [`reveal`](super::reveal) shows what we have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::pieces::PieceSet;
+use super::rate::Meter;
+use crate::wire::UserId;
+use crate::wire::manifest::Manifest;
+
+/// The first window of requests to a peer, and how much of what we have it is shown ahead, in bytes.
+pub(super) const WINDOW_START_BYTES: u64 = 512 * 1024;
+
+/// What every piece counts besides its bytes: what it costs to ask, to read and to write it.
+const PIECE_OVERHEAD_BYTES: u64 = 256;
+
+/// Bytes nobody asked for that are let pass, besides those of requests taken back.
+const STRAY_MAX_BYTES: u64 = 1024 * 1024;
+
+/// How far we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Pieces are missing.
+    Downloading,
+    /// All pieces are verified; the files get their names.
+    Finishing,
+    /// Everything is in place.
+    Complete,
+}
+
+/// In which order pieces are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// What fewest have first.
+    Rarest,
+    /// From the beginning, for a stream.
+    Sequential,
+}
+
+/// One transfer's pieces: ours and everybody's.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) manifest: Arc<Manifest>,
+    /// The manifest's canonical bytes, for those who accept.
+    pub(super) manifest_bytes: Bytes,
+    pub(super) phase: Phase,
+    pub(super) order: Order,
+    /// Verified and on disk.
+    pub(super) have: PieceSet,
+    pub(super) have_bytes: u64,
+    /// Wanted and asked from nobody.
+    pub(super) missing: PieceSet,
+    /// Wanted and not verified, in pieces and bytes.
+    pub(super) left: u32,
+    pub(super) left_bytes: u64,
+    /// Asked for, with how many peers were asked.
+    pub(super) fetching: BTreeMap<u32, u32>,
+    /// Complete, at the disk, and from whom.
+    pub(super) writing: BTreeMap<u32, UserId>,
+    pub(super) writing_bytes: u64,
+    /// How many members have each piece.
+    pub(super) copies: Vec<u16>,
+    /// How many members have each piece or were shown that we have it.
+    pub(super) spread: Vec<u16>,
+    /// Where the search for pieces nobody was shown goes on.
+    pub(super) fresh_from: u32,
+    /// Read for somebody at least once.
+    pub(super) served: PieceSet,
+    /// Verified since the last announcement.
+    pub(super) unannounced: Vec<u32>,
+    pub(super) announced_at: Option<Instant>,
+    pub(super) members: BTreeMap<UserId, Member>,
+    /// Content bytes received and verified, and from whom.
+    pub(super) down: Meter,
+    pub(super) up: Meter,
+    pub(super) from_origin_bytes: u64,
+    pub(super) from_others_bytes: u64,
+    pub(super) skipped_files: usize,
+    pub(super) stalled: bool,
+    /// The next piece for standard output.
+    pub(super) emit: Option<Emit>,
+}
+
+/// How far standard output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Emit {
+    pub(super) next: u32,
+    pub(super) busy: bool,
+}
+
+/// Another peer's part in the transfer.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// What it says it has.
+    pub(super) has: PieceSet,
+    pub(super) has_bytes: u64,
+    /// How fast that grows.
+    pub(super) gained: Meter,
+    /// What we told it that we have.
+    pub(super) shown: PieceSet,
+    /// What of that it has neither asked for nor got elsewhere.
+    pub(super) open: PieceSet,
+    pub(super) open_bytes: u64,
+    pub(super) lookahead_bytes: u64,
+    /// What we asked it for.
+    pub(super) asked: BTreeMap<u32, Asked>,
+    pub(super) asked_bytes: u64,
+    pub(super) window_bytes: u64,
+    /// The shortest time a request took.
+    pub(super) quickest: Option<std::time::Duration>,
+    /// When it last answered a request, or was asked while nothing was outstanding.
+    pub(super) heard_at: Instant,
+    /// How often in a row requests were taken back because nothing came.
+    pub(super) silences: u32,
+    /// Not asked before then, because it said that it is busy or did not answer.
+    pub(super) retry_at: Option<Instant>,
+    /// What may still come although nothing is asked for, because we took requests back.
+    pub(super) forgiven_bytes: u64,
+    /// Takes part: told of what we get.
+    pub(super) joined: bool,
+    /// Says that it has everything, also what it has not shown.
+    pub(super) complete: bool,
+    /// Has everything in place and confirmed it.
+    pub(super) done: bool,
+    pub(super) down: Meter,
+    pub(super) up: Meter,
+    /// Content bytes it asked for.
+    pub(super) wanted_bytes: u64,
+}
+
+/// A request of ours under way.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) at: Instant,
+    /// What came, by offset.
+    pub(super) parts: BTreeMap<u32, Bytes>,
+    pub(super) got: u32,
+}
+
+impl Member {
+    fn new(now: Instant, pieces: u32, piece_bytes: u32) -> Self {
+        let window = WINDOW_START_BYTES.max(2 * u64::from(piece_bytes));
+        Self {
+            has: PieceSet::none(pieces),
+            has_bytes: 0,
+            gained: Meter::default(),
+            shown: PieceSet::none(pieces),
+            open: PieceSet::none(pieces),
+            open_bytes: 0,
+            lookahead_bytes: 4 * window,
+            asked: BTreeMap::new(),
+            asked_bytes: 0,
+            window_bytes: window,
+            quickest: None,
+            heard_at: now,
+            silences: 0,
+            retry_at: None,
+            forgiven_bytes: STRAY_MAX_BYTES,
+            joined: false,
+            complete: false,
+            done: false,
+            down: Meter::default(),
+            up: Meter::default(),
+            wanted_bytes: 0,
+        }
+    }
+}
+
+impl Exchange {
+    /// An exchange of which we have everything.
+    pub(super) fn complete(manifest: Arc<Manifest>, manifest_bytes: Bytes) -> Self {
+        let have = PieceSet::all(manifest.piece_count());
+        Self { phase: Phase::Complete, ..Self::new(manifest, manifest_bytes, have, Order::Rarest) }
+    }
+
+    /// An exchange of which we have some. Nothing is wanted until [`Exchange::want_all_but`].
+    pub(super) fn new(manifest: Arc<Manifest>, manifest_bytes: Bytes, have: PieceSet, order: Order) -> Self {
+        let pieces = manifest.piece_count();
+        let have_bytes = have.iter().map(|piece| u64::from(manifest.piece_len(piece))).sum();
+        Self {
+            manifest,
+            manifest_bytes,
+            phase: Phase::Downloading,
+            order,
+            have,
+            have_bytes,
+            missing: PieceSet::none(pieces),
+            left: 0,
+            left_bytes: 0,
+            fetching: BTreeMap::new(),
+            writing: BTreeMap::new(),
+            writing_bytes: 0,
+            copies: vec![0; pieces as usize],
+            spread: vec![0; pieces as usize],
+            fresh_from: 0,
+            served: PieceSet::none(pieces),
+            unannounced: Vec::new(),
+            announced_at: None,
+            members: BTreeMap::new(),
+            down: Meter::default(),
+            up: Meter::default(),
+            from_origin_bytes: 0,
+            from_others_bytes: 0,
+            skipped_files: 0,
+            stalled: false,
+            emit: None,
+        }
+    }
+
+    /// Wants every piece that is neither here nor `unwanted`.
+    pub(super) fn want_all_but(&mut self, unwanted: &PieceSet) {
+        for piece in 0..self.manifest.piece_count() {
+            if !self.have.contains(piece) && !unwanted.contains(piece) && self.missing.insert(piece) {
+                self.left += 1;
+                self.left_bytes += self.len(piece);
+            }
+        }
+    }
+
+    pub(super) fn len(&self, piece: u32) -> u64 {
+        self.manifest.piece_len(piece).into()
+    }
+
+    /// What a piece counts against windows and budgets.
+    pub(super) fn cost(&self, piece: u32) -> u64 {
+        self.len(piece) + PIECE_OVERHEAD_BYTES
+    }
+
+    /// Bytes asked for or at the disk, which may be in memory at the same time.
+    pub(super) fn in_flight_bytes(&self) -> u64 {
+        self.writing_bytes + self.members.values().map(|member| member.asked_bytes).sum::<u64>()
+    }
+
+    /// The member, made if it is new.
+    pub(super) fn member(&mut self, now: Instant, peer: &UserId) -> &mut Member {
+        let (pieces, piece_bytes) = (self.manifest.piece_count(), self.manifest.piece_bytes());
+        self.members.entry(peer.clone()).or_insert_with(|| Member::new(now, pieces, piece_bytes))
+    }
+
+    /// Takes note that `peer` has a piece. Says whether that is new.
+    pub(super) fn note_has(&mut self, now: Instant, peer: &UserId, piece: u32) -> bool {
+        let len = if piece < self.manifest.piece_count() { self.len(piece) } else { return false };
+        let Some(member) = self.members.get_mut(peer) else { return false };
+        if !member.has.insert(piece) {
+            return false;
+        }
+        member.has_bytes += len;
+        member.gained.add(now, len);
+        self.copies[piece as usize] += 1;
+        if member.shown.contains(piece) {
+            if member.open.remove(piece) {
+                member.open_bytes -= len;
+            }
+        } else {
+            self.spread[piece as usize] += 1;
+        }
+        true
+    }
+
+    /// Forgets a peer: what it has, and what we asked it for, which is missing again.
+    pub(super) fn remove(&mut self, peer: &UserId) -> Option<Member> {
+        self.take_back(peer);
+        let member = self.members.remove(peer)?;
+        for piece in member.has.iter() {
+            self.copies[piece as usize] -= 1;
+            self.spread[piece as usize] -= 1;
+        }
+        for piece in member.shown.iter().filter(|piece| !member.has.contains(*piece)) {
+            self.spread[piece as usize] -= 1;
+        }
+        self.fresh_from = 0;
+        Some(member)
+    }
+
+    /// Takes back all requests to a peer. Returns the pieces.
+    pub(super) fn take_back(&mut self, peer: &UserId) -> Vec<u32> {
+        let Some(member) = self.members.get_mut(peer) else { return Vec::new() };
+        let pieces: Vec<u32> = member.asked.keys().copied().collect();
+        pieces.iter().for_each(|piece| self.unask(peer, *piece));
+        pieces
+    }
+
+    /// Takes one request back; the piece is missing again unless another peer was asked for it, too, or it is here.
+    pub(super) fn unask(&mut self, peer: &UserId, piece: u32) {
+        let (cost, len) = (self.cost(piece), self.len(piece));
+        let Some(member) = self.members.get_mut(peer) else { return };
+        if member.asked.remove(&piece).is_none() {
+            return;
+        }
+        member.asked_bytes -= cost;
+        member.forgiven_bytes += len;
+        self.release(piece);
+    }
+
+    /// One peer fewer is asked for a piece.
+    pub(super) fn release(&mut self, piece: u32) {
+        let Some(asked) = self.fetching.get_mut(&piece) else { return };
+        *asked -= 1;
+        if *asked > 0 {
+            return;
+        }
+        self.fetching.remove(&piece);
+        if !self.have.contains(piece) && !self.writing.contains_key(&piece) {
+            self.missing.insert(piece);
+        }
+    }
+
+    /// Whether everything that is not here yet can be had from the members.
+    pub(super) fn is_obtainable(&self) -> bool {
+        self.members.values().any(|member| member.complete) || self.unobtainable_bytes() == 0
+    }
+
+    /// Bytes that are not here and that no member has shown.
+    pub(super) fn unobtainable_bytes(&self) -> u64 {
+        self.missing
+            .iter()
+            .filter(|piece| self.copies[*piece as usize] == 0)
+            .map(|piece| self.len(piece))
+            .sum()
+    }
+}

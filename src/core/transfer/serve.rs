@@ -1,0 +1,190 @@
+//! Showing what we have, and giving it to those who ask.
+
+use std::time::{Duration, Instant};
+
+use super::exchange::{Exchange, Phase};
+use super::machine::{Pending, TICK, Transfers};
+use super::negotiate::unexpected;
+use super::share::Share;
+use super::{CutOffReason, Direction, DiskDone, DiskError, DiskJob, FailReason, Output, Reason};
+use crate::wire::transfer::{Bits, PIECES_PER_BITS, PIECES_PER_MESSAGE, TransferMessage};
+use crate::wire::{TransferId, UserId};
+
+/// Verified pieces are announced at most so often, and less often the more take part.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(40);
+
+/// What a peer may ask for besides twice the whole: requests taken back, pieces that got lost with a link.
+const SLACK_BYTES: u64 = 64 * 1024 * 1024;
+
+impl Transfers {
+    /// A peer takes part from now on.
+    pub(super) fn joined(&mut self, now: Instant, peer: &UserId, id: TransferId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        if !share.admits(peer) {
+            return;
+        }
+        let Some(exchange) = share.exchange() else { return };
+        exchange.member(now, peer).joined = true;
+        self.tell_all(id, peer);
+        self.wake(Reason::Progress, now);
+    }
+
+    /// Tells a peer what we have: everything, or a first few pieces if we are complete.
+    pub(super) fn tell_all(&mut self, id: TransferId, peer: &UserId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        if exchange.phase == Phase::Complete {
+            let pieces = exchange.reveal(peer);
+            let complete = exchange.have.is_all();
+            return self.out.control(peer, TransferMessage::Have { id, pieces, bits: None, complete });
+        }
+        let have: Vec<u32> = exchange.have.iter().collect();
+        have.iter().for_each(|piece| exchange.show(peer, *piece));
+        let stretches = exchange.manifest.piece_count().div_ceil(PIECES_PER_BITS).max(1);
+        let words = (PIECES_PER_BITS / 64) as usize;
+        for stretch in 0..stretches as usize {
+            let set = (stretch * words..((stretch + 1) * words).min(exchange.have.word_count()))
+                .map(|word| exchange.have.word(word));
+            let bits = Some(Bits::pack(stretch as u32 * PIECES_PER_BITS, set));
+            self.out.control(peer, TransferMessage::Have { id, pieces: Vec::new(), bits, complete: false });
+        }
+    }
+
+    /// Announces what was verified since the last time to everyone who takes part.
+    pub(super) fn announce(&mut self, now: Instant) {
+        for (id, share) in &mut self.shares {
+            let Some(exchange) = share.exchange().filter(|exchange| !exchange.unannounced.is_empty()) else {
+                continue;
+            };
+            exchange.announced_at = Some(now);
+            let verified = std::mem::take(&mut exchange.unannounced);
+            let members: Vec<UserId> = exchange.members.keys().cloned().collect();
+            for peer in &members {
+                verified.iter().for_each(|piece| exchange.show(peer, *piece));
+                for pieces in verified.chunks(PIECES_PER_MESSAGE) {
+                    let have = TransferMessage::Have {
+                        id: *id,
+                        pieces: pieces.to_vec(),
+                        bits: None,
+                        complete: false,
+                    };
+                    self.out.control(peer, have);
+                }
+            }
+        }
+    }
+
+    /// When pieces verified now are to be announced.
+    pub(super) fn announce_soon(&mut self, now: Instant, id: TransferId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        let every = ANNOUNCE_EVERY + ANNOUNCE_EVERY * exchange.members.len() as u32 / 16;
+        let at = exchange.announced_at.map_or(now, |at| (at + every).max(now));
+        self.wake(Reason::Announce, at);
+    }
+
+    /// A peer asks for pieces.
+    pub(super) fn requested(&mut self, now: Instant, peer: &UserId, id: TransferId, pieces: Vec<u32>) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        if !exchange.members.contains_key(peer) {
+            return;
+        }
+        let mut refused = Vec::new();
+        for piece in pieces {
+            if piece >= exchange.manifest.piece_count() {
+                return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
+            }
+            let len = exchange.len(piece);
+            exchange.note_asked(peer, piece);
+            let member = exchange.members.get_mut(peer).expect("it was there above");
+            member.wanted_bytes += len;
+            if !exchange.have.contains(piece) || !self.uploads.want(now, peer, id, piece, len) {
+                refused.push(piece);
+            }
+        }
+        let total = exchange.manifest.total_bytes();
+        let wanted = exchange.members[peer].wanted_bytes.saturating_sub(refused_bytes(exchange, &refused));
+        if wanted > 2 * total + SLACK_BYTES {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
+        exchange.members.get_mut(peer).expect("it was there above").wanted_bytes = wanted;
+        self.show_more(id, peer);
+        if !refused.is_empty() {
+            self.out.control(peer, TransferMessage::Busy { id, pieces: refused });
+        }
+        self.wake(Reason::Requests, now + TICK);
+    }
+
+    /// Shows a peer more of what we have, if it has used up enough of what it was shown.
+    pub(super) fn show_more(&mut self, id: TransferId, peer: &UserId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        let is_low =
+            exchange.members.get(peer).is_some_and(|member| member.open_bytes * 2 < member.lookahead_bytes);
+        if exchange.phase != Phase::Complete || !is_low {
+            return;
+        }
+        let pieces = exchange.reveal(peer);
+        if !pieces.is_empty() {
+            self.out.control(peer, TransferMessage::Have { id, pieces, bits: None, complete: false });
+        }
+    }
+
+    /// Reads and sends as much as slots, memory, channels and the rate limit allow.
+    pub(super) fn serve(&mut self, now: Instant) {
+        loop {
+            let shares = &mut self.shares;
+            let is_fresh = |id: &TransferId, piece| match shares.get(id).map(|share| &share.stage) {
+                Some(super::share::Stage::Sharing(exchange)) => !exchange.served.contains(piece),
+                _ => false,
+            };
+            let Some(next) = self.uploads.next_read(now, is_fresh) else { break };
+            if let Some(exchange) = self.shares.get_mut(&next.transfer).and_then(Share::exchange) {
+                exchange.served.insert(next.piece);
+            }
+            let (transfer, piece, frame_bytes) = (next.transfer, next.piece, next.frame_bytes);
+            let pending = Pending::Read { transfer, peer: next.peer, piece, len: next.len };
+            self.out.disk(pending, DiskJob::Read { transfer, piece, frame_bytes });
+        }
+        while let Some(next) = self.uploads.next_frame(now) {
+            if let Some(exchange) = self.shares.get_mut(&next.transfer).and_then(Share::exchange) {
+                exchange.up.add(now, next.content_bytes);
+                if let Some(member) = exchange.members.get_mut(&next.peer) {
+                    member.up.add(now, next.content_bytes);
+                }
+            }
+            self.out.push(Output::Bulk { peer: next.peer, frame: next.frame });
+        }
+    }
+
+    /// The disk has read a piece for somebody, or could not.
+    pub(super) fn piece_read(&mut self, id: TransferId, peer: UserId, piece: u32, len: u64, done: DiskDone) {
+        let is_wanted = self.shares.get_mut(&id).and_then(Share::exchange).is_some();
+        let DiskDone::Frames(frames) = done else {
+            self.uploads.read(&peer, id, len, Vec::new());
+            if is_wanted {
+                self.read_failed(id, &peer, piece, unexpected(done));
+            }
+            return;
+        };
+        self.uploads.read(&peer, id, len, if is_wanted { frames } else { Vec::new() });
+    }
+
+    /// What we said we have is not there any more.
+    fn read_failed(&mut self, id: TransferId, peer: &UserId, piece: u32, error: DiskError) {
+        let share = self.shares.get_mut(&id).expect("the caller found it");
+        let direction = share.direction;
+        let Some(exchange) = share.exchange() else { return };
+        if direction == Direction::Receive && exchange.phase == Phase::Downloading {
+            exchange.lost(piece);
+            self.feed_all(id);
+            return self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+        }
+        self.fail(id, FailReason::from(error));
+    }
+
+    pub(super) fn uploads_dropped(&mut self, peer: &UserId, id: TransferId) {
+        self.uploads.cancel_all(peer, id);
+    }
+}
+
+fn refused_bytes(exchange: &Exchange, refused: &[u32]) -> u64 {
+    refused.iter().map(|piece| exchange.len(*piece)).sum()
+}

@@ -1,0 +1,169 @@
+//! One transfer, from the offer on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::exchange::Exchange;
+use super::{Direction, OfferInfo};
+use crate::wire::manifest::Manifest;
+use crate::wire::transfer::{AUDIENCE_MAX, OFFER_NAME_MAX_BYTES, Offer};
+use crate::wire::{TransferId, UserId};
+
+/// One transfer.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) info: OfferInfo,
+    pub(super) manifest_len: u32,
+    pub(super) direction: Direction,
+    /// For whom it is, besides the origin; `None` is everyone.
+    pub(super) audience: Option<BTreeSet<UserId>>,
+    /// Who offered it to us and has not left since.
+    pub(super) holders: BTreeSet<UserId>,
+    /// Whom we offered it to, and what came back.
+    pub(super) answers: BTreeMap<UserId, Answer>,
+    /// When it was accepted, or offered by us.
+    pub(super) since: Instant,
+    pub(super) stage: Stage,
+    pub(super) reported: Option<(u64, u64)>,
+}
+
+/// What became of an offer of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing yet.
+    Waiting,
+    /// Accepted and not complete.
+    Accepted,
+    /// Declined, or given up.
+    Declined,
+    /// Complete there.
+    Delivered,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Offered to us; nobody has answered yet.
+    Offered,
+    /// Accepted; the manifest is coming.
+    Fetching(Fetch),
+    /// The manifest is here; the disk makes room and looks what is there.
+    Opening(Content),
+    /// Files are in the way, and somebody has to say what to do.
+    Asking(Content),
+    /// Pieces are exchanged.
+    Sharing(Box<Exchange>),
+}
+
+/// A manifest on its way.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    /// Who was asked last; `None` if nobody is there to ask.
+    pub(super) from: Option<UserId>,
+    pub(super) heard_at: Instant,
+    pub(super) buffer: Vec<u8>,
+}
+
+/// A manifest that is here.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) bytes: Bytes,
+}
+
+impl Share {
+    /// A transfer that `from` offers.
+    pub(super) fn offered(now: Instant, from: &UserId, offer: Offer) -> Self {
+        let info = OfferInfo {
+            transfer: offer.id,
+            name: offer.name,
+            files: offer.files,
+            folders: offer.folders,
+            bytes: offer.bytes,
+            origin: offer.origin,
+        };
+        Self {
+            info,
+            manifest_len: offer.manifest_bytes,
+            direction: Direction::Receive,
+            audience: offer.audience.map(BTreeSet::from_iter),
+            holders: BTreeSet::from([from.clone()]),
+            answers: BTreeMap::new(),
+            since: now,
+            stage: Stage::Offered,
+            reported: None,
+        }
+    }
+
+    /// A transfer of ours.
+    pub(super) fn own(
+        now: Instant,
+        id: TransferId,
+        own: UserId,
+        content: Content,
+        audience: Option<BTreeSet<UserId>>,
+    ) -> Self {
+        let manifest = &content.manifest;
+        let files = manifest.file_count();
+        let info = OfferInfo {
+            transfer: id,
+            name: manifest.name().to_owned(),
+            files,
+            folders: manifest.entries().len() as u32 - files,
+            bytes: manifest.total_bytes(),
+            origin: own,
+        };
+        Self {
+            info,
+            manifest_len: content.bytes.len() as u32,
+            direction: Direction::Send,
+            audience,
+            holders: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            since: now,
+            stage: Stage::Sharing(Box::new(Exchange::complete(content.manifest, content.bytes))),
+            reported: None,
+        }
+    }
+
+    /// Whether `peer` may take part.
+    pub(super) fn admits(&self, peer: &UserId) -> bool {
+        *peer == self.info.origin || self.audience.as_ref().is_none_or(|audience| audience.contains(peer))
+    }
+
+    /// The offer as we make it.
+    pub(super) fn offer(&self) -> Offer {
+        debug_assert!(self.info.name.len() <= OFFER_NAME_MAX_BYTES, "a name is one component of a path");
+        Offer {
+            id: self.info.transfer,
+            name: self.info.name.clone(),
+            files: self.info.files,
+            folders: self.info.folders,
+            bytes: self.info.bytes,
+            manifest_bytes: self.manifest_len,
+            origin: self.info.origin.clone(),
+            audience: self
+                .audience
+                .as_ref()
+                .map(|audience| audience.iter().take(AUDIENCE_MAX).cloned().collect()),
+        }
+    }
+
+    /// The exchange, if it has begun.
+    pub(super) fn exchange(&mut self) -> Option<&mut Exchange> {
+        match &mut self.stage {
+            Stage::Sharing(exchange) => Some(exchange),
+            Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => None,
+        }
+    }
+
+    /// Whether what the offer said is what the manifest holds.
+    pub(super) fn matches(&self, manifest: &Manifest) -> bool {
+        let files = manifest.file_count();
+        (self.info.files, self.info.folders, self.info.bytes)
+            == (files, manifest.entries().len() as u32 - files, manifest.total_bytes())
+    }
+}

@@ -1,0 +1,330 @@
+//! Serving: who gets the next piece, and what goes out when a channel takes more.
+//!
+//! ```text
+//! request -> queue of the peer -> (slot, turn) -> disk read -> frames of the peer -> (writable, rate) -> bulk channel
+//! ```
+//!
+//! A piece is useful only when it is whole, so a few peers are served at a time and the others wait their turn.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::rate::{Bucket, Meter};
+use crate::wire::frame::{CONTENT_MAX_BYTES, HEADER_BYTES};
+use crate::wire::{TransferId, UserId};
+
+/// How many peers are served at a time.
+const SLOTS: usize = 8;
+
+/// A peer that took nothing for so long does not count against [`SLOTS`]: its own path is the limit, not ours.
+const SLOT_IDLE: Duration = Duration::from_millis(500);
+
+/// Read and not yet sent, for one peer and in all. A single piece may always be read.
+const READ_AHEAD_PEER_BYTES: u64 = 4 * 1024 * 1024;
+const READ_AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The most reads for one peer at a time: small files are many pieces.
+const READS_PEER: usize = 32;
+
+/// A request waits at most so long; then the peer is told to ask somebody else, or again.
+const QUEUE_FOR: Duration = Duration::from_secs(4);
+
+/// Requests that wait are kept up to what goes out in [`QUEUE_FOR`], but at least so many bytes in all.
+const QUEUE_MIN_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The most requests that one peer may have waiting. A receiver of many small files asks for thousands.
+const QUEUE_PIECES: usize = 16 * 1024;
+
+/// The least content in a frame: what is cut evenly into such parts has none below the receivers' minimum.
+const FRAME_MIN_BYTES: u32 = 8 * 1024;
+
+/// A request of a peer, waiting.
+#[derive(Debug, Clone)]
+struct Wanted {
+    transfer: TransferId,
+    piece: u32,
+    len: u64,
+    at: Instant,
+}
+
+/// Something to send on the bulk channel.
+#[derive(Debug)]
+struct Ready {
+    transfer: TransferId,
+    /// Whether it carries content, not a manifest.
+    is_content: bool,
+    frame: Bytes,
+}
+
+/// Reads and frames for one peer.
+#[derive(Debug)]
+struct Link {
+    credit: i64,
+    frame_bytes: u32,
+    queue: VecDeque<Wanted>,
+    queued: BTreeSet<(TransferId, u32)>,
+    reads: usize,
+    reading_bytes: u64,
+    ready: VecDeque<Ready>,
+    ready_bytes: u64,
+    turn: u64,
+    moved_at: Instant,
+}
+
+impl Link {
+    fn held_bytes(&self) -> u64 {
+        self.reading_bytes + self.ready_bytes
+    }
+
+    fn is_served(&self, now: Instant) -> bool {
+        self.held_bytes() > 0 && now.saturating_duration_since(self.moved_at) < SLOT_IDLE
+    }
+}
+
+/// A piece to read now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NextRead {
+    pub(super) peer: UserId,
+    pub(super) transfer: TransferId,
+    pub(super) piece: u32,
+    pub(super) len: u64,
+    pub(super) frame_bytes: u32,
+}
+
+/// A frame to send now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NextFrame {
+    pub(super) peer: UserId,
+    pub(super) transfer: TransferId,
+    /// Bytes of content of the transfer in it; zero for a manifest's.
+    pub(super) content_bytes: u64,
+    pub(super) frame: Bytes,
+}
+
+/// All serving, to all peers.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    links: BTreeMap<UserId, Link>,
+    bucket: Bucket,
+    out: Meter,
+    turn: u64,
+    queued_bytes: u64,
+}
+
+impl Uploads {
+    pub(super) fn new(bps: Option<u64>) -> Self {
+        Self {
+            links: BTreeMap::new(),
+            bucket: Bucket::new(bps),
+            out: Meter::default(),
+            turn: 0,
+            queued_bytes: 0,
+        }
+    }
+
+    pub(super) fn limit(&mut self, bps: Option<u64>) {
+        self.bucket = Bucket::new(bps);
+    }
+
+    pub(super) fn add_peer(&mut self, now: Instant, peer: &UserId) {
+        let link = Link {
+            credit: 0,
+            frame_bytes: CONTENT_MAX_BYTES as u32,
+            queue: VecDeque::new(),
+            queued: BTreeSet::new(),
+            reads: 0,
+            reading_bytes: 0,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            turn: 0,
+            moved_at: now,
+        };
+        self.links.entry(peer.clone()).or_insert(link);
+    }
+
+    pub(super) fn remove_peer(&mut self, peer: &UserId) {
+        if let Some(link) = self.links.remove(peer) {
+            self.queued_bytes -= link.queue.iter().map(|wanted| wanted.len).sum::<u64>();
+        }
+    }
+
+    /// The channel takes so much. A frame is kept to half of it, so that a slow path is not held up by a single one.
+    pub(super) fn writable(&mut self, peer: &UserId, bytes: usize) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.credit = i64::try_from(bytes).unwrap_or(i64::MAX);
+            let half = u32::try_from(bytes / 2).unwrap_or(u32::MAX);
+            link.frame_bytes = half.clamp(FRAME_MIN_BYTES, CONTENT_MAX_BYTES as u32);
+        }
+    }
+
+    /// Takes a request. `false` if it is one too many.
+    pub(super) fn want(
+        &mut self,
+        now: Instant,
+        peer: &UserId,
+        transfer: TransferId,
+        piece: u32,
+        len: u64,
+    ) -> bool {
+        let passes = (self.out.bps(now) * QUEUE_FOR.as_secs()).max(QUEUE_MIN_BYTES);
+        let Some(link) = self.links.get_mut(peer) else { return false };
+        if link.queued.contains(&(transfer, piece)) {
+            return true;
+        }
+        // Whoever has nothing waiting may always have one.
+        let is_full = link.queue.len() >= QUEUE_PIECES || self.queued_bytes + len > passes;
+        if is_full && !(link.queue.is_empty() && link.held_bytes() == 0) {
+            return false;
+        }
+        link.queued.insert((transfer, piece));
+        link.queue.push_back(Wanted { transfer, piece, len, at: now });
+        self.queued_bytes += len;
+        true
+    }
+
+    /// Forgets a request that still waits.
+    pub(super) fn cancel(&mut self, peer: &UserId, transfer: TransferId, piece: u32) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        if link.queued.remove(&(transfer, piece)) {
+            let at =
+                link.queue.iter().position(|wanted| (wanted.transfer, wanted.piece) == (transfer, piece));
+            let wanted = at.and_then(|at| link.queue.remove(at)).expect("what is in the set is in the queue");
+            self.queued_bytes -= wanted.len;
+        }
+    }
+
+    /// Forgets everything that waits and is read for one transfer.
+    pub(super) fn drop_transfer(&mut self, transfer: TransferId) {
+        let peers: Vec<UserId> = self.links.keys().cloned().collect();
+        peers.iter().for_each(|peer| self.cancel_all(peer, transfer));
+    }
+
+    /// Forgets everything that waits for one peer in one transfer.
+    pub(super) fn cancel_all(&mut self, peer: &UserId, transfer: TransferId) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        let dropped = link.queue.iter().filter(|wanted| wanted.transfer == transfer);
+        self.queued_bytes -= dropped.map(|wanted| wanted.len).sum::<u64>();
+        link.queue.retain(|wanted| wanted.transfer != transfer);
+        link.queued.retain(|(queued, _)| *queued != transfer);
+        link.ready.retain(|ready| ready.transfer != transfer);
+        link.ready_bytes = link.ready.iter().map(|ready| ready.frame.len() as u64).sum();
+    }
+
+    /// Requests that have waited too long, taken out: by peer and transfer.
+    pub(super) fn expire(&mut self, now: Instant) -> BTreeMap<(UserId, TransferId), Vec<u32>> {
+        let mut expired: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for (peer, link) in &mut self.links {
+            while let Some(wanted) = link.queue.front() {
+                if now.saturating_duration_since(wanted.at) < QUEUE_FOR {
+                    break;
+                }
+                let wanted = link.queue.pop_front().expect("there is a front");
+                link.queued.remove(&(wanted.transfer, wanted.piece));
+                self.queued_bytes -= wanted.len;
+                expired.entry((peer.clone(), wanted.transfer)).or_default().push(wanted.piece);
+            }
+        }
+        expired
+    }
+
+    /// When [`Uploads::expire`] has something to do, at the earliest.
+    pub(super) fn expires_at(&self) -> Option<Instant> {
+        self.links.values().filter_map(|link| link.queue.front()).map(|wanted| wanted.at + QUEUE_FOR).min()
+    }
+
+    /// The next piece to read. Those that were never served go first, then those peers whose last turn is longest ago.
+    pub(super) fn next_read(
+        &mut self,
+        now: Instant,
+        is_fresh: impl Fn(&TransferId, u32) -> bool,
+    ) -> Option<NextRead> {
+        let held: u64 = self.links.values().map(Link::held_bytes).sum();
+        if held >= READ_AHEAD_BYTES {
+            return None;
+        }
+        let served = self.links.values().filter(|link| link.is_served(now)).count();
+        let candidates = self.links.iter().filter(|(_, link)| {
+            let Some(front) = link.queue.front() else { return false };
+            match link.held_bytes() {
+                0 => served < SLOTS,
+                held => {
+                    held + front.len <= READ_AHEAD_PEER_BYTES.max(2 * front.len) && link.reads < READS_PEER
+                }
+            }
+        });
+        let rank = |link: &Link| {
+            let front = link.queue.front().expect("candidates have one");
+            // Reading ahead for one must not keep another from its first piece.
+            (link.held_bytes() > 0, !is_fresh(&front.transfer, front.piece), link.turn)
+        };
+        let peer = candidates.min_by_key(|(_, link)| rank(link)).map(|(peer, _)| peer.clone())?;
+        Some(self.start_read(now, peer))
+    }
+
+    fn start_read(&mut self, now: Instant, peer: UserId) -> NextRead {
+        self.turn += 1;
+        let link = self.links.get_mut(&peer).expect("it was chosen among the links");
+        let wanted = link.queue.pop_front().expect("it was chosen for its request");
+        link.queued.remove(&(wanted.transfer, wanted.piece));
+        self.queued_bytes -= wanted.len;
+        if link.held_bytes() == 0 {
+            link.moved_at = now;
+        }
+        link.turn = self.turn;
+        link.reads += 1;
+        link.reading_bytes += wanted.len;
+        let frame_bytes = link.frame_bytes;
+        NextRead { peer, transfer: wanted.transfer, piece: wanted.piece, len: wanted.len, frame_bytes }
+    }
+
+    /// A read of `len` bytes for `peer` is over, with these frames, or none.
+    pub(super) fn read(&mut self, peer: &UserId, transfer: TransferId, len: u64, frames: Vec<Bytes>) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.reads = link.reads.saturating_sub(1);
+        link.reading_bytes = link.reading_bytes.saturating_sub(len);
+        self.push(peer, transfer, true, frames);
+    }
+
+    /// Sends frames that need no reading.
+    pub(super) fn push(&mut self, peer: &UserId, transfer: TransferId, is_content: bool, frames: Vec<Bytes>) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        for frame in frames {
+            link.ready_bytes += frame.len() as u64;
+            link.ready.push_back(Ready { transfer, is_content, frame });
+        }
+    }
+
+    /// How much waits to be sent to a peer, in bytes.
+    pub(super) fn ready_bytes(&self, peer: &UserId) -> u64 {
+        self.links.get(peer).map_or(0, |link| link.ready_bytes)
+    }
+
+    /// The next frame that a channel and the rate limit let pass; peers take turns.
+    pub(super) fn next_frame(&mut self, now: Instant) -> Option<NextFrame> {
+        let sendable = self.links.iter().filter(|(_, link)| link.credit > 0 && !link.ready.is_empty());
+        let peer = sendable.min_by_key(|(_, link)| link.moved_at).map(|(peer, _)| peer.clone())?;
+        if !self.bucket.is_open(now) {
+            return None;
+        }
+        let link = self.links.get_mut(&peer).expect("it was chosen among the links");
+        let ready = link.ready.pop_front().expect("it was chosen for its frame");
+        let len = ready.frame.len() as u64;
+        link.ready_bytes -= len;
+        link.credit -= len as i64;
+        link.moved_at = now;
+        self.bucket.take(len);
+        self.out.add(now, len);
+        let content_bytes = if ready.is_content { len - HEADER_BYTES as u64 } else { 0 };
+        Some(NextFrame { peer, transfer: ready.transfer, content_bytes, frame: ready.frame })
+    }
+
+    /// When the rate limit lets the next frame pass, if it is what holds one back.
+    pub(super) fn opens_at(&mut self, now: Instant) -> Option<Instant> {
+        if self.links.values().any(|link| link.credit > 0 && !link.ready.is_empty()) {
+            return self.bucket.opens_at(now);
+        }
+        None
+    }
+}

@@ -1,0 +1,234 @@
+//! An open folder. Names are looked up relative to it and never through a link.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::core::transfer::DiskError;
+
+use super::failed;
+
+/// An open folder, and the path by which it was reached, for messages.
+#[derive(Debug)]
+pub(super) struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    File {
+        size: u64,
+    },
+    Folder,
+    /// A link, a device, a pipe, a socket.
+    Other,
+}
+
+const OPEN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Folder {
+    /// Opens a folder that the user named; links in that path are the user's own.
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        let fd = rustix::fs::open(path, OPEN_FOLDER, Mode::empty()).map_err(|e| failed(path, &e.into()))?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of that name, which must not be a link.
+    pub(super) fn child(&self, name: &str) -> Result<Self, DiskError> {
+        let path = self.path.join(name);
+        match rustix::fs::openat(&self.fd, name, OPEN_FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(DiskError::NotAFolder { path }),
+            Err(error) => Err(failed(&path, &error.into())),
+        }
+    }
+
+    /// The folder of that name, made if there is nothing of that name.
+    pub(super) fn make_child(&self, name: &str, mode: u32) -> Result<Self, DiskError> {
+        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => self.child(name),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
+    /// The folder some names below, if it is there.
+    pub(super) fn descend<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Option<Self>, DiskError> {
+        let mut folder = self.again()?;
+        for name in names {
+            folder = match folder.child(name) {
+                Ok(child) => child,
+                Err(DiskError::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(Some(folder))
+    }
+
+    /// The folder some names below, made where it is not there.
+    pub(super) fn make<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, DiskError> {
+        names.into_iter().try_fold(self.again()?, |folder, name| folder.make_child(name, 0o777))
+    }
+
+    fn again(&self) -> Result<Self, DiskError> {
+        let fd = self.fd.try_clone().map_err(|error| failed(&self.path, &error))?;
+        Ok(Self { fd, path: self.path.clone() })
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<Found, DiskError> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                Ok(if kind.is_file() {
+                    Found::File { size: u64::try_from(stat.st_size).unwrap_or(0) }
+                } else if kind.is_dir() {
+                    Found::Folder
+                } else {
+                    Found::Other
+                })
+            }
+            Err(Errno::NOENT) => Ok(Found::Nothing),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
+    /// Opens a regular file to be read.
+    pub(super) fn read(&self, name: &str) -> Result<File, DiskError> {
+        // A pipe put in the way must not hold us up.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(|e| self.failed(name, e))?;
+        let file = File::from(fd);
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        if is_file { Ok(file) } else { Err(self.failed(name, Errno::INVAL)) }
+    }
+
+    /// Opens a file to be read and written, made if there is none, not through a link.
+    pub(super) fn write(&self, name: &str, mode: u32) -> Result<File, DiskError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))
+            .map(File::from)
+            .map_err(|error| self.failed(name, error))
+    }
+
+    /// Gives a file its final name; `false` if that is taken.
+    pub(super) fn rename_new(&self, name: &str, to: &Self, new: &str) -> Result<bool, DiskError> {
+        match self.no_replace(name, to, new) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(to.failed(new, error)),
+        }
+    }
+
+    fn no_replace(&self, name: &str, to: &Self, new: &str) -> Result<(), Errno> {
+        match rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
+            // The file system can't: a second name never replaces either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                rustix::fs::linkat(&self.fd, name, &to.fd, new, AtFlags::empty())?;
+                rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+            }
+            renamed => renamed,
+        }
+    }
+
+    /// Gives a file its final name in place of what has it.
+    pub(super) fn rename_over(&self, name: &str, to: &Self, new: &str) -> Result<(), DiskError> {
+        rustix::fs::renameat(&self.fd, name, &to.fd, new).map_err(|error| to.failed(new, error))
+    }
+
+    pub(super) fn remove_file(&self, name: &str) -> Result<(), DiskError> {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).map_err(|error| self.failed(name, error))
+    }
+
+    pub(super) fn remove_folder(&self, name: &str) -> Result<(), DiskError> {
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR).map_err(|error| self.failed(name, error))
+    }
+
+    /// The names in it.
+    pub(super) fn names(&self) -> Result<Vec<String>, DiskError> {
+        let entries = rustix::fs::Dir::read_from(&self.fd).map_err(|e| failed(&self.path, &e.into()))?;
+        let names = entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+        Ok(names.filter(|name| name != "." && name != "..").collect())
+    }
+
+    /// Locks the folder for this process; `false` if another holds it.
+    pub(super) fn lock(&self) -> Result<bool, DiskError> {
+        match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            // A file system without locks: one process at a time is the user's business there.
+            Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => Ok(true),
+            Err(error) => Err(failed(&self.path, &error.into())),
+        }
+    }
+
+    /// Makes the names in it durable.
+    pub(super) fn sync(&self) -> Result<(), DiskError> {
+        rustix::fs::fsync(&self.fd).map_err(|error| failed(&self.path, &error.into()))
+    }
+
+    /// Makes all data of its file system durable.
+    pub(super) fn sync_all(&self) -> Result<(), DiskError> {
+        rustix::fs::syncfs(&self.fd).map_err(|error| failed(&self.path, &error.into()))
+    }
+
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let stat = rustix::fs::fstatvfs(&self.fd).ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+
+    /// Sets when the folder's content was last changed.
+    pub(super) fn set_mtime(&self, seconds: i64) {
+        // A time that can't be set is not worth failing a transfer for.
+        let _ = rustix::fs::futimens(&self.fd, &times(seconds));
+    }
+
+    fn failed(&self, name: &str, error: Errno) -> DiskError {
+        failed(&self.path.join(name), &error.into())
+    }
+}
+
+/// Sets when a file's content was last changed.
+pub(super) fn set_mtime(file: &File, seconds: i64) {
+    // See above.
+    let _ = rustix::fs::futimens(file, &times(seconds));
+}
+
+fn times(seconds: i64) -> Timestamps {
+    let last_modification = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT }, last_modification }
+}
+
+pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(buffer, offset)
+}
+
+pub(super) fn write_all_at(file: &File, buffer: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(buffer, offset)
+}
+
+/// Where the next data of a sparse file begin; `None` if there are none from `offset` on.
+pub(super) fn next_data(file: &File, offset: u64) -> Option<u64> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Some(at),
+        Err(Errno::NXIO) => None,
+        // The file system knows no holes.
+        Err(_) => Some(offset),
+    }
+}

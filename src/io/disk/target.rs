@@ -1,0 +1,497 @@
+//! Files that are received: what is there already, the part files, and the final names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::folder::{self, Folder, Found};
+use super::{failed, scan};
+use crate::core::transfer::{
+    Conflict, ConflictPolicy, DiskError, Opened, PieceSet, Summary, Target, TransferId, Written,
+};
+use crate::wire::manifest::{Entry, EntryKind, Manifest};
+use crate::wire::path::{PART_PREFIX, SafePath};
+
+/// How many names are tried for a file whose own is taken.
+const NAMES_MAX: u32 = 10_000;
+
+/// Up to so many files are made durable one by one; for more, one call for the whole file system is quicker.
+const SYNC_ONE_BY_ONE: usize = 32;
+
+/// The most part files kept open.
+const OPEN_FILES: usize = 64;
+
+/// Where an entry's content is or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// A folder of the manifest.
+    Folder,
+    /// In its part file, to be called so when it is complete.
+    Part { name: FinalName, replace: bool },
+    /// Under this name, complete.
+    There(FinalName),
+    /// Not fetched.
+    Skipped,
+}
+
+/// A path below the target, as names.
+type FinalName = Vec<String>;
+
+/// A transfer's files on this disk.
+#[derive(Debug)]
+pub(super) struct Destination {
+    manifest: Arc<Manifest>,
+    root: Folder,
+    parts: Folder,
+    part_name: String,
+    places: Mutex<Vec<Place>>,
+    open: Mutex<BTreeMap<u32, Arc<File>>>,
+    is_stream: bool,
+}
+
+/// What came of opening.
+pub(super) enum Attempt {
+    /// Somebody has to say what to do; nothing was written.
+    InTheWay(Vec<Conflict>),
+    /// Ready.
+    Open(Arc<Destination>, Opened),
+}
+
+/// How many bytes are free where files would go.
+pub(super) fn free_bytes(target: &Target) -> Option<u64> {
+    let path = match target {
+        Target::Folder(path) => path.clone(),
+        Target::Stdout => scan::spool_folder(),
+    };
+    // The folder may not have been made yet: then its file system is that of the first one above it that was.
+    let there = path.ancestors().find_map(|path| {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        Folder::open(path).ok()
+    })?;
+    there.free_bytes()
+}
+
+impl Destination {
+    pub(super) fn open(
+        transfer: TransferId,
+        manifest: Arc<Manifest>,
+        target: &Target,
+        conflict: ConflictPolicy,
+    ) -> Result<Attempt, DiskError> {
+        let is_stream = *target == Target::Stdout;
+        let path = match target {
+            Target::Folder(path) => path.clone(),
+            Target::Stdout if manifest.file_count() == 1 && manifest.entries().len() == 1 => {
+                scan::spool_folder()
+            }
+            Target::Stdout => return Err(DiskError::NotAStream),
+        };
+        std::fs::create_dir_all(&path).map_err(|error| failed(&path, &error))?;
+        let root = Folder::open(&path)?;
+        let places = if is_stream {
+            vec![Place::Part { name: Vec::new(), replace: false }]
+        } else {
+            match find_places(&root, &manifest, conflict)? {
+                Ok(places) => places,
+                Err(conflicts) => return Ok(Attempt::InTheWay(conflicts)),
+            }
+        };
+        let suffix = if is_stream { format!("-{}", std::process::id()) } else { String::new() };
+        let part_name = format!("{PART_PREFIX}{}{suffix}.part", &transfer.to_string()[..16]);
+        let parts = root.make_child(&part_name, 0o700)?;
+        if !parts.lock()? {
+            return Err(DiskError::InUse { path });
+        }
+        let destination = Self {
+            manifest,
+            root,
+            parts,
+            part_name,
+            places: Mutex::new(places),
+            open: Mutex::default(),
+            is_stream,
+        };
+        let opened = destination.look()?;
+        destination.check_space(&opened)?;
+        Ok(Attempt::Open(Arc::new(destination), opened))
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Where a piece's file is, for messages.
+    pub(super) fn path(&self, piece: u32) -> PathBuf {
+        let entry = self.manifest.span(piece).entry;
+        match &self.places()[entry as usize] {
+            Place::There(name) => self.root.path().join(name.iter().collect::<PathBuf>()),
+            Place::Folder | Place::Part { .. } | Place::Skipped => self.parts.path().join(part_file(entry)),
+        }
+    }
+
+    pub(super) fn open_to_read(&self, piece: u32) -> Result<Arc<File>, DiskError> {
+        let entry = self.manifest.span(piece).entry;
+        if let Some(file) = self.open_files().get(&entry) {
+            return Ok(file.clone());
+        }
+        let place = self.places()[entry as usize].clone();
+        let file = match &place {
+            Place::There(name) => open_final(&self.root, name)?,
+            Place::Part { .. } => self.parts.read(&part_file(entry))?,
+            Place::Folder | Place::Skipped => {
+                return Err(DiskError::NotFound { path: self.path(piece) });
+            }
+        };
+        Ok(Arc::new(file))
+    }
+
+    /// Checks a piece and writes it into its part file.
+    pub(super) fn write(&self, piece: u32, parts: &[Bytes]) -> Result<Written, DiskError> {
+        if !self.manifest.verify(piece, parts.iter().map(|part| &part[..])) {
+            return Ok(Written::WrongHash);
+        }
+        let span = self.manifest.span(piece);
+        let file = self.part(span.entry)?;
+        let mut offset = span.offset;
+        for part in parts {
+            folder::write_all_at(&file, part, offset)
+                .map_err(|error| self.write_failed(span.entry, &error))?;
+            offset += part.len() as u64;
+        }
+        Ok(Written::Verified)
+    }
+
+    /// The open part file of an entry, made with its full length if it is new.
+    fn part(&self, entry: u32) -> Result<Arc<File>, DiskError> {
+        let mut open = self.open_files();
+        if let Some(file) = open.get(&entry) {
+            return Ok(file.clone());
+        }
+        let (size, mode) = match self.manifest.entries()[entry as usize].kind {
+            EntryKind::File { size, executable: true } => (size, 0o777),
+            EntryKind::File { size, executable: false } => (size, 0o666),
+            EntryKind::Folder => unreachable!("folders have no pieces"),
+        };
+        let file = self.parts.write(&part_file(entry), mode)?;
+        let length = file.metadata().map_err(|error| self.write_failed(entry, &error))?.len();
+        if length != size {
+            file.set_len(size).map_err(|error| self.write_failed(entry, &error))?;
+        }
+        if open.len() >= OPEN_FILES {
+            open.clear();
+        }
+        let file = Arc::new(file);
+        open.insert(entry, file.clone());
+        Ok(file)
+    }
+
+    /// Finds the pieces that are on disk.
+    fn look(&self) -> Result<Opened, DiskError> {
+        let pieces = self.manifest.piece_count();
+        let mut opened =
+            Opened { have: PieceSet::none(pieces), unwanted: PieceSet::none(pieces), skipped_files: 0 };
+        for (entry, place) in self.places().iter().enumerate() {
+            let entry = entry as u32;
+            match place {
+                Place::Folder => {}
+                // Its hash was taken a moment ago, and it is taken again whenever a piece of it is served.
+                Place::There(_) => self.manifest.pieces(entry).for_each(|piece| {
+                    let _ = opened.have.insert(piece);
+                }),
+                Place::Skipped => {
+                    opened.skipped_files += 1;
+                    opened.unwanted.extend(self.manifest.pieces(entry));
+                }
+                Place::Part { .. } => self.look_at_part(entry, &mut opened.have)?,
+            }
+        }
+        Ok(opened)
+    }
+
+    fn look_at_part(&self, entry: u32, have: &mut PieceSet) -> Result<(), DiskError> {
+        let name = part_file(entry);
+        let size = match self.parts.find(&name)? {
+            Found::File { size } => size,
+            Found::Nothing => return Ok(()),
+            Found::Folder | Found::Other => {
+                return Err(DiskError::NotAFolder { path: self.parts.path().join(name) });
+            }
+        };
+        let file = self.parts.read(&name)?;
+        for piece in self.manifest.pieces(entry) {
+            let span = self.manifest.span(piece);
+            let end = span.offset + u64::from(span.len);
+            if end > size || folder::next_data(&file, span.offset).is_none_or(|data| data >= end) {
+                continue;
+            }
+            if is_piece(&self.manifest, piece, &file)
+                .map_err(|error| failed(&self.parts.path().join(&name), &error))?
+            {
+                have.insert(piece);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_space(&self, opened: &Opened) -> Result<(), DiskError> {
+        let pieces = 0..self.manifest.piece_count();
+        let missing =
+            pieces.filter(|piece| !opened.have.contains(*piece) && !opened.unwanted.contains(*piece));
+        let needed: u64 = missing.map(|piece| u64::from(self.manifest.piece_len(piece))).sum();
+        match self.root.free_bytes() {
+            Some(free) if free < needed => Err(DiskError::Full { needed_bytes: needed - free }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Makes everything durable and gives the files their names.
+    pub(super) fn finish(&self) -> Result<Summary, DiskError> {
+        if self.is_stream {
+            return Ok(Summary { path: None });
+        }
+        self.sync_parts()?;
+        let mut touched: BTreeSet<FinalName> = BTreeSet::new();
+        let entries = self.manifest.entries();
+        for (at, entry) in entries.iter().enumerate() {
+            let place = self.places()[at].clone();
+            if let Place::Part { name, replace } = place {
+                let name = self.name_file(at as u32, name, replace)?;
+                touched.extend((0..name.len()).map(|depth| name[..depth].to_vec()));
+                self.places()[at] = Place::There(name);
+            } else if place == Place::Folder {
+                self.root.make(entry.path.components())?;
+                let names: FinalName = entry.path.components().map(str::to_owned).collect();
+                touched.extend((0..=names.len()).map(|depth| names[..depth].to_vec()));
+            }
+        }
+        self.open_files().clear();
+        self.set_folder_times()?;
+        for names in touched.iter().rev() {
+            if let Some(folder) = self.root.descend(names.iter().map(String::as_str))? {
+                folder.sync()?;
+            }
+        }
+        self.remove_parts()?;
+        Ok(Summary { path: Some(self.result_path()) })
+    }
+
+    fn sync_parts(&self) -> Result<(), DiskError> {
+        let places = self.places().clone();
+        let fetched = || places.iter().enumerate().filter(|(_, place)| matches!(place, Place::Part { .. }));
+        let one_by_one = fetched().count() <= SYNC_ONE_BY_ONE;
+        for (at, _) in fetched() {
+            let file = self.part(at as u32)?;
+            folder::set_mtime(&file, self.manifest.entries()[at].mtime);
+            if one_by_one {
+                file.sync_all().map_err(|error| self.write_failed(at as u32, &error))?;
+            }
+        }
+        if one_by_one { self.parts.sync() } else { self.parts.sync_all() }
+    }
+
+    /// Moves a part file to its final name, or to the next free one if somebody took it meanwhile.
+    fn name_file(&self, entry: u32, name: FinalName, replace: bool) -> Result<FinalName, DiskError> {
+        let (last, folders) = name.split_last().expect("a path has a name");
+        let folder = self.root.make(folders.iter().map(String::as_str))?;
+        let part = part_file(entry);
+        if replace {
+            self.parts.rename_over(&part, &folder, last)?;
+            return Ok(name);
+        }
+        let wanted = self.manifest.entries()[entry as usize].path.last();
+        for candidate in std::iter::once(last.clone()).chain(alternatives(wanted)) {
+            if self.parts.rename_new(&part, &folder, &candidate)? {
+                return Ok(folders.iter().cloned().chain([candidate]).collect());
+            }
+        }
+        Err(DiskError::Io { path: folder.path().join(last), message: "every name is taken".to_owned() })
+    }
+
+    /// After everything in them is in place, from the innermost.
+    fn set_folder_times(&self) -> Result<(), DiskError> {
+        for entry in self.manifest.entries().iter().rev().filter(|entry| entry.kind == EntryKind::Folder) {
+            if let Some(folder) = self.root.descend(entry.path.components())? {
+                folder.set_mtime(entry.mtime);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_parts(&self) -> Result<(), DiskError> {
+        for name in self.parts.names()? {
+            self.parts.remove_file(&name)?;
+        }
+        self.root.remove_folder(&self.part_name)?;
+        self.root.sync()
+    }
+
+    fn result_path(&self) -> PathBuf {
+        let places = self.places();
+        match (&places[..], self.manifest.has_one_root()) {
+            ([Place::There(name)], _) => self.root.path().join(name.iter().collect::<PathBuf>()),
+            (_, true) => self.root.path().join(self.manifest.name()),
+            (_, false) => self.root.path().to_owned(),
+        }
+    }
+
+    fn write_failed(&self, entry: u32, error: &io::Error) -> DiskError {
+        let path = self.manifest.entries()[entry as usize].path.as_str();
+        failed(&self.root.path().join(path), error)
+    }
+
+    fn places(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_files(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Arc<File>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Destination {
+    /// What went to standard output is not kept.
+    fn drop(&mut self) {
+        if self.is_stream {
+            // Nothing can be done about what can't be removed.
+            let _ = self.remove_parts();
+        }
+    }
+}
+
+fn part_file(entry: u32) -> String {
+    format!("{entry:06}")
+}
+
+/// Decides for every entry where it goes. The inner error is what is in the way when the policy is to ask.
+fn find_places(
+    root: &Folder,
+    manifest: &Manifest,
+    policy: ConflictPolicy,
+) -> Result<Result<Vec<Place>, Vec<Conflict>>, DiskError> {
+    let (mut places, mut conflicts) = (Vec::new(), Vec::new());
+    // Entries come in the order of their paths: mostly the folder is the one of the entry before.
+    let mut last: Option<(&str, Option<Folder>)> = None;
+    for (index, entry) in (0u32..).zip(manifest.entries()) {
+        if entry.kind == EntryKind::Folder {
+            root.descend(entry.path.components())?;
+            places.push(Place::Folder);
+            continue;
+        }
+        let parent = entry.path.parent().unwrap_or("");
+        if last.as_ref().is_none_or(|(path, _)| *path != parent) {
+            let names = parent.split('/').filter(|name| !name.is_empty());
+            last = Some((parent, root.descend(names)?));
+        }
+        let folder = last.as_ref().and_then(|(_, folder)| folder.as_ref());
+        let place = match folder {
+            Some(folder) => find_place(folder, manifest, index, entry, policy)?,
+            None => Some(Place::Part { name: names(&entry.path), replace: false }),
+        };
+        match place {
+            Some(place) => places.push(place),
+            None => conflicts.push(Conflict { path: entry.path.clone() }),
+        }
+    }
+    Ok(if conflicts.is_empty() { Ok(places) } else { Err(conflicts) })
+}
+
+/// Where a file goes in a folder that is there. `None` if somebody has to be asked.
+fn find_place(
+    folder: &Folder,
+    manifest: &Manifest,
+    index: u32,
+    entry: &Entry,
+    policy: ConflictPolicy,
+) -> Result<Option<Place>, DiskError> {
+    let own = names(&entry.path);
+    match state_of(folder, entry.path.last(), manifest, index)? {
+        State::Free => return Ok(Some(Place::Part { name: own, replace: false })),
+        State::Same => return Ok(Some(Place::There(own))),
+        State::Taken => {}
+    }
+    Ok(match policy {
+        ConflictPolicy::Ask => None,
+        ConflictPolicy::Skip => Some(Place::Skipped),
+        ConflictPolicy::Overwrite if folder.find(entry.path.last())? == Found::Folder => {
+            return Err(DiskError::Io {
+                path: folder.path().join(entry.path.last()),
+                message: "a folder is in the way of a file".to_owned(),
+            });
+        }
+        ConflictPolicy::Overwrite => Some(Place::Part { name: own, replace: true }),
+        ConflictPolicy::Rename => Some(other_place(folder, manifest, index, entry)?),
+    })
+}
+
+fn other_place(folder: &Folder, manifest: &Manifest, index: u32, entry: &Entry) -> Result<Place, DiskError> {
+    for candidate in alternatives(entry.path.last()) {
+        let mut name = names(&entry.path);
+        *name.last_mut().expect("a path has a name") = candidate.clone();
+        match state_of(folder, &candidate, manifest, index)? {
+            State::Free => return Ok(Place::Part { name, replace: false }),
+            State::Same => return Ok(Place::There(name)),
+            State::Taken => {}
+        }
+    }
+    Err(DiskError::Io {
+        path: folder.path().join(entry.path.last()),
+        message: "every name is taken".to_owned(),
+    })
+}
+
+/// What a name is to the file that should have it.
+enum State {
+    Free,
+    Same,
+    Taken,
+}
+
+fn state_of(folder: &Folder, name: &str, manifest: &Manifest, index: u32) -> Result<State, DiskError> {
+    let expected = manifest.entries()[index as usize].size();
+    match folder.find(name)? {
+        Found::Nothing => Ok(State::Free),
+        Found::File { size } if size == expected => {
+            // A file that can't be read is not known to be the same.
+            let Ok(file) = folder.read(name) else { return Ok(State::Taken) };
+            let same = manifest.pieces(index).try_fold(true, |same, piece| {
+                if same { is_piece(manifest, piece, &file) } else { Ok(false) }
+            });
+            let same = same.map_err(|error| failed(&folder.path().join(name), &error))?;
+            Ok(if same { State::Same } else { State::Taken })
+        }
+        Found::File { .. } | Found::Folder | Found::Other => Ok(State::Taken),
+    }
+}
+
+/// `report.tar.gz` → `report (1).tar.gz`, `report (2).tar.gz`, …
+fn alternatives(name: &str) -> impl Iterator<Item = String> {
+    let dot = name.char_indices().skip(1).find(|(_, c)| *c == '.').map_or(name.len(), |(at, _)| at);
+    let (stem, extension) = name.split_at(dot);
+    (1..=NAMES_MAX).map(move |number| format!("{stem} ({number}){extension}"))
+}
+
+fn names(path: &SafePath) -> FinalName {
+    path.components().map(str::to_owned).collect()
+}
+
+fn open_final(root: &Folder, name: &[String]) -> Result<File, DiskError> {
+    let (last, folders) = name.split_last().expect("a path has a name");
+    match root.descend(folders.iter().map(String::as_str))? {
+        Some(folder) => folder.read(last),
+        None => Err(DiskError::NotFound { path: root.path().join(name.iter().collect::<PathBuf>()) }),
+    }
+}
+
+/// Whether a file has the piece at its place.
+fn is_piece(manifest: &Manifest, piece: u32, file: &File) -> io::Result<bool> {
+    let span = manifest.span(piece);
+    let mut content = vec![0; span.len as usize];
+    match folder::read_exact_at(file, &mut content, span.offset) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| manifest.verify(piece, [&content[..]])),
+    }
+}

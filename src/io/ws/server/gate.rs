@@ -1,0 +1,187 @@
+//! What a request must bring before it becomes a socket: a good path, an allowed origin, a token.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{FromRequestParts, Path, Query, State, WebSocketUpgrade};
+use axum::http::{HeaderMap, StatusCode, header, request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::hub::Hub;
+use super::{metrics, socket};
+use crate::core::access::{Access, Denied, Grant};
+use crate::wire::dialect::DEFAULT_ROOM;
+use crate::wire::limits::SIGNAL_MAX_BYTES;
+use crate::wire::{RoomId, Secret};
+
+/// Read and write buffers of a socket, in bytes. Most sockets are idle most of the time, and a signal is small.
+const READ_BUFFER_BYTES: usize = 1_024;
+const WRITE_BUFFER_BYTES: usize = 4_096;
+
+/// A message that is only a little too large is refused politely; beyond this the socket is closed.
+const MESSAGE_MAX_BYTES: usize = 2 * SIGNAL_MAX_BYTES;
+
+const GREETING: &str = "This is a swarm signaling server. Join a room with `swarm join`.\n";
+
+#[derive(Debug)]
+pub(super) struct Gate {
+    access: Access,
+    origins: Option<Vec<String>>,
+    pub(super) hub: Arc<Hub>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Guest {
+    pub(super) address: IpAddr,
+    /// Held as long as the connection lives.
+    pub(super) alive: mpsc::Sender<()>,
+}
+
+/// What may stand in the URL's query.
+#[derive(Deserialize)]
+struct Parameters {
+    /// For browsers, which can't set headers on a WebSocket.
+    token: Option<String>,
+    /// The client's first message, so that its answer can follow the upgrade at once.
+    init: Option<String>,
+}
+
+pub(super) fn router(gate: Arc<Gate>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/metrics", get(serve_metrics))
+        .route("/", get(open_lobby))
+        .route("/{*room}", get(open_room))
+        .with_state(gate)
+}
+
+impl Gate {
+    pub(super) fn new(access: Access, origins: Option<Vec<String>>, hub: Arc<Hub>) -> Self {
+        Self { access, origins, hub }
+    }
+
+    fn admit(&self, headers: &HeaderMap, parameters: &Parameters) -> Result<Grant, Refusal> {
+        self.check_origin(headers)?;
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let bearer =
+            bearer.and_then(|value| value.strip_prefix("Bearer ")).map(|token| Secret::new(token.trim()));
+        let presented = bearer.or_else(|| parameters.token.as_ref().map(Secret::new));
+        // A clock before 1970 is a clock not set; every minted token is then as good as new.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.access.admit(presented.as_ref(), now).map_err(Refusal::Token)
+    }
+
+    /// Only browsers send an `Origin`, and they can't lie about it (RFC 6455 §10.2).
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let (Some(allowed), Some(origin)) = (&self.origins, headers.get(header::ORIGIN)) else {
+            return Ok(());
+        };
+        let allowed =
+            allowed.iter().any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()));
+        if allowed { Ok(()) } else { Err(Refusal::Origin) }
+    }
+}
+
+/// Why a request does not become a socket.
+#[derive(Debug)]
+enum Refusal {
+    Token(Denied),
+    Origin,
+    Room,
+    NoUpgrade(WebSocketUpgradeRejection),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Token(denied) => {
+                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+                (StatusCode::UNAUTHORIZED, challenge, format!("{denied}\n")).into_response()
+            }
+            Self::Origin => {
+                (StatusCode::FORBIDDEN, "this web page may not use this server\n").into_response()
+            }
+            Self::Room => {
+                let message = "the last part of the path is no room: 1 to 128 letters, digits or marks\n";
+                (StatusCode::BAD_REQUEST, message).into_response()
+            }
+            Self::NoUpgrade(rejection) => rejection.into_response(),
+        }
+    }
+}
+
+async fn serve_metrics(
+    State(gate): State<Arc<Gate>>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    match gate.admit(&headers, &parameters)? {
+        Grant::EveryRoom => Ok(metrics::render(&gate.hub.stats()).into_response()),
+        Grant::Room(_) => Err(Refusal::Token(Denied::Wrong)),
+    }
+}
+
+async fn open_lobby(
+    state: State<Arc<Gate>>,
+    guest: Extension<Guest>,
+    parameters: Query<Parameters>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    open(state, guest, parameters, &headers, upgrade, DEFAULT_ROOM)
+}
+
+async fn open_room(
+    state: State<Arc<Gate>>,
+    guest: Extension<Guest>,
+    Path(path): Path<String>,
+    parameters: Query<Parameters>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    // A reverse proxy may have put something in front: the room is the last part.
+    let room = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    open(state, guest, parameters, &headers, upgrade, room)
+}
+
+fn open(
+    State(gate): State<Arc<Gate>>,
+    Extension(guest): Extension<Guest>,
+    Query(parameters): Query<Parameters>,
+    headers: &HeaderMap,
+    upgrade: Upgrade,
+    room: &str,
+) -> Result<Response, Refusal> {
+    let upgrade = match upgrade.0 {
+        Ok(upgrade) => upgrade,
+        Err(_) if !headers.contains_key(header::UPGRADE) => return Ok(GREETING.into_response()),
+        Err(rejection) => return Err(Refusal::NoUpgrade(rejection)),
+    };
+    let room = RoomId::new(room).map_err(|_| Refusal::Room)?;
+    let grant = gate.admit(headers, &parameters)?;
+    let hub = gate.hub.clone();
+    let upgrade = upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(MESSAGE_MAX_BYTES)
+        .max_frame_size(MESSAGE_MAX_BYTES);
+    Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, guest, grant, room, parameters.init)))
+}
+
+/// The upgrade, or why the request is none.
+struct Upgrade(Result<WebSocketUpgrade, WebSocketUpgradeRejection>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(WebSocketUpgrade::from_request_parts(parts, state).await))
+    }
+}

@@ -1,0 +1,270 @@
+//! The one [`Rooms`] machine, behind a lock, with the queue of every socket.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::core::access::Grant;
+use crate::core::room::{CloseReason, Input, Limits, Output, Rooms, SocketId, Stats};
+use crate::wire::ServerSignal;
+
+/// Messages that may wait for one socket. A newcomer to a room of 100 gets about 600 at once.
+const QUEUE_MAX_MESSAGES: usize = 2_048;
+
+/// Bytes that may wait for one socket.
+const QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a socket's task is told.
+#[derive(Debug)]
+pub(super) enum ToSocket {
+    // Boxed: the queue keeps room for 32 of them, and most sockets are idle.
+    Signal(Box<ServerSignal>),
+    Ping,
+    Close(CloseReason),
+}
+
+#[derive(Debug)]
+pub(super) struct Hub {
+    state: Mutex<State>,
+    /// The first deadline has moved ahead.
+    deadline_moved: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    rooms: Rooms,
+    queues: HashMap<SocketId, Queue>,
+    next_socket: u64,
+    /// What the timer task waits for.
+    armed: Option<Instant>,
+}
+
+/// The sending end of a socket's queue.
+#[derive(Debug)]
+struct Queue {
+    sender: mpsc::Sender<ToSocket>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    receiver: mpsc::Receiver<ToSocket>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    /// The next message; `None` once the hub has given the socket up.
+    pub(super) async fn recv(&mut self) -> Option<ToSocket> {
+        let message = self.receiver.recv().await?;
+        self.bytes.fetch_sub(message.len_bytes(), Ordering::Relaxed);
+        Some(message)
+    }
+
+    /// The next message, if there is one already.
+    pub(super) fn try_recv(&mut self) -> Option<ToSocket> {
+        let message = self.receiver.try_recv().ok()?;
+        self.bytes.fetch_sub(message.len_bytes(), Ordering::Relaxed);
+        Some(message)
+    }
+}
+
+impl ToSocket {
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Signal(signal) => signal.len_bytes(),
+            Self::Ping | Self::Close(_) => 0,
+        }
+    }
+}
+
+impl Queue {
+    /// Whether the message found room.
+    fn push(&self, message: ToSocket) -> bool {
+        let len_bytes = message.len_bytes();
+        if self.bytes.fetch_add(len_bytes, Ordering::Relaxed) + len_bytes > QUEUE_MAX_BYTES {
+            return false;
+        }
+        self.sender.try_send(message).is_ok()
+    }
+}
+
+impl Hub {
+    pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
+        let rooms = Rooms::new(limits, seed);
+        let state = State { rooms, queues: HashMap::new(), next_socket: 0, armed: None };
+        Self { state: Mutex::new(state), deadline_moved: Notify::new() }
+    }
+
+    /// Makes a socket known and gives it its queue.
+    pub(super) fn connect(&self, address: IpAddr, grant: Grant) -> (SocketId, Inbox) {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX_MESSAGES);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let mut state = self.lock();
+        let socket = SocketId(state.next_socket);
+        state.next_socket += 1;
+        state.queues.insert(socket, Queue { sender, bytes: bytes.clone() });
+        self.turn(&mut state, Input::Connected { socket, address: limited_address(address), grant });
+        (socket, Inbox { receiver, bytes })
+    }
+
+    pub(super) fn handle(&self, input: Input) {
+        self.turn(&mut self.lock(), input);
+    }
+
+    /// The socket's task has ended.
+    pub(super) fn disconnect(&self, socket: SocketId) {
+        let mut state = self.lock();
+        state.queues.remove(&socket);
+        self.turn(&mut state, Input::Lost(socket));
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.lock().rooms.stats()
+    }
+
+    /// Wakes the machine when it wants to be woken. Never ends.
+    pub(super) async fn run_timers(&self) {
+        loop {
+            let armed = self.lock().armed;
+            let due = async {
+                match armed {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {
+                    let mut state = self.lock();
+                    state.rooms.handle_timeout(Instant::now());
+                    self.drain(&mut state);
+                }
+                () = self.deadline_moved.notified() => {}
+            }
+        }
+    }
+
+    /// A panic in the machine would be our bug; it must not take everybody else's rooms with it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, state: &mut State, input: Input) {
+        state.rooms.handle(Instant::now(), input);
+        self.drain(state);
+    }
+
+    /// Carries out what the machine wants. A socket that does not keep up is given up, which is an input again.
+    fn drain(&self, state: &mut State) {
+        loop {
+            let mut overflowed = Vec::new();
+            while let Some(output) = state.rooms.poll() {
+                let (socket, message) = match output {
+                    Output::Send { socket, signal } => (socket, ToSocket::Signal(Box::new(signal))),
+                    Output::Ping(socket) => (socket, ToSocket::Ping),
+                    Output::Close { socket, reason } => (socket, ToSocket::Close(reason)),
+                };
+                let Some(queue) = state.queues.get(&socket) else { continue };
+                if !queue.push(message) {
+                    state.queues.remove(&socket);
+                    overflowed.push(socket);
+                }
+            }
+            if overflowed.is_empty() {
+                break;
+            }
+            for socket in overflowed {
+                tracing::info!(socket = socket.0, "a client does not read what it is sent; dropped");
+                state.rooms.handle(Instant::now(), Input::Lost(socket));
+            }
+        }
+        self.rearm(state);
+    }
+
+    fn rearm(&self, state: &mut State) {
+        let next = state.rooms.poll_timeout().map(|(at, _)| at);
+        if next != state.armed {
+            state.armed = next;
+            self.deadline_moved.notify_one();
+        }
+    }
+}
+
+/// What counts as one address for limits: an IPv4 address, or the /64 that an IPv6 host can choose from.
+fn limited_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(network.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{ClientSignal, Init, RoomId, UserId};
+
+    #[test]
+    fn one_ipv6_host_is_one_address_for_limits() {
+        let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(limited_address(parse("2001:db8::1")), limited_address(parse("2001:db8::ffff:1")));
+        assert_ne!(limited_address(parse("2001:db8::1")), limited_address(parse("2001:db8:0:1::1")));
+        assert_eq!(limited_address(parse("::ffff:192.0.2.1")), parse("192.0.2.1"));
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_given_up() {
+        let limits = Limits { messages_burst: u32::MAX, ..Limits::default() };
+        let hub = Hub::new(limits, [0; 32]);
+        let address = parse_loopback();
+        let (socket, mut inbox) = hub.connect(address, Grant::EveryRoom);
+        for _ in 0..=QUEUE_MAX_MESSAGES {
+            let user_id = UserId::new("nobody").expect("a good id");
+            hub.handle(Input::Signal { socket, signal: ClientSignal::Want { user_id } });
+        }
+        assert_eq!(hub.stats().sockets, 0);
+        let mut received = 0;
+        while inbox.try_recv().is_some() {
+            received += 1;
+        }
+        assert_eq!(received, QUEUE_MAX_MESSAGES);
+        assert!(matches!(inbox.receiver.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+    }
+
+    #[test]
+    fn a_queue_is_bounded_in_bytes_too() {
+        let hub = Hub::new(Limits { messages_burst: u32::MAX, ..Limits::default() }, [0; 32]);
+        let enter = |name: &str| {
+            let (socket, inbox) = hub.connect(parse_loopback(), Grant::EveryRoom);
+            let room_id = RoomId::new("den").expect("a good id");
+            let user_id = UserId::new(name).expect("a good id");
+            let init = Init { user_id, room_id, have: None, resume: None };
+            hub.handle(Input::Signal { socket, signal: ClientSignal::Init(init) });
+            (socket, inbox)
+        };
+        let (alice, _keep) = enter("alice");
+        let id = crate::wire::LinkId::new("a").expect("a good id");
+        let sdp = crate::wire::Sdp::new("x".repeat(16 * 1024)).expect("short enough");
+        hub.handle(Input::Signal {
+            socket: alice,
+            signal: ClientSignal::Offer { id: id.clone(), sdp: sdp.clone() },
+        });
+        let (_bob, inbox) = enter("bob");
+        for _ in 0..=QUEUE_MAX_BYTES / (16 * 1024) {
+            let again = ClientSignal::Offer { id: id.clone(), sdp: sdp.clone() };
+            hub.handle(Input::Signal { socket: alice, signal: again });
+        }
+        assert_eq!(hub.stats().sockets, 1);
+        assert!(inbox.bytes.load(Ordering::Relaxed) <= QUEUE_MAX_BYTES + 2 * 16 * 1024);
+    }
+
+    fn parse_loopback() -> IpAddr {
+        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+    }
+}

@@ -1,0 +1,480 @@
+//! The peer's only event loop: it carries what the machines want to the network, the disk and the faces, and back.
+//!
+//! ```text
+//!  face ──Command──▶ ┌─────────────────────────┐ ◀──PeerEvent──── WebRTC   (io::rtc)
+//!  face ◀──Event──── │ Mesh ◀─────▶ Transfers  │ ──PeerCommand──▶
+//!                    └─────────────────────────┘ ◀─▶ server (signaling), disk (io::disk)
+//! ```
+//!
+//! Backpressure: what a face does not take stops the loop from reading the network and the disk; what a peer does not
+//! take stops it from reading commands. Neither waits for the other, so nothing can lock up.
+
+pub mod api;
+mod roster;
+pub mod signaling;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::core::link::PeerKind;
+use crate::core::mesh::{self, Mesh};
+use crate::core::peer::{LinkKey, PeerCommand, PeerEvent};
+use crate::core::transfer::{self, OpId, Transfers};
+use crate::io::disk::Disk;
+use crate::io::rtc::{RtcConfig, RtcDriver, RtcError};
+use crate::wire::signal::ErrorCode;
+use crate::wire::{ClientSignal, ServerSignal};
+
+use api::{Command, Ended, Event, SignalingState};
+use roster::Roster;
+
+/// Inputs taken in one turn before the outputs are carried out and everybody else is looked at.
+const TURN_BUDGET: usize = 64;
+
+/// Commands of the face, and events for it, that may wait.
+const QUEUE: usize = 256;
+
+/// A peer that has this much waiting in front of it holds back the commands of the faces. The driver closes a connection
+/// at 16 MiB.
+const CONGESTED_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a peer that takes nothing may hold the faces back. After that it is on its own.
+const CONGESTION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a congested peer is looked at.
+const CONGESTION_POLL: Duration = Duration::from_millis(20);
+
+/// How long a server without our extensions may take to say anything before the room counts as entered.
+const READY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a question for fresh round trips may take.
+const PATHS_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long leaving may take: what was said last is delivered, the others are told.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a node is made from.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// The mesh: who we are, the room, its key.
+    pub mesh: mesh::Config,
+    /// The connections.
+    pub rtc: RtcConfig,
+    /// The files.
+    pub transfers: transfer::Config,
+}
+
+/// How a face holds a node.
+#[derive(Debug)]
+pub struct Handle {
+    /// What the face asks. Dropping it is [`Command::Quit`].
+    pub commands: mpsc::Sender<Command>,
+    /// What the node tells. The last event is [`Event::Ended`].
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Both ends of a way to the signaling server.
+#[derive(Debug)]
+pub struct SignalingLink {
+    /// To the server. Closed by the node when it has said its last.
+    pub signals: mpsc::Sender<ClientSignal>,
+    /// From the server.
+    pub news: mpsc::Receiver<SignalingNews>,
+}
+
+/// What the way to the signaling server says.
+#[derive(Debug)]
+pub enum SignalingNews {
+    /// The socket is open.
+    Up,
+    /// The server says something.
+    Signal(ServerSignal),
+    /// The socket broke off, or could not be opened; another attempt follows.
+    Down {
+        /// One sentence.
+        reason: String,
+        /// When the next attempt starts.
+        retry_in: Duration,
+    },
+    /// There will be no other attempt.
+    Over(Ended),
+}
+
+/// Starts a node on the current tokio runtime. It ends by [`Command::Quit`], by the server's refusal, or when its face is gone.
+///
+/// # Errors
+/// WebRTC needs a UDP socket and a certificate of its own.
+pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, RtcError> {
+    let (rtc, rtc_events) = RtcDriver::new(config.rtc)?;
+    let (commands, asked) = mpsc::channel(QUEUE);
+    let (events, told) = mpsc::channel(QUEUE);
+    let (completions, disk_done) = mpsc::unbounded_channel();
+    let seed = config.mesh.seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
+    let now = Instant::now();
+    let node = Node {
+        transfers: Transfers::new(config.transfers, seed),
+        mesh: Mesh::new(now, config.mesh),
+        roster: Roster::default(),
+        rtc,
+        disk: Disk::new(completions),
+        signals: Some(signaling.signals),
+        outbound: VecDeque::new(),
+        stage: Stage::Outside,
+        ready_by: None,
+        congested_since: None,
+        leave_by: None,
+    };
+    let inlets = Inlets { rtc_events, disk_done, asked, news: signaling.news };
+    tokio::spawn(node.run(inlets, events));
+    Ok(Handle { commands, events: told })
+}
+
+struct Inlets {
+    rtc_events: mpsc::Receiver<(LinkKey, PeerEvent)>,
+    disk_done: mpsc::UnboundedReceiver<(OpId, transfer::DiskDone)>,
+    asked: mpsc::Receiver<Command>,
+    news: mpsc::Receiver<SignalingNews>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not yet in the room.
+    Outside,
+    /// In the room, whether or not the server is there right now.
+    Inside,
+    /// On the way out.
+    Leaving,
+}
+
+struct Node {
+    mesh: Mesh,
+    transfers: Transfers,
+    roster: Roster,
+    rtc: RtcDriver,
+    disk: Disk,
+    /// Gone once the last signal was said.
+    signals: Option<mpsc::Sender<ClientSignal>>,
+    /// Events that the face has not taken yet.
+    outbound: VecDeque<Event>,
+    stage: Stage,
+    ready_by: Option<Instant>,
+    congested_since: Option<Instant>,
+    leave_by: Option<Instant>,
+}
+
+/// Whether the loop goes on.
+enum Flow {
+    On,
+    Over(Ended),
+}
+
+impl Node {
+    async fn run(mut self, mut inlets: Inlets, events: mpsc::Sender<Event>) {
+        let ended = loop {
+            self.carry_out();
+            if let Flow::Over(ended) = self.turn(&mut inlets, &events).await {
+                break ended;
+            }
+            if self.stage == Stage::Leaving && self.has_left() {
+                break Ended::Quit;
+            }
+        };
+        self.carry_out();
+        for event in self.outbound.drain(..).chain([Event::Ended(ended)]) {
+            if events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for whatever comes first and hands it to the machines.
+    async fn turn(&mut self, inlets: &mut Inlets, events: &mpsc::Sender<Event>) -> Flow {
+        let face_keeps_up = self.outbound.is_empty();
+        let peers_keep_up = self.peers_keep_up();
+        let wake_at = self.wake_at().map(tokio::time::Instant::from_std);
+        tokio::select! {
+            permit = events.reserve(), if !face_keeps_up => match permit {
+                Ok(permit) => {
+                    if let Some(event) = self.outbound.pop_front() {
+                        permit.send(event);
+                    }
+                }
+                Err(_) => return self.face_is_gone(),
+            },
+            Some((key, event)) = inlets.rtc_events.recv(), if face_keeps_up => {
+                self.handle_rtc(key, event);
+                for _ in 1..TURN_BUDGET {
+                    let Ok((key, event)) = inlets.rtc_events.try_recv() else { break };
+                    self.handle_rtc(key, event);
+                }
+            }
+            Some((op, done)) = inlets.disk_done.recv(), if face_keeps_up => {
+                self.transfers.handle(Instant::now(), transfer::Input::Disk { op, done });
+            }
+            command = inlets.asked.recv(), if peers_keep_up && self.stage != Stage::Leaving => {
+                self.handle_command(command.unwrap_or(Command::Quit));
+            }
+            Some(news) = inlets.news.recv() => return self.handle_news(news),
+            () = sleep_until(wake_at) => self.handle_timeout(),
+        }
+        Flow::On
+    }
+
+    fn face_is_gone(&mut self) -> Flow {
+        self.outbound.clear();
+        if self.stage == Stage::Leaving {
+            return Flow::Over(Ended::Quit);
+        }
+        self.leave();
+        Flow::On
+    }
+
+    fn handle_rtc(&mut self, key: LinkKey, event: PeerEvent) {
+        self.roster.count_event(key, &event);
+        self.mesh.handle(Instant::now(), mesh::Input::Peer(key, event));
+        self.carry_out();
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Say { text, to } => self.mesh.handle(now, mesh::Input::Say { text, to }),
+            Command::Data { bytes, to } => self.mesh.handle(now, mesh::Input::Data { bytes, to }),
+            Command::Transfer(command) => self.transfers.handle(now, transfer::Input::Command(command)),
+            Command::Rename { name } => self.mesh.handle(now, mesh::Input::Rename(name)),
+            Command::Ignore { peer, ignored } => self.mesh.handle(now, mesh::Input::Ignore { peer, ignored }),
+            Command::Peers { reply } => {
+                let links: Vec<LinkKey> = self.mesh.ready_links().map(|(_, key)| key).collect();
+                for key in &links {
+                    self.rtc.ask_path(*key);
+                }
+                let patience = if links.is_empty() { Duration::ZERO } else { PATHS_PATIENCE };
+                self.roster.ask(reply, links, now + patience);
+            }
+            Command::Quit => self.leave(),
+        }
+    }
+
+    fn handle_news(&mut self, news: SignalingNews) -> Flow {
+        let now = Instant::now();
+        match news {
+            SignalingNews::Up => {
+                self.mesh.handle(now, mesh::Input::SignalingUp);
+                self.tell(Event::Signaling(SignalingState::Up));
+                if self.stage == Stage::Outside {
+                    self.ready_by = Some(now + READY_PATIENCE);
+                }
+            }
+            SignalingNews::Signal(signal) => return self.handle_signal(now, signal),
+            SignalingNews::Down { reason, retry_in } => {
+                self.mesh.handle(now, mesh::Input::SignalingDown);
+                self.tell(Event::Signaling(SignalingState::Down { reason, retry_in }));
+            }
+            SignalingNews::Over(ended) => return Flow::Over(ended),
+        }
+        Flow::On
+    }
+
+    fn handle_signal(&mut self, now: Instant, signal: ServerSignal) -> Flow {
+        match &signal {
+            ServerSignal::Welcome { members, .. } => self.enter(Some(*members)),
+            ServerSignal::SignalError { code: Some(code), message } if self.is_final(*code) => {
+                return Flow::Over(Ended::Refused { code: *code, message: message.clone() });
+            }
+            ServerSignal::SignalError { .. } => {}
+            ServerSignal::Accept { .. }
+            | ServerSignal::OfferAccepted { .. }
+            | ServerSignal::OfferRequest
+            | ServerSignal::Offer { .. }
+            | ServerSignal::Answer { .. }
+            | ServerSignal::Candidate { .. }
+            | ServerSignal::LeaveSwarm { .. }
+            | ServerSignal::Gone { .. } => self.enter(None),
+        }
+        self.mesh.handle(now, mesh::Input::Signal(signal));
+        Flow::On
+    }
+
+    /// Whether this refusal means that we will not get in. Once inside, a refusal is news like any other.
+    fn is_final(&self, code: ErrorCode) -> bool {
+        let refuses_entry = match code {
+            ErrorCode::DuplicateId | ErrorCode::RoomFull | ErrorCode::TooManyRooms | ErrorCode::Forbidden => {
+                true
+            }
+            ErrorCode::Malformed
+            | ErrorCode::UnknownType
+            | ErrorCode::NotAllowed
+            | ErrorCode::LimitExceeded
+            | ErrorCode::ShuttingDown
+            | ErrorCode::Other => false,
+        };
+        refuses_entry && self.stage == Stage::Outside
+    }
+
+    fn enter(&mut self, members: Option<usize>) {
+        if self.stage == Stage::Outside {
+            self.stage = Stage::Inside;
+            self.ready_by = None;
+            self.tell(Event::Ready { id: self.mesh.me().clone(), room: self.mesh.room().clone(), members });
+        }
+    }
+
+    fn leave(&mut self) {
+        let now = Instant::now();
+        self.stage = Stage::Leaving;
+        self.leave_by = Some(now + LEAVE_PATIENCE);
+        self.mesh.handle(now, mesh::Input::Close);
+        self.carry_out();
+        self.signals = None;
+    }
+
+    /// Nobody waits for anything from us any more, or has waited long enough.
+    fn has_left(&self) -> bool {
+        self.rtc.is_idle() || self.leave_by.is_some_and(|by| by <= Instant::now())
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = Instant::now();
+        self.mesh.handle_timeout(now);
+        self.transfers.handle_timeout(now);
+        if self.ready_by.is_some_and(|by| by <= now) {
+            self.enter(None);
+        }
+        self.roster.handle_timeout(now, &self.mesh);
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let mesh = self.mesh.poll_timeout().map(|(at, _)| at);
+        let transfers = self.transfers.poll_timeout().map(|(at, _)| at);
+        let congestion = self.congested_since.map(|_| Instant::now() + CONGESTION_POLL);
+        let leaving = self.leave_by.map(|by| by.min(Instant::now() + CONGESTION_POLL));
+        let own = [mesh, transfers, congestion, leaving, self.ready_by, self.roster.poll_timeout()];
+        own.into_iter().flatten().min()
+    }
+
+    /// Whether the faces may say more: no peer is far behind, or one has been for too long.
+    fn peers_keep_up(&mut self) -> bool {
+        let now = Instant::now();
+        if self.rtc.most_waiting_bytes() <= CONGESTED_BYTES {
+            self.congested_since = None;
+            return true;
+        }
+        let since = *self.congested_since.get_or_insert(now);
+        now.duration_since(since) >= CONGESTION_PATIENCE
+    }
+
+    /// Carries out what the machines want, until neither wants anything more.
+    fn carry_out(&mut self) {
+        loop {
+            if let Some(output) = self.mesh.poll() {
+                self.carry_out_mesh(output);
+            } else if let Some(output) = self.transfers.poll() {
+                self.carry_out_transfer(output);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn carry_out_mesh(&mut self, output: mesh::Output) {
+        match output {
+            mesh::Output::Signal(signal) => self.send_signal(signal),
+            mesh::Output::Peer(key, command) => {
+                self.roster.count_command(key, &command);
+                if command == PeerCommand::Close {
+                    self.roster.forget(key);
+                }
+                self.rtc.command(key, command);
+            }
+            mesh::Output::Event(event) => self.handle_mesh_event(event),
+        }
+    }
+
+    /// A full queue means that the server does not read: the signal is lost, and what it was for is made good by the
+    /// deadlines of the mesh, as with a socket that breaks.
+    fn send_signal(&mut self, signal: ClientSignal) {
+        if let Some(signals) = &self.signals
+            && signals.try_send(signal).is_err()
+        {
+            tracing::debug!("a signal was dropped: the server does not read");
+        }
+    }
+
+    fn handle_mesh_event(&mut self, event: mesh::Event) {
+        let now = Instant::now();
+        match event {
+            // The node has acted on it before the mesh did.
+            mesh::Event::Welcome { .. } => {}
+            mesh::Event::Opened { peer, kind, verified, name } => {
+                let info = self.roster.open(peer.clone(), kind, verified, name);
+                self.tell(Event::Opened(info));
+                if kind == PeerKind::Swarm {
+                    self.transfers.handle(now, transfer::Input::PeerReady { peer });
+                }
+            }
+            mesh::Event::Closed { peer, reason } => {
+                self.transfers.handle(now, transfer::Input::PeerGone { peer: peer.clone() });
+                if let Some(peer) = self.roster.close(&peer) {
+                    self.tell(Event::Closed { peer, reason });
+                }
+            }
+            mesh::Event::Failed { peer, reason } => self.tell(Event::PeerFailed { peer: Some(peer), reason }),
+            mesh::Event::Text { from, text, direct } => {
+                if let Some(from) = self.roster.info(&from) {
+                    self.tell(Event::Message { from, text, direct });
+                }
+            }
+            mesh::Event::Data { from, bytes } => {
+                if let Some(from) = self.roster.info(&from) {
+                    self.tell(Event::Data { from, bytes });
+                }
+            }
+            mesh::Event::Renamed { peer, name } => {
+                if let Some((peer, old)) = self.roster.rename(&peer, name) {
+                    self.tell(Event::Renamed { peer, old });
+                }
+            }
+            mesh::Event::Transfer { from, message } => {
+                self.transfers.handle(now, transfer::Input::Control { peer: from, message });
+            }
+            mesh::Event::Bulk { from, frame } => {
+                self.transfers.handle(now, transfer::Input::Bulk { peer: from, frame });
+            }
+            mesh::Event::Writable { peer, bytes } => {
+                self.transfers.handle(now, transfer::Input::Writable { peer, bytes });
+            }
+            mesh::Event::Path { peer, path } => self.roster.set_path(&peer, path, &self.mesh),
+            mesh::Event::Refused { code, message } => {
+                self.tell(Event::Signaling(SignalingState::Refused { code, message }));
+            }
+        }
+    }
+
+    fn carry_out_transfer(&mut self, output: transfer::Output) {
+        let now = Instant::now();
+        match output {
+            transfer::Output::Control { peer, message } => {
+                let message = message.to_value();
+                self.mesh.handle(now, mesh::Input::Transfer { to: peer, message });
+            }
+            transfer::Output::Bulk { peer, frame } => {
+                self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
+            }
+            transfer::Output::Disk(op) => self.disk.start(op),
+            transfer::Output::Event(event) => self.tell(Event::Transfer(event)),
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.outbound.push_back(event);
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
