@@ -10,6 +10,5 @@ mod process;
 mod rtc;
 mod signaling;
 mod sim;
-mod sim;
 mod swarm;
 mod threat_model;
