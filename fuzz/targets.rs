@@ -252,6 +252,7 @@ fn drain_rooms(rooms: &mut room::Rooms, dialects: &mut BTreeMap<u64, ServerDiale
 /// Nothing is shown of anyone, nothing the user said goes out, and nothing is left after a close.
 pub fn mesh(data: &[u8]) {
     const MAX_PEERS: usize = 4;
+    const OFFERS_MAX: usize = 32;
     let mut now = Instant::now();
     let identity = Identity {
         me: UserId::new("me").expect("an id"),
@@ -273,11 +274,15 @@ pub fn mesh(data: &[u8]) {
         }
         drain_mesh(&mut mesh, &mut offer);
         // Connected or coming up, waiting at the server, and withdrawn but perhaps taken.
-        assert!(mesh.link_count() <= 3 * MAX_PEERS, "{} connections", mesh.link_count());
+        let held = mesh.held();
+        assert!(
+            held.links <= MAX_PEERS + 2 * OFFERS_MAX && held.wants <= 1024 && held.timers <= 2048,
+            "{held:?}"
+        );
     }
     mesh.handle(now, mesh::Input::Close);
     drain_mesh(&mut mesh, &mut offer);
-    assert_eq!((mesh.link_count(), mesh.poll_timeout()), (0, None));
+    assert_eq!((mesh.held().links, mesh.poll_timeout()), (0, None));
 }
 
 fn mesh_input(server: &mut ClientDialect, line: &str) -> Option<mesh::Input> {

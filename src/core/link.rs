@@ -22,7 +22,7 @@ use super::auth::{self, End, Proof, Role};
 use super::chat::{self, FastMessage};
 use super::peer::{Channel, Fingerprint, LinkKey, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
 use crate::wire::control::{CONTROL_VERSION, Control};
-use crate::wire::limits::CANDIDATES_MAX;
+use crate::wire::limits::{CANDIDATES_MAX, CHANNEL_MESSAGE_MAX_BYTES, NAME_MAX_CHARS};
 use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, RoomKey, Sdp, UserId};
 
 /// How long the answer to a claimed offer may take. The server gives a claim back after 10 s; this is the safety net behind
@@ -38,6 +38,9 @@ pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a probed peer may stay silent.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the end of a connection may take after the peer said `bye`.
+pub const BYE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long an offer may wait at the server before it is replaced by a fresh one. NATs may drop the binding behind a
 /// server-reflexive candidate after 30 s of silence (RFC 4787 REQ-5 asks for two minutes, many give less).
 pub const OFFER_MAX_AGE: Duration = Duration::from_secs(25);
@@ -48,12 +51,11 @@ pub const HOST_OFFER_MAX_AGE: Duration = Duration::from_secs(300);
 /// How long a withdrawn offer is kept open, in case it was taken while the withdrawal travelled.
 pub const WITHDRAWN_GRACE: Duration = Duration::from_secs(10);
 
-/// How much a peer may say before its hello is here. Channels overtake each other: behind a lost packet with the hello,
-/// the first lines wait. They are let through once the proof holds, and die with the link if it does not.
-const EARLY_MAX_BYTES: usize = 512 * 1024;
+/// Most bytes kept from a peer that is not ready yet: four of the largest messages.
+const EARLY_BYTES_MAX: usize = 4 * CHANNEL_MESSAGE_MAX_BYTES;
 
-/// The same as a number of messages.
-const EARLY_MAX_MESSAGES: usize = 64;
+/// What one early message is charged beyond its bytes.
+const EARLY_MESSAGE_BYTES: usize = 64;
 
 /// Which program a peer runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +177,8 @@ pub enum Event {
     Writable(usize),
     /// How packets travel.
     Path(Path),
+    /// Nobody took the offer in time. It stays open until [`Input::Withdrawn`] or [`Input::Close`].
+    Stale,
     /// The end. Nothing follows.
     Closed(CloseReason),
 }
@@ -194,6 +198,8 @@ pub enum Deadline {
     Proof,
     /// The answer to a probe is overdue.
     Probe,
+    /// The peer said `bye`, and the end of the connection is overdue.
+    Bye,
 }
 
 #[derive(Debug)]
@@ -220,14 +226,27 @@ struct Session {
     fast_open: bool,
     hello: Option<Hello>,
     verified: bool,
-    /// What came on the `fast` channel before the hello.
-    early: Vec<Payload>,
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
+    /// Why the peer is about to close.
+    bye: Option<CloseReason>,
     /// What the connection said before the peer was ready.
     path: Option<Path>,
     writable: Option<usize>,
+    /// What the peer said before it was ready here. To the peer we may have been ready earlier, and channels overtake
+    /// each other.
+    early: Vec<Message>,
+    early_bytes: usize,
+}
+
+/// What a peer says, by channel.
+#[derive(Debug)]
+enum Message {
+    Text(String),
+    Data(Bytes),
+    Control(Control),
+    Bulk(Bytes),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -371,14 +390,12 @@ impl Link {
         }
         self.deadline = None;
         match reason {
-            Deadline::OfferAge => {
-                self.signal(ClientSignal::Withdraw { id: self.id.clone() });
-                self.handle_withdrawn(now);
-            }
+            Deadline::OfferAge => self.event(Event::Stale),
             Deadline::Withdrawn | Deadline::Answer => self.close(CloseReason::GivenBack),
             Deadline::Connect => self.close(CloseReason::NoPath),
-            Deadline::Proof => self.close(CloseReason::Unverified),
-            Deadline::Probe => self.close(CloseReason::Lost),
+            // No wrong proof, but none: the peer froze, or its path broke, since the connection came up.
+            Deadline::Proof | Deadline::Probe => self.close(CloseReason::Lost),
+            Deadline::Bye => self.end_after_bye(),
         }
     }
 
@@ -456,7 +473,7 @@ impl Link {
 
     fn handle_probe(&mut self, now: Instant, nonce: u64) {
         let State::Ready(session) = &mut self.state else { return };
-        if session.kind == PeerKind::Original || session.probe.is_some() {
+        if session.kind == PeerKind::Original || session.probe.is_some() || session.bye.is_some() {
             return;
         }
         session.probe = Some(nonce);
@@ -474,7 +491,7 @@ impl Link {
                 }
             }
             PeerEvent::ChannelOpen(channel) => self.handle_channel_open(now, identity, channel),
-            PeerEvent::Message { channel, payload } => self.handle_message(identity, channel, payload),
+            PeerEvent::Message { channel, payload } => self.handle_message(now, identity, channel, payload),
             PeerEvent::Writable { bytes } => self.handle_writable(bytes),
             PeerEvent::Path(path) => self.handle_path(path),
             // ICE has the last word: the path may come back.
@@ -525,10 +542,11 @@ impl Link {
     fn handle_channel_open(&mut self, now: Instant, identity: &Identity, channel: Channel) {
         let State::Connecting(session) = &mut self.state else { return };
         match channel {
+            Channel::Control | Channel::Bulk if session.kind == PeerKind::Original => {}
             Channel::Fast => {
                 session.fast_open = true;
                 self.deadline = Some((now + PROOF_TIMEOUT, Deadline::Proof));
-                self.settle();
+                self.settle(now);
             }
             Channel::Control => {
                 session.control_open = true;
@@ -565,80 +583,118 @@ impl Link {
         self.proven_session(identity).is_some_and(|session| session.verify(key, self.role.other(), &proof))
     }
 
-    fn handle_message(&mut self, identity: &Identity, channel: Channel, payload: Payload) {
-        match (channel, payload) {
-            (Channel::Fast, payload) => self.handle_fast(payload),
+    fn handle_message(&mut self, now: Instant, identity: &Identity, channel: Channel, payload: Payload) {
+        let (State::Connecting(session) | State::Ready(session)) = &self.state else { return };
+        if session.kind == PeerKind::Original && channel != Channel::Fast {
+            return;
+        }
+        let len_bytes = payload.len_bytes();
+        let message = match (channel, payload) {
+            (Channel::Fast, Payload::Text(text)) => Message::Text(text),
+            (Channel::Fast, Payload::Binary(bytes)) => Message::Data(bytes),
             (Channel::Control, Payload::Text(text)) => match Control::parse(&text) {
-                Ok(control) => self.handle_control(identity, control),
-                Err(_) => self.close(CloseReason::Misbehaved),
+                Ok(control) => Message::Control(control),
+                Err(_) => return self.close(CloseReason::Misbehaved),
             },
-            (Channel::Bulk, Payload::Binary(frame)) => self.event_when_ready(Event::Bulk(frame)),
+            (Channel::Bulk, Payload::Binary(frame)) => Message::Bulk(frame),
             (Channel::Control, Payload::Binary(_)) | (Channel::Bulk, Payload::Text(_)) => {
-                self.close(CloseReason::Misbehaved);
+                return self.close(CloseReason::Misbehaved);
             }
+        };
+        if self.is_ready() {
+            self.hear(now, message);
+        } else {
+            self.hear_early(now, identity, message, len_bytes);
         }
     }
 
-    fn handle_fast(&mut self, payload: Payload) {
-        match (&mut self.state, payload) {
-            (State::Connecting(session), payload) => {
-                session.early.push(payload);
-                let bytes: usize = session.early.iter().map(Payload::len_bytes).sum();
-                if bytes > EARLY_MAX_BYTES || session.early.len() > EARLY_MAX_MESSAGES {
-                    self.close(CloseReason::Lost);
+    /// Only the hello and the goodbye are listened to; the rest is kept for `Ready`.
+    fn hear_early(&mut self, now: Instant, identity: &Identity, message: Message, len_bytes: usize) {
+        let State::Connecting(session) = &mut self.state else { return };
+        match message {
+            Message::Control(Control::Hello { version: _, name, proof }) => {
+                self.handle_hello(now, identity, name, proof.as_deref());
+            }
+            Message::Control(Control::Bye { reason }) => self.close(bye_reason(&reason)),
+            // Nothing of the control channel overtakes the hello: parsed JSON of strangers is not kept.
+            Message::Control(_) if session.hello.is_none() => {}
+            Message::Text(_) | Message::Data(_) | Message::Control(_) | Message::Bulk(_) => {
+                session.early_bytes += len_bytes + EARLY_MESSAGE_BYTES;
+                if session.early_bytes > EARLY_BYTES_MAX {
+                    return self.close(CloseReason::Misbehaved);
                 }
+                session.early.push(message);
             }
-            (State::Ready(_), Payload::Binary(bytes)) => self.event(Event::Data(bytes)),
-            (State::Ready(session), Payload::Text(text)) => match chat::parse(session.kind, &text) {
-                FastMessage::Line(text) => self.event(Event::Text { text, direct: false }),
-                FastMessage::Close => self.close(CloseReason::Left),
-                FastMessage::Internal => {}
-            },
-            (State::Offered { .. } | State::Claimed { .. } | State::Closed { .. }, _) => {}
         }
     }
 
-    fn handle_control(&mut self, identity: &Identity, control: Control) {
-        match (&self.state, control) {
-            (State::Connecting(_), Control::Hello { version: _, name, proof }) => {
-                self.handle_hello(identity, name, proof.as_deref());
-            }
-            (State::Ready(_), Control::Name { name }) => self.event(Event::Renamed(name)),
-            (State::Ready(_), Control::Direct { text }) => self.event(Event::Text { text, direct: true }),
-            (State::Ready(_), Control::Probe { nonce }) => self.send_control(&Control::Alive { nonce }),
-            (State::Ready(_), Control::Alive { nonce }) => self.handle_alive(nonce),
-            (State::Ready(_), Control::Transfer { message }) => self.event(Event::Transfer(message)),
-            (State::Connecting(_) | State::Ready(_), Control::Bye { reason }) => {
-                self.close(bye_reason(&reason))
-            }
-            (_, Control::Unknown) => {}
-            // Before the hello nothing is listened to; a second hello means nothing.
-            (
-                _,
-                Control::Hello { .. }
-                | Control::Name { .. }
-                | Control::Direct { .. }
-                | Control::Probe { .. }
-                | Control::Alive { .. }
-                | Control::Bye { .. }
-                | Control::Transfer { .. },
-            ) => {}
+    /// A message of a ready peer.
+    fn hear(&mut self, now: Instant, message: Message) {
+        match message {
+            Message::Text(text) => self.handle_fast_text(&text),
+            Message::Data(bytes) => self.event(Event::Data(bytes)),
+            Message::Control(control) => self.handle_control(now, control),
+            Message::Bulk(frame) => self.event(Event::Bulk(frame)),
         }
     }
 
-    fn handle_hello(&mut self, identity: &Identity, name: String, proof: Option<&str>) {
+    fn handle_fast_text(&mut self, text: &str) {
+        let State::Ready(session) = &self.state else { return };
+        match chat::parse(session.kind, text) {
+            FastMessage::Line(text) => self.event(Event::Text { text, direct: false }),
+            FastMessage::Close => self.close(CloseReason::Left),
+            FastMessage::Internal => {}
+        }
+    }
+
+    fn handle_control(&mut self, now: Instant, control: Control) {
+        match control {
+            Control::Name { name } => self.event(Event::Renamed(clip(name))),
+            Control::Direct { text } => self.event(Event::Text { text, direct: true }),
+            Control::Probe { nonce } => self.send_control(&Control::Alive { nonce }),
+            Control::Alive { nonce } => self.handle_alive(nonce),
+            Control::Transfer { message } => self.event(Event::Transfer(message)),
+            Control::Bye { reason } => self.handle_bye(now, bye_reason(&reason)),
+            // A second hello means nothing.
+            Control::Hello { .. } | Control::Unknown => {}
+        }
+    }
+
+    /// What the peer said last on the other channels may still be on its way: the end is the end of the connection.
+    fn handle_bye(&mut self, now: Instant, reason: CloseReason) {
+        if let State::Ready(session) = &mut self.state {
+            session.bye.get_or_insert(reason);
+            self.deadline = Some((now + BYE_TIMEOUT, Deadline::Bye));
+        }
+    }
+
+    fn end_after_bye(&mut self) {
+        self.command(PeerCommand::Close);
+        self.end(self.bye().unwrap_or(CloseReason::Left));
+    }
+
+    fn bye(&self) -> Option<CloseReason> {
+        match &self.state {
+            State::Ready(session) => session.bye,
+            State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) | State::Closed { .. } => {
+                None
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, now: Instant, identity: &Identity, name: String, proof: Option<&str>) {
         let verified = self.verify(identity, proof);
         if identity.key.is_some() && !verified {
             return self.close(CloseReason::KeyMismatch);
         }
-        self.accept_hello(Hello { name, verified });
+        self.accept_hello(now, Hello { name: clip(name), verified });
     }
 
-    fn accept_hello(&mut self, hello: Hello) {
+    fn accept_hello(&mut self, now: Instant, hello: Hello) {
         if let State::Connecting(session) = &mut self.state {
             session.hello.get_or_insert(hello);
         }
-        self.settle();
+        self.settle(now);
     }
 
     fn handle_alive(&mut self, nonce: u64) {
@@ -646,12 +702,12 @@ impl Link {
             && session.probe == Some(nonce)
         {
             session.probe = None;
-            self.deadline = None;
+            self.deadline = self.deadline.filter(|(_, reason)| *reason != Deadline::Probe);
         }
     }
 
     /// Moves to `Ready` as soon as everything it needs is there.
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Instant) {
         let State::Connecting(session) = &mut self.state else { return };
         if !session.fast_open {
             return;
@@ -665,21 +721,27 @@ impl Link {
         };
         let closed = State::Closed { peer: None };
         let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
-        session.verified = hello.verified;
         let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
         let early = std::mem::take(&mut session.early);
+        session.verified = hello.verified;
         self.state = State::Ready(session);
         self.deadline = None;
         self.event(Event::Ready { kind, verified: hello.verified, name: hello.name });
         for event in path.map(Event::Path).into_iter().chain(writable.map(Event::Writable)) {
             self.event(event);
         }
-        for payload in early {
-            self.handle_fast(payload);
+        for message in early {
+            // One of them may have been the end.
+            if self.is_ready() {
+                self.hear(now, message);
+            }
         }
     }
 
     fn handle_closed(&mut self, closed: PeerClosed) {
+        if let Some(reason) = self.bye() {
+            return self.end(reason);
+        }
         let was_ready = self.is_ready();
         let reason = match closed {
             PeerClosed::Local => CloseReason::Local,
@@ -742,12 +804,6 @@ impl Link {
         self.send_to_ours(Channel::Control, Payload::Text(control.to_text()));
     }
 
-    fn event_when_ready(&mut self, event: Event) {
-        if self.is_ready() {
-            self.event(event);
-        }
-    }
-
     fn event(&mut self, event: Event) {
         self.outbox.push_back(Output::Event(event));
     }
@@ -771,12 +827,14 @@ impl Session {
             fast_open: false,
             hello: None,
             verified: false,
-            early: Vec::new(),
             candidates: 0,
             control_open: false,
             probe: None,
+            bye: None,
             path: None,
             writable: None,
+            early: Vec::new(),
+            early_bytes: 0,
         }
     }
 }
@@ -787,6 +845,14 @@ impl Identity {
             PeerKind::Swarm => true,
             PeerKind::Original => self.key.is_none() || self.allow_unverified,
         }
+    }
+}
+
+/// Names travel with everything that is told of a peer. One with many marks still has a name's worth of letters in here.
+fn clip(name: String) -> String {
+    match name.char_indices().nth(16 * NAME_MAX_CHARS) {
+        Some((at, _)) => name[..at].to_owned(),
+        None => name,
     }
 }
 

@@ -46,6 +46,9 @@ use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
 
+/// The length of a resume secret that a client may bring: 128 random bits in base64url are 22 characters.
+const RESUME_SECRET_BYTES: std::ops::RangeInclusive<usize> = 22..=64;
+
 /// A socket, numbered by the shell; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u64);
@@ -418,7 +421,10 @@ impl Rooms {
     fn enter(&mut self, now: Instant, socket: SocketId, init: Init) {
         let Init { user_id, room_id, have, resume } = init;
         let kind = match have {
-            Some(have) => Kind::ours(have, self.draw_secret(), self.limits.members_per_room),
+            Some(have) => {
+                let secret = self.choose_secret(resume.as_deref());
+                Kind::ours(have, secret, self.limits.members_per_room)
+            }
             None => Kind::Original,
         };
         let newcomer = Newcomer { socket, user: user_id, kind, resume: resume.map(Secret::new) };
@@ -447,6 +453,14 @@ impl Rooms {
         self.in_room(now, &room_id, |room, turn| room.meet_everyone(member, turn));
         for signal in early {
             self.handle_member_signal(now, socket, &room_id, member, signal);
+        }
+    }
+
+    /// A newcomer may bring its own secret: then it can come back even if the welcome was lost on its way.
+    fn choose_secret(&mut self, brought: Option<&str>) -> Secret {
+        match brought.filter(|secret| RESUME_SECRET_BYTES.contains(&secret.len())) {
+            Some(secret) => Secret::new(secret.to_owned()),
+            None => self.draw_secret(),
         }
     }
 

@@ -13,7 +13,7 @@ pub mod api;
 mod roster;
 pub mod signaling;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -123,7 +123,7 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
         outbound: VecDeque::new(),
         stage: Stage::Outside,
         ready_by: None,
-        congested_since: None,
+        congested: BTreeMap::new(),
         leave_by: None,
     };
     let inlets = Inlets { rtc_events, disk_done, asked, news: signaling.news };
@@ -160,7 +160,8 @@ struct Node {
     outbound: VecDeque<Event>,
     stage: Stage,
     ready_by: Option<Instant>,
-    congested_since: Option<Instant>,
+    /// The connections that are far behind, and since when.
+    congested: BTreeMap<LinkKey, Instant>,
     leave_by: Option<Instant>,
 }
 
@@ -348,21 +349,18 @@ impl Node {
     fn wake_at(&self) -> Option<Instant> {
         let mesh = self.mesh.poll_timeout().map(|(at, _)| at);
         let transfers = self.transfers.poll_timeout().map(|(at, _)| at);
-        let congestion = self.congested_since.map(|_| Instant::now() + CONGESTION_POLL);
+        let congestion = (!self.congested.is_empty()).then(|| Instant::now() + CONGESTION_POLL);
         let leaving = self.leave_by.map(|by| by.min(Instant::now() + CONGESTION_POLL));
         let own = [mesh, transfers, congestion, leaving, self.ready_by, self.roster.poll_timeout()];
         own.into_iter().flatten().min()
     }
 
-    /// Whether the faces may say more: no peer is far behind, or one has been for too long.
+    /// Whether the faces may say more: nobody is far behind, except who has been for too long.
     fn peers_keep_up(&mut self) -> bool {
         let now = Instant::now();
-        if self.rtc.most_waiting_bytes() <= CONGESTED_BYTES {
-            self.congested_since = None;
-            return true;
-        }
-        let since = *self.congested_since.get_or_insert(now);
-        now.duration_since(since) >= CONGESTION_PATIENCE
+        let since = |key| (key, self.congested.get(&key).copied().unwrap_or(now));
+        self.congested = self.rtc.congested(CONGESTED_BYTES).map(since).collect();
+        self.congested.values().all(|since| now.duration_since(*since) >= CONGESTION_PATIENCE)
     }
 
     /// Carries out what the machines want, until neither wants anything more.

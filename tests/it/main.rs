@@ -2,6 +2,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
 
+mod chaos;
 mod corpus;
 mod interop;
 mod malicious;

@@ -374,6 +374,32 @@ fn a_half_dead_socket_gives_way_to_its_owner() {
 }
 
 #[test]
+fn a_newcomer_whose_welcome_was_lost_comes_back_with_the_secret_it_brought() {
+    let mut server = Server::new();
+    let secret = "chosen-by-bob-22-bytes";
+    server.connect(1);
+    assert_eq!(server.say(1, init_with("bob", &[], Some(secret))), [welcome(1, secret, 0)]);
+    server.connect(2);
+    assert_eq!(
+        server.say(2, init_with("bob", &[], Some(secret))),
+        [Output::Close { socket: SocketId(1), reason: CloseReason::Replaced }, welcome(2, secret, 0)]
+    );
+}
+
+#[test]
+fn a_secret_too_short_to_be_one_is_not_taken() {
+    let mut server = Server::new();
+    server.connect(1);
+    let outputs = server.say(1, init_with("bob", &[], Some("1234")));
+    assert!(!outputs.contains(&welcome(1, "1234", 0)));
+    server.connect(2);
+    assert!(server.say(2, init_with("bob", &[], Some("1234"))).contains(&Output::Close {
+        socket: SocketId(2),
+        reason: CloseReason::Refused(ErrorCode::DuplicateId)
+    }));
+}
+
+#[test]
 fn an_impostor_cannot_resume() {
     let mut server = Server::new();
     server.linked_pair();

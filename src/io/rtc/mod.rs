@@ -127,9 +127,11 @@ impl RtcDriver {
         self.request(key, Request::Path);
     }
 
-    /// The most bytes that wait in front of one connection's channels. A connection is closed at 16 MiB.
-    pub fn most_waiting_bytes(&self) -> usize {
-        self.links.values().map(|link| link.load.waiting_bytes()).max().unwrap_or(0)
+    /// The connections in front of whose channels more than so many bytes wait. A connection is closed at 16 MiB.
+    pub fn congested(&self, bytes: usize) -> impl Iterator<Item = LinkKey> {
+        let is_congested =
+            move |link: &LinkHandle| !link.requests.is_closed() && link.load.waiting_bytes() > bytes;
+        self.links.iter().filter(move |(_, link)| is_congested(link)).map(|(key, _)| *key)
     }
 
     /// Whether no connection is open, opening or closing.

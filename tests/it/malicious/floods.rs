@@ -43,17 +43,17 @@ fn a_server_that_asks_for_offers_without_end_gets_a_bounded_number() {
     for _ in 0..1000 {
         ada.hear(Input::Signal(ServerSignal::OfferRequest));
     }
-    assert_eq!(ada.mesh.link_count(), MAX_PEERS);
+    assert_eq!(ada.mesh.held().links, 32);
 }
 
 #[test]
 fn a_server_that_invents_members_costs_a_bounded_number_of_connections() {
     let mut ada = Member::new(Who::ada());
-    let waiting = ada.mesh.link_count();
+    let waiting = ada.mesh.held().links;
     for no in 0..1000 {
         ada.accept(&link_id(no), &user(&format!("nobody-{no}")), our_sdp());
     }
-    assert_eq!(ada.mesh.link_count(), MAX_PEERS + waiting);
+    assert_eq!(ada.mesh.held().links, MAX_PEERS + waiting);
     let refused = ada.signals.iter().filter(|signal| matches!(signal, ClientSignal::Leave { .. })).count();
     assert_eq!(refused, 1000 - MAX_PEERS);
 }
@@ -62,19 +62,11 @@ fn a_server_that_invents_members_costs_a_bounded_number_of_connections() {
 #[test]
 fn members_that_come_and_go_are_missed_in_bounded_number() {
     let mut ada = Member::new(Who::ada());
-    for no in 0..1000 {
+    for no in 0..3000 {
         ada.accept(&link_id(no), &user(&format!("nobody-{no}")), our_sdp());
         ada.hear(Input::Signal(ServerSignal::LeaveSwarm { id: link_id(no) }));
     }
-    ada.signals.clear();
-    ada.wait_until_quiet();
-    let mut missed = std::collections::BTreeSet::new();
-    for signal in &ada.signals {
-        if let ClientSignal::Want { user_id } = signal {
-            missed.insert(user_id.clone());
-        }
-    }
-    assert_eq!(missed.len(), MAX_PEERS);
+    assert_eq!(ada.mesh.held().wants, 1024);
 }
 
 #[test]
@@ -123,15 +115,15 @@ fn what_comes_before_the_hello_waits_for_the_proof() {
 
 #[test]
 fn what_comes_before_the_hello_is_bounded_and_dies_with_the_link() {
-    for message in ["", &"x".repeat(100_000)] {
+    for (message, times) in [("", 20_000), (&*"x".repeat(100_000), 20)] {
         let mut ada = Member::new(Who::ada());
         let (at_ada, id) = ada.offer();
         ada.accepted(&id, &user("eve"), our_sdp());
         ada.connected(at_ada, EVE_CERTIFICATE);
-        for _ in 0..100 {
+        for _ in 0..times {
             ada.peer(at_ada, line(message));
         }
-        ada.was_only_told("eve", CloseReason::Lost);
+        ada.was_only_told("eve", CloseReason::Misbehaved);
     }
 }
 
@@ -157,6 +149,7 @@ fn a_member_who_is_ignored_is_not_heard() {
     ada.peer(at_ada, line("buy my coins"));
     ada.control(at_ada, &Control::Direct { text: "buy my coins".into() });
     ada.control(at_ada, &Control::Transfer { message: serde_json::json!({}) });
+    ada.control(at_ada, &Control::Name { name: "buy my coins".into() });
     let payload = Payload::Binary(vec![0; 1000].into());
     ada.peer(at_ada, PeerEvent::Message { channel: Channel::Fast, payload: payload.clone() });
     ada.peer(at_ada, PeerEvent::Message { channel: Channel::Bulk, payload });
