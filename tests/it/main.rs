@@ -1,8 +1,12 @@
 //! The integration tests, in one binary.
 
 mod cli;
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
+
 mod chaos;
+mod corpus;
 mod interop;
+mod malicious;
 mod mesh_sim;
 mod process;
 mod rtc;
@@ -10,3 +14,4 @@ mod scene;
 mod signaling;
 mod sim;
 mod swarm;
+mod threat_model;
