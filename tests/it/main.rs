@@ -1,9 +1,9 @@
 //! The integration tests, in one binary.
 
-mod cli;
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
 
 mod chaos;
+mod cli;
 mod corpus;
 mod interop;
 mod malicious;
