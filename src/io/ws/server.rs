@@ -15,6 +15,7 @@ mod tls;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -68,7 +69,6 @@ impl Default for Timeouts {
 }
 
 /// What a server is made of.
-#[derive(Debug)]
 pub struct ServerConfig {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
@@ -91,6 +91,13 @@ impl ServerConfig {
     pub fn new(listen: SocketAddr, access: Access) -> Self {
         let (limits, timeouts) = (Limits::default(), Timeouts::default());
         Self { listen, access, origins: None, limits, timeouts, tls: None, seed: rand::random() }
+    }
+}
+
+impl fmt::Debug for ServerConfig {
+    /// The seed is as secret as what is drawn from it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig").field("listen", &self.listen).finish_non_exhaustive()
     }
 }
 
