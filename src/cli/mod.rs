@@ -2,8 +2,10 @@
 
 pub mod args;
 pub mod ask;
+pub mod bars;
 pub mod config;
 pub mod consent;
+pub mod desk;
 pub mod exit;
 pub mod format;
 pub mod input;
@@ -12,8 +14,10 @@ pub mod json;
 pub mod layout;
 pub mod log;
 pub mod man;
+pub mod recv;
 pub mod room;
 pub mod roster;
+pub mod send;
 pub mod serve;
 pub mod session;
 pub mod shelf;
@@ -30,9 +34,14 @@ impl Command {
     /// What is logged when nothing is said about it.
     pub fn default_log(&self) -> &'static str {
         match self {
-            Self::Join(_) | Self::Send(_) | Self::Recv(_) => "error",
+            // A server's log is what its operator looks at; a peer tells people what happens in its own way.
             Self::Serve(_) => "fast_rtc_swarm=info",
-            Self::Token(_) | Self::Completions { .. } | Self::Man { .. } => "error",
+            Self::Join(_)
+            | Self::Send(_)
+            | Self::Recv(_)
+            | Self::Token(_)
+            | Self::Completions { .. }
+            | Self::Man { .. } => "error",
         }
     }
 }
@@ -40,10 +49,11 @@ impl Command {
 /// Runs one command to its end.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
+        Command::Join(args) => block_on(join::run(*args)),
+        Command::Send(args) => block_on(send::run(*args)),
+        Command::Recv(args) => block_on(recv::run(*args)),
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Token(args) => token::run(&args),
-        Command::Join(args) => block_on(join::run(*args)),
-        Command::Send(_) | Command::Recv(_) => Err(Failure::new(Exit::Failed, "not here yet")),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::man(dir.as_deref()),
     }

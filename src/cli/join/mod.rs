@@ -84,13 +84,13 @@ pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
     Err(Failure::new(exit, words::ended(ended).unwrap_or_default()))
 }
 
-/// What the first in a room tells about the invite.
-pub(super) fn how_to_join(room: &Room) -> Vec<String> {
+/// What the first in a room tells about the invite, and the command that others use it with.
+pub(super) fn how_to_join(room: &Room, command: &str) -> Vec<String> {
     let Origin::Made { reach } = room.origin else { return Vec::new() };
     let mut lines = vec![
         format!("The room is {}. Others join with this; whoever has it can read along:", room.invite.room()),
         String::new(),
-        format!("  swarm join '{}'", room.invite.reveal()),
+        format!("  swarm {command} '{}'", room.invite.reveal()),
         String::new(),
     ];
     if reach == Reach::Machine {
@@ -113,7 +113,7 @@ async fn chat(
     let (prompter, typed) = editor::start(history)?;
     let printer = prompter.printer().clone();
     log::redirect(Some(Arc::new(move |line| printer.print(line))));
-    for line in how_to_join(&room) {
+    for line in how_to_join(&room, "join") {
         term::print_line(&line)?;
     }
     let mut repl = Repl::new(Settings {
@@ -176,7 +176,7 @@ async fn pipe_lines(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    how_to_join(&room).iter().for_each(|line| term::eprint_line(line));
+    how_to_join(&room, "join").iter().for_each(|line| term::eprint_line(line));
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);

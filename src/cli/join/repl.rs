@@ -247,7 +247,11 @@ impl Repl {
             step.asks.push(Ask::Command(ask::accept(offer.transfer)));
             return step;
         }
-        step.lines = note.map(|note| self.note(note.ink, &note.text)).unwrap_or_default();
+        let offer = if let TransferEvent::Offered { offer, .. } = event { Some(offer) } else { None };
+        let offered = offer.and_then(|offer| self.shelf.item(&offer.transfer));
+        let how = |item: &Item| format!(": /accept {0} or /reject {0}", item.number);
+        let answer = offered.map(how).unwrap_or_default();
+        step.lines = note.map(|note| self.note(note.ink, &(note.text + &answer))).unwrap_or_default();
         if matches!(event, TransferEvent::Offered { .. })
             && let Some(first) = step.lines.first_mut()
         {
