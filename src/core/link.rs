@@ -662,8 +662,10 @@ impl Link {
 
     /// What the peer said last on the other channels may still be on its way: the end is the end of the connection.
     fn handle_bye(&mut self, now: Instant, reason: CloseReason) {
-        if let State::Ready(session) = &mut self.state {
-            session.bye.get_or_insert(reason);
+        if let State::Ready(session) = &mut self.state
+            && session.bye.is_none()
+        {
+            session.bye = Some(reason);
             self.deadline = Some((now + BYE_TIMEOUT, Deadline::Bye));
         }
     }

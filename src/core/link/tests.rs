@@ -476,9 +476,25 @@ fn a_goodbye_ends_the_link_with_its_reason() {
     ];
     for (word, reason) in reasons {
         let mut side = Side::ready(None);
-        assert_eq!(side.hears(Control::Bye { reason: word.into() }).last(), Some(&closed(reason)));
+        assert_eq!(side.hears(Control::Bye { reason: word.into() }), []);
+        assert_eq!(side.hears_line("still on its way"), [line("still on its way")]);
+        assert_eq!(side.peer(PeerEvent::Closed(PeerClosed::Remote)), [closed(reason)]);
         assert!(side.is_quiet());
     }
+}
+
+#[test]
+fn a_peer_that_says_goodbye_and_stays_is_closed() {
+    let mut side = Side::ready(None);
+    side.hears(Control::Bye { reason: "left".into() });
+    side.now += Duration::from_secs(1);
+    side.hears(Control::Bye { reason: "closed".into() });
+    assert_eq!(side.feed(Input::Probe { nonce: 1 }), []);
+    side.now -= Duration::from_secs(1);
+    assert_eq!(
+        side.wait(BYE_TIMEOUT, Deadline::Bye),
+        [command(PeerCommand::Close), closed(CloseReason::Left)]
+    );
 }
 
 #[test]

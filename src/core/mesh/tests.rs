@@ -302,8 +302,9 @@ fn an_attempt_is_given_up_for_the_next() {
 fn a_peer_that_says_goodbye_is_not_asked_for() {
     let mut peer = Peer::inside();
     let key = peer.ready("x", "you");
-    let outputs = peer.hears(key, &Control::Bye { reason: "left".into() });
-    assert_eq!(outputs.last(), Some(&closed("you", CloseReason::Left)));
+    assert_eq!(peer.hears(key, &Control::Bye { reason: "left".into() }), []);
+    let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::Remote));
+    assert_eq!(outputs, [closed("you", CloseReason::Left)]);
     assert_eq!(peer.mesh.held().wants, 0);
     assert_eq!(peer.mesh.held().members, 0);
 }
