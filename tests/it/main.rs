@@ -1,7 +1,7 @@
 //! The integration tests, in one binary.
 
-mod cli;
 mod chaos;
+mod cli;
 mod interop;
 mod mesh_sim;
 mod process;
