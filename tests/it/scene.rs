@@ -14,7 +14,7 @@ use crate::process::{Process, swarm};
 /// What a member runs, and in what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An original in Node; these share a process.
+    /// An original in Node; a few of them share a process.
     Node(Generation),
     /// An original in a process of its own, so that it can be stopped and killed.
     Alone(Generation),
@@ -62,6 +62,9 @@ pub enum Arrival {
     AllAtOnce,
 }
 
+/// With 8 in a process, thus 56 connections, `@roamhq/wrtc` on a busy machine now and then stops answering checks.
+const PEERS_PER_NODE: usize = 4;
+
 /// A server and the members of one room at a time.
 pub struct Scene {
     pub server: Process,
@@ -70,7 +73,8 @@ pub struct Scene {
     pub query: String,
     room: u32,
     processes: Vec<Process>,
-    node: Option<usize>,
+    /// The Node process that is not full yet, and how many peers it has.
+    node: Option<(usize, usize)>,
     browser: Option<usize>,
     members: BTreeMap<String, Member>,
 }
@@ -214,6 +218,7 @@ impl Scene {
             self.leave(&name);
         }
         self.members.clear();
+        self.node = None;
         self.room += 1;
     }
 
@@ -332,8 +337,9 @@ impl Scene {
     }
 
     fn node_process(&mut self) -> usize {
-        let process = self.node.unwrap_or_else(|| self.add(up(driver("node", &["node.js"]))));
-        *self.node.insert(process)
+        let (process, peers) = self.node.unwrap_or_else(|| (self.add(up(driver("node", &["node.js"]))), 0));
+        self.node = (peers + 1 < PEERS_PER_NODE).then_some((process, peers + 1));
+        process
     }
 
     fn browser_process(&mut self) -> usize {
