@@ -1,5 +1,5 @@
 //! The shells: WebRTC, WebSockets, files. They read, hand over and write out; they decide nothing.
 
-pub mod rtc;
 pub mod disk;
+pub mod rtc;
 pub mod ws;

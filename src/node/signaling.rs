@@ -27,7 +27,11 @@ pub fn start(config: ConnectConfig) -> SignalingLink {
     SignalingLink { signals, news: incoming }
 }
 
-async fn run(mut config: ConnectConfig, mut outgoing: mpsc::Receiver<ClientSignal>, news: mpsc::Sender<SignalingNews>) {
+async fn run(
+    mut config: ConnectConfig,
+    mut outgoing: mpsc::Receiver<ClientSignal>,
+    news: mpsc::Sender<SignalingNews>,
+) {
     let mut backoff = Backoff::default();
     let mut is_first = true;
     loop {
@@ -97,7 +101,9 @@ async fn carry(
 
 fn ended(error: &ConnectError) -> Ended {
     match error {
-        ConnectError::TokenRefused => Ended::Refused { code: ErrorCode::Forbidden, message: error.to_string() },
+        ConnectError::TokenRefused => {
+            Ended::Refused { code: ErrorCode::Forbidden, message: error.to_string() }
+        }
         ConnectError::BadUrl(_)
         | ConnectError::Unreachable { .. }
         | ConnectError::Timeout { .. }

@@ -215,8 +215,8 @@ pub enum Input {
         /// The frame, not yet judged.
         frame: Bytes,
     },
-    /// The bulk channel to a peer takes so many bytes now. Replaces what was said before; the machine counts down what
-    /// it emits, and may go over it by less than one frame so that a path slower than a frame is used at all.
+    /// The bulk channel to a peer takes so many bytes more, as in [`PeerEvent::Writable`](crate::core::peer::PeerEvent): while
+    /// any of it is left one more frame is sent even if it is larger, and the excess counts against the next.
     Writable {
         /// To whom.
         peer: UserId,
