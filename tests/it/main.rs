@@ -15,3 +15,4 @@ mod signaling;
 mod sim;
 mod swarm;
 mod threat_model;
+mod transfers;
