@@ -562,6 +562,47 @@ mod stranger {
     }
 }
 
+#[test]
+fn a_peer_that_dies_is_missed_within_fifteen_seconds() {
+    let dying =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let living =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let (sdp_to_answerer, offer) = tokio::sync::oneshot::channel();
+    let (answer_to_offerer, answer) = tokio::sync::oneshot::channel();
+    let (opened, is_open) = tokio::sync::oneshot::channel::<()>();
+    dying.spawn(async move {
+        let mut answerer = Peer::new();
+        let (sdp, candidates): (Sdp, Vec<Option<Candidate>>) = offer.await.expect("an offer");
+        answerer.ask(PeerCommand::AcceptOffer { sdp });
+        candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+        let described = (answerer.description().await, answerer.candidates().await);
+        answer_to_offerer.send(described).expect("the offerer waits");
+        answerer.opened(Channel::Fast).await;
+        opened.send(()).expect("the offerer waits");
+        std::future::pending::<()>().await;
+    });
+    living.block_on(async {
+        let mut offerer = Peer::new();
+        offerer.ask(PeerCommand::CreateOffer);
+        let described = (offerer.description().await, offerer.candidates().await);
+        sdp_to_answerer.send(described).expect("the answerer waits");
+        let (sdp, candidates) = answer.await.expect("an answer");
+        offerer.ask(PeerCommand::AcceptAnswer { sdp });
+        candidates.into_iter().for_each(|candidate| offerer.ask(PeerCommand::AddCandidate(candidate)));
+        offerer.opened(Channel::Fast).await;
+        is_open.await.expect("both ends are open");
+        // Its sockets are closed without a word, as by SIGKILL.
+        dying.shutdown_background();
+        let died = std::time::Instant::now();
+        offerer.wait(|event| (*event == PeerEvent::Disconnected).then_some(())).await;
+        let missed = died.elapsed();
+        assert_eq!(offerer.closed().await, PeerClosed::IceFailed);
+        assert!(missed < Duration::from_secs(8), "missed after {missed:?}");
+        assert!(died.elapsed() < Duration::from_secs(15), "given up after {:?}", died.elapsed());
+    });
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_carries_many_connections() {
     const LINKS: u64 = 40;
