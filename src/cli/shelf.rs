@@ -278,10 +278,13 @@ impl Shelf {
                     text::line(&reason.to_string(), 300)
                 ),
             )),
-            TransferEvent::PeerCutOff { peer, reason, .. } => Some(Note::new(
-                Ink::Bad,
-                format!("nothing more is taken from {}: {reason}", roster.label(peer)),
-            )),
+            TransferEvent::PeerCutOff { transfer, peer, reason } => {
+                let what = transfer
+                    .as_ref()
+                    .map_or_else(String::new, |transfer| format!("{}: ", self.name(transfer)));
+                let who = roster.label(peer);
+                Some(Note::new(Ink::Bad, format!("{what}nothing more is taken from {who}: {reason}")))
+            }
         }
     }
 
@@ -411,8 +414,7 @@ pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipp
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, SendToken};
-    use crate::wire::transfer::StopReason;
+    use crate::core::transfer::{DeclineReason, SendToken, StopReason};
 
     pub(crate) fn id(text: &str) -> UserId {
         UserId::new(text).expect("an id")
@@ -487,8 +489,9 @@ pub(crate) mod tests {
             from_others_bytes: 448_576,
         };
         assert_eq!(say(&mut shelf, &delivered), "ada has film.mkv");
-        let lost = TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::Disk) };
-        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: the disk failed there");
+        let lost =
+            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::DiskFull) };
+        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: the disk is full there");
         assert_eq!(
             shelf.items()[0].sent_summary(),
             "film.mkv was delivered to 1 of 2; uploaded 586 KiB, the receivers passed 438 KiB to each other"

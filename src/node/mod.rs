@@ -33,7 +33,7 @@ use roster::Roster;
 /// Inputs taken in one turn before the outputs are carried out and everybody else is looked at.
 const TURN_BUDGET: usize = 64;
 
-/// Commands of the face, and events for it, that may wait.
+/// Commands of the face, events for it, and answers of the disk, that may wait.
 const QUEUE: usize = 256;
 
 /// Events that may wait for a face before the server is not listened to, either: far more than a server has reason to cause.
@@ -113,8 +113,8 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
     let (rtc, rtc_events) = RtcDriver::new(config.rtc)?;
     let (commands, asked) = mpsc::channel(QUEUE);
     let (events, told) = mpsc::channel(QUEUE);
-    let (completions, disk_done) = mpsc::unbounded_channel();
-    let seed = config.mesh.seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
+    let (completions, disk_done) = mpsc::channel(QUEUE);
+    let seed = config.mesh.seed;
     let now = Instant::now();
     let node = Node {
         transfers: Transfers::new(config.transfers, seed),
@@ -136,7 +136,7 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
 
 struct Inlets {
     rtc_events: mpsc::Receiver<(LinkKey, PeerEvent)>,
-    disk_done: mpsc::UnboundedReceiver<(OpId, transfer::DiskDone)>,
+    disk_done: mpsc::Receiver<(OpId, transfer::DiskDone)>,
     asked: mpsc::Receiver<Command>,
     news: mpsc::Receiver<SignalingNews>,
 }
@@ -465,7 +465,7 @@ impl Node {
             transfer::Output::Bulk { peer, frame } => {
                 self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
             }
-            transfer::Output::Disk(op) => self.disk.start(op),
+            transfer::Output::Disk(op) => self.disk.submit(op),
             // The next one says more: nothing is lost on a face that is behind.
             transfer::Output::Event(TransferEvent::Progress(_)) if self.outbound.len() >= QUEUE => {}
             transfer::Output::Event(event) => self.tell(Event::Transfer(event)),

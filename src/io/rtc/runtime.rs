@@ -3,7 +3,8 @@
 //! The engine sends what it has queued at the top of its loop, but several of its steps queue packets further down
 //! (ClientHello, SCTP INIT, DCEP), where they lie until the next 200 ms tick. While a connection is being set up,
 //! [`LinkRuntime::sleep`] therefore returns at once for the next few calls after something happened: the loop goes
-//! round once more and sends them. A connection that is up sleeps as usual.
+//! round once more and sends them. It can also be cut short, because the engine does not wake its loop for a new
+//! remote candidate. A connection that is up sleeps as usual.
 
 use std::fmt;
 use std::future::Future;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use webrtc::runtime::{
     AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, Transmit,
 };
@@ -59,14 +61,23 @@ pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
     alert_sent: AtomicBool,
+    nudged: Notify,
+    /// Told of each packet sent, until the connection is settled.
+    pub(super) sent: Notify,
 }
 
 impl Pulse {
-    /// Something happened that may leave packets queued: the next sleeps return at once.
-    pub(super) fn beat(&self) {
-        if !self.settled.load(Ordering::Relaxed) {
+    /// Something was received that may leave packets queued: the next sleeps return at once.
+    fn beat(&self) {
+        if !self.is_settled() {
             self.early_wakes.store(EARLY_WAKES, Ordering::Relaxed);
         }
+    }
+
+    /// The same from outside of the loop, which may be asleep.
+    pub(super) fn nudge(&self) {
+        self.beat();
+        self.nudged.notify_one();
     }
 
     /// The connection is set up, or being torn down: time is time again.
@@ -78,13 +89,20 @@ impl Pulse {
     /// The connection is being set up (again).
     pub(super) fn unsettle(&self) {
         self.settled.store(false, Ordering::Relaxed);
-        self.beat();
+        self.nudge();
     }
 
     /// Whether our end sent a DTLS alert. Before the handshake is done that means that it failed; the engine does
     /// not say so itself.
     pub(super) fn alert_sent(&self) -> bool {
         self.alert_sent.load(Ordering::Relaxed)
+    }
+
+    fn note_sent(&self, packet: &[u8]) {
+        if packet.first() == Some(&DTLS_ALERT) {
+            self.alert_sent.store(true, Ordering::Relaxed);
+        }
+        self.sent.notify_one();
     }
 
     fn is_settled(&self) -> bool {
@@ -181,7 +199,17 @@ impl Runtime for LinkRuntime {
         if self.pulse.take_early_wake() {
             return Box::pin(std::future::ready(()));
         }
-        self.inner.sleep(duration)
+        let asleep = self.inner.sleep(duration);
+        if self.pulse.is_settled() {
+            return asleep;
+        }
+        let pulse = Arc::clone(&self.pulse);
+        Box::pin(async move {
+            tokio::select! {
+                () = asleep => {}
+                () = pulse.nudged.notified() => {}
+            }
+        })
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
@@ -214,10 +242,11 @@ impl AsyncUdpSocket for LinkSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        if !self.pulse.is_settled() && transmit.contents.first() == Some(&DTLS_ALERT) {
-            self.pulse.alert_sent.store(true, Ordering::Relaxed);
+        let sent = self.inner.poll_send(cx, transmit);
+        if !self.pulse.is_settled() {
+            self.pulse.note_sent(transmit.contents);
         }
-        self.inner.poll_send(cx, transmit)
+        sent
     }
 
     fn poll_recv(
