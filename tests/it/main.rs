@@ -9,6 +9,7 @@ mod malicious;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod secrets;
 mod signaling;
 mod sim;
 mod swarm;
