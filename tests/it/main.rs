@@ -11,6 +11,7 @@ mod mesh_sim;
 mod process;
 mod rtc;
 mod scene;
+mod secrets;
 mod signaling;
 mod sim;
 mod swarm;

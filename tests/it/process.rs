@@ -98,6 +98,12 @@ impl Process {
         (status, std::mem::take(&mut self.stderr))
     }
 
+    /// What other users of the machine can see of it.
+    pub fn command_line(&self) -> String {
+        let path = format!("/proc/{}/cmdline", self.child.id());
+        String::from_utf8_lossy(&std::fs::read(path).expect("it runs")).replace('\0', " ")
+    }
+
     /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
