@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::config::read_secret;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::signals::Signals;
 use super::term::{eprint_line, print_line};
 use crate::core::access::{Access, TokenKey};
 use crate::core::room::Limits;
@@ -131,7 +132,7 @@ impl LimitArgs {
     }
 }
 
-/// Serves until SIGINT or SIGTERM.
+/// Serves until it is told to stop; a second signal stops it at once.
 pub async fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let listen = resolve(&args.listen).or_exit(Exit::Usage)?;
     let (access, token) = access(&args)?;
@@ -142,31 +143,10 @@ pub async fn run(args: ServeArgs) -> Result<Exit, Failure> {
         config.tls = Some(tls_config(certificate, key).or_exit(Exit::Usage)?);
     }
     let server = Server::bind(config).await.map_err(|error| explain_bind(&args.listen, error))?;
-    let shutdown = stop_signal()?;
+    let signals = Signals::listen(|| {})?;
     announce(&args, server.local_addr(), token.as_ref())?;
-    server.run(shutdown).await;
+    server.run(signals.next()).await;
     Ok(Exit::Done)
-}
-
-/// Completes on SIGINT or SIGTERM, and on Ctrl-C elsewhere.
-#[cfg(unix)]
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    Ok(async {
-        // Without a handler the system's own ends the process.
-        let _ = tokio::signal::ctrl_c().await;
-    })
 }
 
 fn resolve(listen: &str) -> anyhow::Result<SocketAddr> {

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::core::link::PeerKind;
 use crate::core::mesh::{self, Mesh};
 use crate::core::peer::{LinkKey, PeerCommand, PeerEvent};
-use crate::core::transfer::{self, OpId, Transfers};
+use crate::core::transfer::{self, OpId, TransferEvent, Transfers};
 use crate::io::disk::Disk;
 use crate::io::rtc::{RtcConfig, RtcDriver, RtcError};
 use crate::wire::signal::ErrorCode;
@@ -35,6 +35,9 @@ const TURN_BUDGET: usize = 64;
 
 /// Commands of the face, events for it, and answers of the disk, that may wait.
 const QUEUE: usize = 256;
+
+/// Events that may wait for a face before the server is not listened to, either: far more than a server has reason to cause.
+const OUTBOUND_MAX: usize = 4096;
 
 /// A peer that has this much waiting in front of it holds back the commands of the faces. The driver closes a connection
 /// at 16 MiB.
@@ -217,7 +220,9 @@ impl Node {
             command = inlets.asked.recv(), if peers_keep_up && self.stage != Stage::Leaving => {
                 self.handle_command(command.unwrap_or(Command::Quit));
             }
-            Some(news) = inlets.news.recv() => return self.handle_news(news),
+            Some(news) = inlets.news.recv(), if self.outbound.len() < OUTBOUND_MAX => {
+                return self.handle_news(news);
+            }
             () = sleep_until(wake_at) => self.handle_timeout(),
         }
         Flow::On
@@ -461,6 +466,8 @@ impl Node {
                 self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
             }
             transfer::Output::Disk(op) => self.disk.submit(op),
+            // The next one says more: nothing is lost on a face that is behind.
+            transfer::Output::Event(TransferEvent::Progress(_)) if self.outbound.len() >= QUEUE => {}
             transfer::Output::Event(event) => self.tell(Event::Transfer(event)),
         }
     }

@@ -22,7 +22,8 @@ fn help_texts_are_as_they_were() {
     for command in ["", "join", "send", "recv", "serve", "token", "completions", "man"] {
         let name = if command.is_empty() { "swarm" } else { command };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/help").join(format!("{name}.txt"));
-        let arguments: Vec<&str> = [command, "-h"].into_iter().filter(|argument| !argument.is_empty()).collect();
+        let arguments: Vec<&str> =
+            [command, "-h"].into_iter().filter(|argument| !argument.is_empty()).collect();
         let said = text(&swarm(&arguments).stdout);
         if std::env::var_os("UPDATE_HELP").is_some() {
             fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder");
@@ -75,7 +76,8 @@ fn a_wrong_command_line_ends_with_2_and_says_what_to_do() {
 #[test]
 fn a_server_that_is_not_there_ends_with_4() {
     // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
     let output = swarm(&["join", &format!("ws://127.0.0.1:{port}/attic")]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{said}");

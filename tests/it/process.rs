@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up. Generous: it is only ever waited for in vain.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running program. It is killed when dropped.
 pub struct Process {
@@ -96,6 +96,12 @@ impl Process {
         assert!(Instant::now() < deadline, "does not end\n{}", self.report());
         let status = self.child.wait().expect("the child is ours");
         (status, std::mem::take(&mut self.stderr))
+    }
+
+    /// What other users of the machine can see of it.
+    pub fn command_line(&self) -> String {
+        let path = format!("/proc/{}/cmdline", self.child.id());
+        String::from_utf8_lossy(&std::fs::read(path).expect("it runs")).replace('\0', " ")
     }
 
     /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.

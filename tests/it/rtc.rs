@@ -371,24 +371,23 @@ async fn a_consumer_that_does_not_listen_slows_its_peers_and_can_still_command()
     answerer.opened(Channel::Fast).await;
     offerer.ask(PeerCommand::OpenChannel(Channel::Bulk));
     offerer.opened(Channel::Bulk).await;
-    tracing_subscriber::fmt().with_env_filter("fast_rtc_swarm=debug,rtc_sctp=warn,webrtc=warn").init();
     // The answerer reads nothing from here on. What the offerer may send without anybody reading is bounded: the
     // engine's queues take about a thousand messages (64 MiB of these), SCTP's window and send buffer 4 MiB each.
     let mut sent = 0_usize;
-    let mut room = 0_usize;
+    let mut room = 0_i64;
     let stalled = Duration::from_secs(3);
     loop {
         while room > 0 && sent < 256 << 20 {
             offerer.say(Channel::Bulk, binary(64 * 1024, 7));
             sent += 64 * 1024;
-            room = room.saturating_sub(64 * 1024);
+            room -= 64 * 1024;
         }
         let writable = offerer.wait(|event| match event {
             PeerEvent::Writable { bytes } => Some(*bytes),
             _ => None,
         });
         match tokio::time::timeout(stalled, writable).await {
-            Ok(bytes) => room = bytes,
+            Ok(bytes) => room += bytes as i64,
             Err(_) => break,
         }
     }
@@ -420,18 +419,17 @@ async fn bulk_flows_as_long_as_there_is_room() {
         received
     });
     let frame = Payload::Binary(Bytes::from(vec![9; 64 * 1024]));
-    let mut sent = 0;
+    let (mut sent, mut room) = (0, 0_i64);
     while sent < total {
-        let mut room = offerer
-            .wait(|event| match event {
-                PeerEvent::Writable { bytes } => Some(*bytes),
-                _ => None,
-            })
-            .await;
+        let writable = offerer.wait(|event| match event {
+            PeerEvent::Writable { bytes } => Some(*bytes),
+            _ => None,
+        });
+        room += writable.await as i64;
         while room > 0 && sent < total {
             offerer.say(Channel::Bulk, frame.clone());
             sent += frame.len_bytes();
-            room = room.saturating_sub(frame.len_bytes());
+            room -= frame.len_bytes() as i64;
         }
     }
     assert_eq!(receiver.await.expect("the receiver ends"), total);
@@ -562,6 +560,47 @@ mod stranger {
         assert_eq!(peer.closed().await, super::PeerClosed::Failed);
         flood.pc.close().await.expect("it closes");
     }
+}
+
+#[test]
+fn a_peer_that_dies_is_missed_within_fifteen_seconds() {
+    let dying =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let living =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let (sdp_to_answerer, offer) = tokio::sync::oneshot::channel();
+    let (answer_to_offerer, answer) = tokio::sync::oneshot::channel();
+    let (opened, is_open) = tokio::sync::oneshot::channel::<()>();
+    dying.spawn(async move {
+        let mut answerer = Peer::new();
+        let (sdp, candidates): (Sdp, Vec<Option<Candidate>>) = offer.await.expect("an offer");
+        answerer.ask(PeerCommand::AcceptOffer { sdp });
+        candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+        let described = (answerer.description().await, answerer.candidates().await);
+        answer_to_offerer.send(described).expect("the offerer waits");
+        answerer.opened(Channel::Fast).await;
+        opened.send(()).expect("the offerer waits");
+        std::future::pending::<()>().await;
+    });
+    living.block_on(async {
+        let mut offerer = Peer::new();
+        offerer.ask(PeerCommand::CreateOffer);
+        let described = (offerer.description().await, offerer.candidates().await);
+        sdp_to_answerer.send(described).expect("the answerer waits");
+        let (sdp, candidates) = answer.await.expect("an answer");
+        offerer.ask(PeerCommand::AcceptAnswer { sdp });
+        candidates.into_iter().for_each(|candidate| offerer.ask(PeerCommand::AddCandidate(candidate)));
+        offerer.opened(Channel::Fast).await;
+        is_open.await.expect("both ends are open");
+        // Its sockets are closed without a word, as by SIGKILL.
+        dying.shutdown_background();
+        let died = std::time::Instant::now();
+        offerer.wait(|event| (*event == PeerEvent::Disconnected).then_some(())).await;
+        let missed = died.elapsed();
+        assert_eq!(offerer.closed().await, PeerClosed::IceFailed);
+        assert!(missed < Duration::from_secs(8), "missed after {missed:?}");
+        assert!(died.elapsed() < Duration::from_secs(15), "given up after {:?}", died.elapsed());
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,7 @@ mod path;
 mod runtime;
 mod session;
 mod signal;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -95,7 +96,7 @@ impl RtcDriver {
         let (events, receiver) = mpsc::channel(config.event_queue.max(1));
         let shared = Shared {
             mdns_works: AtomicBool::new(config.mdns && MulticastSocket::new().into_std().is_ok()),
-            window_bytes: runtime::receive_window_bytes().map_err(RtcError::Socket)?,
+            window_bytes: socket::receive_window_bytes().map_err(RtcError::Socket)?,
             runtime: default_runtime().ok_or(RtcError::Runtime)?,
             certificate,
             fingerprint,

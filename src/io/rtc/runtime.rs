@@ -8,52 +8,22 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::socket::{LinkSocket, enlarge_buffers};
 use tokio::sync::Notify;
-use webrtc::runtime::{
-    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, Transmit,
-};
-
-/// What is asked of the kernel for each socket, in each direction. A burst of one SCTP window must fit.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
-
-/// The least SCTP receive window: one message of the largest size must fit (RFC 9260 §6.2).
-const WINDOW_MIN_BYTES: usize = 256 * 1024;
+use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime};
 
 /// The loop queues packets at most three steps below the place where it sends them.
 const EARLY_WAKES: u8 = 3;
 
 /// How long a STUN or TURN server's name may take to resolve; candidates of the host wait for it.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
-const DTLS_ALERT: u8 = 21;
-
-/// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
-///
-/// A window larger than the socket's buffer makes the kernel drop packets, and each loss meets SCTP's minimum
-/// retransmission time of one second. Linux reports twice what it grants for payload.
-pub(super) fn receive_window_bytes() -> io::Result<u32> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0)).or_else(|_| UdpSocket::bind(("::", 0)))?;
-    enlarge_buffers(&socket);
-    let granted = socket2::SockRef::from(&socket).recv_buffer_size()? / 2;
-    let window = granted.clamp(WINDOW_MIN_BYTES, SOCKET_BUFFER_BYTES);
-    Ok(u32::try_from(window).expect("4 MiB fit 32 bits"))
-}
-
-/// Best effort: a kernel that refuses keeps its default, and the window follows what was granted.
-fn enlarge_buffers(socket: &UdpSocket) {
-    let socket = socket2::SockRef::from(socket);
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-}
 
 /// What the sockets of one connection tell its clock and its task.
 #[derive(Debug, Default)]
@@ -68,7 +38,7 @@ pub(super) struct Pulse {
 
 impl Pulse {
     /// Something was received that may leave packets queued: the next sleeps return at once.
-    fn beat(&self) {
+    pub(super) fn beat(&self) {
         if !self.is_settled() {
             self.early_wakes.store(EARLY_WAKES, Ordering::Relaxed);
         }
@@ -98,14 +68,15 @@ impl Pulse {
         self.alert_sent.load(Ordering::Relaxed)
     }
 
-    fn note_sent(&self, packet: &[u8]) {
-        if packet.first() == Some(&DTLS_ALERT) {
+    /// A packet was sent.
+    pub(super) fn note_sent(&self, is_alert: bool) {
+        if is_alert {
             self.alert_sent.store(true, Ordering::Relaxed);
         }
         self.sent.notify_one();
     }
 
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Relaxed)
     }
 
@@ -159,15 +130,9 @@ impl Runtime for LinkRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        // The mDNS socket is shared by its port and carries little.
-        if socket.local_addr()?.port() == rtc::mdns::MDNS_PORT {
-            return self.inner.wrap_udp_socket(socket);
-        }
         enlarge_buffers(&socket);
-        Ok(Arc::new(LinkSocket {
-            inner: self.inner.wrap_udp_socket(socket)?,
-            pulse: Arc::clone(&self.pulse),
-        }))
+        let inner = self.inner.wrap_udp_socket(socket)?;
+        Ok(Arc::new(LinkSocket::new(inner, Arc::clone(&self.pulse))))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -226,47 +191,5 @@ impl Runtime for LinkRuntime {
 
     fn name(&self) -> &'static str {
         self.inner.name()
-    }
-}
-
-/// A socket that wakes its connection's clock and watches for DTLS alerts until the connection is settled.
-#[derive(Debug)]
-struct LinkSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
-    pulse: Arc<Pulse>,
-}
-
-impl AsyncUdpSocket for LinkSocket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        let sent = self.inner.poll_send(cx, transmit);
-        if !self.pulse.is_settled() {
-            self.pulse.note_sent(transmit.contents);
-        }
-        sent
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let received = self.inner.poll_recv(cx, bufs, meta);
-        if received.is_ready() {
-            self.pulse.beat();
-        }
-        received
-    }
-
-    fn max_gso_segments(&self) -> usize {
-        self.inner.max_gso_segments()
-    }
-
-    fn max_gro_segments(&self) -> usize {
-        self.inner.max_gro_segments()
     }
 }
