@@ -11,7 +11,7 @@ use super::roster::Roster;
 use super::shelf::{Item, Shelf, State};
 use super::term::{self, Ink};
 use super::words::{Narrator, Note};
-use crate::core::transfer::TransferEvent;
+use crate::core::transfer::{Direction, TransferEvent};
 use crate::node::api::Event;
 use crate::wire::text::{self, Name};
 
@@ -158,7 +158,12 @@ fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars
         | TransferEvent::Undelivered { .. }
         | TransferEvent::PeerCutOff { .. } => {}
     }
-    if let Some(note) = note {
+    // What ends `send` is its last word, and said once.
+    let last_word = matches!(
+        event,
+        TransferEvent::NotPrepared { .. } | TransferEvent::Failed { direction: Direction::Send, .. }
+    );
+    if let Some(note) = note.filter(|_| !last_word) {
         bars.note(&note);
     }
 }
