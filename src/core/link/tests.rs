@@ -1,7 +1,10 @@
 //! One input, the exact outputs, then nothing more.
 
 use super::*;
+use crate::core::auth::{self, End};
 use crate::core::peer::PathKind;
+use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
+use crate::wire::{RoomId, RoomKey};
 
 const ME: Fingerprint = Fingerprint([1; 32]);
 const THEM: Fingerprint = Fingerprint([2; 32]);
