@@ -285,10 +285,12 @@ async fn send_bulk(
     let frame = Bytes::from(vec![7; args.message]);
     let mut sent = 0;
     let mut started = None;
+    let mut room = 0_i64;
     loop {
         let (_, event) = bench.next().await?;
         on_event(bench, &event);
-        let PeerEvent::Writable { bytes: mut room } = event else { continue };
+        let PeerEvent::Writable { bytes } = event else { continue };
+        room += bytes as i64;
         let started = *started.get_or_insert_with(Instant::now);
         if sent >= total {
             return Ok(total as f64 / started.elapsed().as_secs_f64());
@@ -296,7 +298,7 @@ async fn send_bulk(
         while room > 0 && sent < total {
             bench.say(1, Channel::Bulk, Payload::Binary(frame.clone()));
             sent += frame.len() as u64;
-            room = room.saturating_sub(frame.len());
+            room -= frame.len() as i64;
         }
     }
 }

@@ -46,8 +46,8 @@ pub enum Happening {
     Answer(Answer),
     /// Ctrl-C, or a request to end.
     Interrupted,
-    /// The node has ended.
-    Ended(Ended),
+    /// The node has ended; without a word if something is wrong with it.
+    Ended(Option<Ended>),
 }
 
 /// Who is here, with what the asker called the question.
@@ -115,13 +115,13 @@ impl Session {
                     (Err(_), _) | (_, None) => self.waiting.clear(),
                 },
                 event = self.events.recv() => return match event {
-                    Some(Event::Ended(ended)) => Happening::Ended(ended),
+                    Some(Event::Ended(ended)) => Happening::Ended(Some(ended)),
                     Some(event) => Happening::Event(event),
-                    None => Happening::Ended(Ended::Quit),
+                    None => Happening::Ended(None),
                 },
                 Some(answer) = self.answers.1.recv() => return Happening::Answer(answer),
                 input = receive(&mut self.input), if may_read => return Happening::Input(input),
-                () = at(leave_by) => return Happening::Ended(Ended::Quit),
+                () = at(leave_by) => return Happening::Ended(Some(Ended::Quit)),
             }
         }
     }
@@ -194,7 +194,7 @@ mod tests {
         let (mut session, asked, tell, _keys) = session();
         session.leave();
         session.leave();
-        assert!(matches!(session.next(true).await, Happening::Ended(Ended::Quit)));
+        assert!(matches!(session.next(true).await, Happening::Ended(Some(Ended::Quit))));
         drop((asked, tell));
     }
 }

@@ -414,7 +414,8 @@ pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipp
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, SendToken, StopReason};
+    use crate::core::transfer::{DeclineReason, SendToken};
+    use crate::wire::transfer::StopReason;
 
     pub(crate) fn id(text: &str) -> UserId {
         UserId::new(text).expect("an id")

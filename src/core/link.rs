@@ -502,7 +502,7 @@ impl Link {
 
     fn handle_writable(&mut self, bytes: usize) {
         match &mut self.state {
-            State::Connecting(session) => session.writable = Some(bytes),
+            State::Connecting(session) => session.writable = Some(session.writable.unwrap_or(0) + bytes),
             State::Ready(_) => self.event(Event::Writable(bytes)),
             State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => {}
         }
@@ -877,3 +877,6 @@ fn bye_reason(word: &str) -> CloseReason {
         _ => CloseReason::Left,
     }
 }
+
+#[cfg(test)]
+mod tests;

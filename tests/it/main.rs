@@ -3,12 +3,14 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
 
 mod chaos;
+mod cli;
 mod corpus;
 mod interop;
 mod malicious;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod scene;
 mod secrets;
 mod signaling;
 mod sim;

@@ -43,10 +43,16 @@ struct Shown {
     status: String,
 }
 
+/// What happens between two typed lines: the first is answered, the next is asked for.
+struct Turn {
+    answer: Vec<String>,
+    prompt: String,
+}
+
 /// The editor, seen from the event loop.
 pub struct Prompter {
     shown: Arc<Mutex<Shown>>,
-    prompts: blocking::Sender<String>,
+    turns: blocking::Sender<Turn>,
     printer: Printer,
 }
 
@@ -80,21 +86,21 @@ pub fn start(history: History) -> anyhow::Result<(Prompter, mpsc::Receiver<Input
     let mut editor: Editor<Assistant, DefaultHistory> = Editor::with_config(config)?;
     editor.set_helper(Some(Assistant { shown: shown.clone(), paths: FilenameCompleter::new() }));
     let printer = Printer::start(editor.create_external_printer().ok());
-    let (prompts, asked) = blocking::channel();
+    let (turns, asked) = blocking::channel();
     let (lines, typed) = mpsc::channel(1);
     let file = match history {
         History::Kept => history_file(),
         History::Forgotten => None,
     };
     thread::spawn(move || edit(editor, &asked, &lines, file.as_ref()));
-    Ok((Prompter { shown, prompts, printer }, typed))
+    Ok((Prompter { shown, turns, printer }, typed))
 }
 
 impl Prompter {
-    /// Asks for the next line.
-    pub fn prompt(&self, prompt: String) {
+    /// Prints the answer to the last line and asks for the next.
+    pub fn prompt(&self, answer: Vec<String>, prompt: String) {
         // The editor's thread ends only with the input, after which nothing is asked.
-        let _ = self.prompts.send(prompt);
+        let _ = self.turns.send(Turn { answer, prompt });
     }
 
     /// Where lines are printed.
@@ -162,7 +168,7 @@ fn print(external: Option<&mut impl ExternalPrinter>, line: String) {
 
 fn edit(
     mut editor: Editor<Assistant, DefaultHistory>,
-    asked: &blocking::Receiver<String>,
+    asked: &blocking::Receiver<Turn>,
     lines: &mpsc::Sender<Input>,
     history: Option<&PathBuf>,
 ) {
@@ -170,7 +176,9 @@ fn edit(
         // A history that is not there or can't be read is an empty one.
         let _ = editor.load_history(file);
     }
-    while let Ok(prompt) = asked.recv() {
+    while let Ok(Turn { answer, prompt }) = asked.recv() {
+        // No line is being typed now, so these can go straight out, in front of the next prompt.
+        answer.iter().for_each(|line| drop(term::print_line(line)));
         let input = match editor.readline(&prompt) {
             Ok(line) => {
                 remember(&mut editor, &line, history);

@@ -74,11 +74,12 @@ enum Face {
 }
 
 /// How a stay ended, for the shell.
-fn exit_of(ended: &Ended) -> Result<Exit, Failure> {
+pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
     let exit = match ended {
-        Ended::Quit => return Ok(Exit::Done),
-        Ended::Refused { .. } => Exit::Refused,
-        Ended::Unreachable { .. } => Exit::Unreachable,
+        Some(Ended::Quit) => return Ok(Exit::Done),
+        Some(Ended::Refused { .. }) => Exit::Refused,
+        Some(Ended::Unreachable { .. }) => Exit::Unreachable,
+        None => Exit::Failed,
     };
     Err(Failure::new(exit, words::ended(ended).unwrap_or_default()))
 }
@@ -125,13 +126,13 @@ async fn chat(
     });
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(typed), signals);
-    prompter.prompt(repl.prompt());
+    prompter.prompt(Vec::new(), repl.prompt());
     let ended = converse(&mut session, &mut repl, &prompter).await;
     log::redirect(None);
-    exit_of(&ended)
+    exit_of(ended.as_ref())
 }
 
-async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -> Ended {
+async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -> Option<Ended> {
     loop {
         repl.set_columns(terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)));
         prompter.set_labels(repl.labels());
@@ -145,14 +146,12 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
             Happening::Input(Input::Line(line)) => {
                 let step = repl.on_line(&line);
-                let quits = step.asks.iter().any(|ask| matches!(ask, Ask::Quit));
-                step.lines.iter().for_each(|line| prompter.printer().print(line.clone()));
-                if !quits {
-                    prompter.prompt(repl.prompt());
+                if !step.asks.iter().any(|ask| matches!(ask, Ask::Quit)) {
+                    prompter.prompt(step.lines, repl.prompt());
                 }
                 Step { lines: Vec::new(), asks: step.asks }
             }
-            Happening::Interrupted if session.is_leaving() => return Ended::Quit,
+            Happening::Interrupted if session.is_leaving() => return Some(Ended::Quit),
             Happening::Input(Input::Interrupt | Input::End) | Happening::Interrupted => {
                 Step { lines: Vec::new(), asks: vec![Ask::Quit] }
             }
@@ -200,7 +199,7 @@ async fn pipe_lines(
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
             Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
             Happening::Answer(_) => {}
-            Happening::Ended(ended) => return exit_of(&ended),
+            Happening::Ended(ended) => return exit_of(ended.as_ref()),
         }
     }
 }
@@ -244,7 +243,7 @@ async fn speak_json(
             Happening::Input(Input::End | Input::Interrupt) if args.keep => reading = false,
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
             Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
-            Happening::Ended(ended) => return end_json(&ended),
+            Happening::Ended(ended) => return end_json(ended.as_ref()),
         }
         if let Some(event) = shown
             && term::print_line(&to_line(&event)).is_err()
@@ -255,7 +254,7 @@ async fn speak_json(
 }
 
 /// Says why it is over, where nobody asked for it, and that it is over.
-pub(super) fn end_json(ended: &Ended) -> Result<Exit, Failure> {
+pub(super) fn end_json(ended: Option<&Ended>) -> Result<Exit, Failure> {
     let result = exit_of(ended);
     let (exit, code) = match &result {
         Ok(exit) => (*exit, None),

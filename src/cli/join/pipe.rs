@@ -5,7 +5,7 @@ use crate::cli::ask;
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::roster::Roster;
 use crate::cli::shelf::{Shelf, State};
-use crate::cli::words;
+use crate::cli::words::Narrator;
 use crate::core::transfer::TransferEvent;
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::text;
@@ -16,6 +16,7 @@ pub struct PipeFace {
     shelf: Shelf,
     consent: Consent,
     keyed: bool,
+    narrator: Narrator,
 }
 
 /// What comes of an event.
@@ -32,7 +33,7 @@ pub struct Step {
 impl PipeFace {
     /// A fresh face.
     pub fn new(roster: Roster, consent: Consent, keyed: bool) -> Self {
-        Self { roster, shelf: Shelf::default(), consent, keyed }
+        Self { roster, shelf: Shelf::default(), consent, keyed, narrator: Narrator::new(keyed) }
     }
 
     /// How many peers are here.
@@ -54,7 +55,7 @@ impl PipeFace {
         } else if let Event::Transfer(event) = event {
             step = self.transfer(event);
         } else {
-            step.err.extend(words::of_event(event, &self.roster, self.keyed).map(|note| note.text));
+            step.err.extend(self.narrator.event(event, &self.roster).map(|note| note.text));
         }
         self.roster.forget(event);
         step

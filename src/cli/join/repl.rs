@@ -10,7 +10,7 @@ use crate::cli::layout;
 use crate::cli::roster::Roster;
 use crate::cli::shelf::{Item, Shelf, State};
 use crate::cli::term::{self, Ink, Palette};
-use crate::cli::words;
+use crate::cli::words::{self, Narrator};
 use crate::core::transfer::{Direction, SourceOptions, TransferEvent};
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::UserId;
@@ -26,6 +26,7 @@ pub struct Repl {
     consent: Consent,
     palette: Palette,
     keyed: bool,
+    narrator: Narrator,
     invite: Option<String>,
     /// The time, as it stands in front of a line.
     now: fn() -> String,
@@ -89,6 +90,7 @@ impl Repl {
             consent,
             palette,
             keyed,
+            narrator: Narrator::new(keyed),
             invite,
             now,
             columns: 80,
@@ -126,7 +128,8 @@ impl Repl {
         }
         parts.push(match self.roster.len() {
             0 => "nobody else is here".to_owned(),
-            others => format!("{others} here"),
+            1 => "1 other here".to_owned(),
+            others => format!("{others} others here"),
         });
         let line = format!("  {}", parts.join(" · "));
         self.palette.paint(Ink::Dim, &layout::clip(&line, self.columns - 1))
@@ -140,7 +143,7 @@ impl Repl {
         } else if let Event::Transfer(event) = event {
             self.transfer(event)
         } else {
-            let note = words::of_event(event, &self.roster, self.keyed);
+            let note = self.narrator.event(event, &self.roster);
             Step::show(note.map(|note| self.note(note.ink, &note.text)).unwrap_or_default())
         };
         self.roster.forget(event);
@@ -533,7 +536,7 @@ mod tests {
     #[test]
     fn the_status_line_shows_what_one_waits_for() {
         let mut repl = repl(&[]);
-        assert_eq!(repl.status(), "  2 here");
+        assert_eq!(repl.status(), "  2 others here");
         let transfer = TransferId([7; 32]);
         let offer = offer(7, "film.mkv", "1111");
         repl.on_event(&Event::Transfer(TransferEvent::Accepting { from: id("1111"), offer }));
@@ -547,7 +550,7 @@ mod tests {
             uploaded_bytes: 0,
             peers: Vec::new(),
         })));
-        assert_eq!(repl.status(), "  ↓ film.mkv 50 % 128 KiB/s 0:04 · 2 here");
+        assert_eq!(repl.status(), "  ↓ film.mkv 50 % 128 KiB/s 0:04 · 2 others here");
         repl.set_columns(20);
         assert_eq!(repl.status(), "  ↓ film.mkv 50 % …");
     }

@@ -175,7 +175,7 @@ pub enum Event {
         /// The frame.
         frame: Bytes,
     },
-    /// A peer's bulk channel takes that many bytes.
+    /// A peer's bulk channel takes that many bytes more.
     Writable {
         /// Whose.
         peer: UserId,

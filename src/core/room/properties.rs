@@ -108,7 +108,7 @@ fn garbage() -> impl Strategy<Value = Garbage> {
         1 => (0..12_000_u64).prop_map(Garbage::Pass),
         3 => (socket.clone(), 0..6_u8, 0..2_u8, proptest::option::of(vec(0..6_u8, 0..4)), any::<bool>())
             .prop_map(|(socket, user, room, have, resume)| Garbage::Init { socket, user, room, have, resume }),
-        8 => (socket, 0..6_u8, 0..12_u8).prop_map(|(socket, kind, id)| Garbage::Say { socket, kind, id }),
+        8 => (socket, 0..8_u8, 0..12_u8).prop_map(|(socket, kind, id)| Garbage::Say { socket, kind, id }),
     ]
 }
 
@@ -142,6 +142,8 @@ impl Garbage {
                     2 => ClientSignal::Answer { id: link, sdp },
                     3 => ClientSignal::Candidate { id: link, candidate: None },
                     4 => ClientSignal::Want { user_id: user(*n) },
+                    5 => ClientSignal::Withdraw { id: link },
+                    6 => ClientSignal::Leave { id: link },
                     _ => ClientSignal::Close,
                 };
                 Input::Signal { socket: SocketId(*socket), signal }

@@ -659,3 +659,26 @@ fn nothing_is_left_of_a_room_that_everybody_left() {
     assert_eq!((stats.rooms, stats.members, stats.offers, stats.links), (0, 0, 0, 0));
     assert!(server.is_quiet());
 }
+
+#[test]
+fn leaving_and_asking_again_costs_the_other_member_one_offer_in_a_while() {
+    let mut server = Server::new();
+    server.linked_pair();
+    let id = link("alice-1");
+    assert_eq!(server.say(2, ClientSignal::Leave { id }), [leave(1, "alice-1")]);
+    assert_eq!(code_of(&server.say(2, want("alice"))), Some(ErrorCode::LimitExceeded));
+    server.pass(Duration::from_secs(2));
+    assert_eq!(server.say(2, want("alice"))[0], accept(2, "alice-2", "alice", &[]));
+}
+
+#[test]
+fn an_offer_that_is_withdrawn_is_handed_to_nobody() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    assert_eq!(server.say(1, ClientSignal::Withdraw { id: link("alice-1") }), [request(1)]);
+    server.say(1, offer("alice-2"));
+    server.connect(2);
+    assert_eq!(server.say(2, init("bob"))[0], accept(2, "alice-2", "alice", &[]));
+    assert_eq!(server.say(1, ClientSignal::Withdraw { id: link("alice-2") }), []);
+    assert_eq!(code_of(&server.say(2, ClientSignal::Withdraw { id: link("alice-2") })), None);
+}

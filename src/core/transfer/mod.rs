@@ -216,8 +216,8 @@ pub enum Input {
         /// The frame, not yet judged.
         frame: Bytes,
     },
-    /// The bulk channel to a peer takes so many bytes now. Replaces what was said before; the machine counts down what
-    /// it emits, and may go over it by less than one frame so that a path slower than a frame is used at all.
+    /// The bulk channel to a peer takes so many bytes more. The machine counts down what it emits, and may go over it
+    /// by less than one frame, which counts against the next, so that a path slower than a frame is used at all.
     Writable {
         /// To whom.
         peer: UserId,

@@ -153,7 +153,7 @@ impl Uploads {
     /// The channel takes so much. A frame is kept to half of it, so that a slow path is not held up by a single one.
     pub(super) fn writable(&mut self, peer: &UserId, bytes: usize) {
         if let Some(link) = self.links.get_mut(peer) {
-            link.credit = i64::try_from(bytes).unwrap_or(i64::MAX);
+            link.credit = link.credit.saturating_add_unsigned(bytes as u64);
             let half = u32::try_from(bytes / 2).unwrap_or(u32::MAX);
             link.frame_bytes = half.clamp(FRAME_MIN_BYTES, CONTENT_MAX_BYTES as u32);
         }

@@ -41,9 +41,7 @@ pub(super) struct Pacer {
     /// Whether nothing was waiting at some time since then: the rate is at least what was measured.
     was_idle: bool,
     rate_bps: f64,
-    /// What the consumer believes it may still send.
-    granted_bytes: usize,
-    sent_at_grant: u64,
+    granted: u64,
 }
 
 impl Pacer {
@@ -55,8 +53,7 @@ impl Pacer {
             drained_at_measure: 0,
             was_idle: true,
             rate_bps: 0.0,
-            granted_bytes: 0,
-            sent_at_grant: 0,
+            granted: 0,
         }
     }
 
@@ -74,16 +71,16 @@ impl Pacer {
     /// more fit, when that is worth saying.
     pub(super) fn room(&mut self, now: Instant, sent: u64, drained: u64) -> Option<usize> {
         self.measure(now, sent, drained);
-        let waiting = usize::try_from(sent.saturating_sub(drained)).unwrap_or(usize::MAX);
-        let used = usize::try_from(sent.saturating_sub(self.sent_at_grant)).unwrap_or(usize::MAX);
-        let believed = self.granted_bytes.saturating_sub(used);
-        // Half a window left is enough to go on with; less must be renewed as soon as there is room for it.
-        if waiting > self.low_water_bytes() || believed >= self.low_water_bytes() {
+        let window = self.window_bytes as i64;
+        let waiting = sent.saturating_sub(drained) as i64;
+        // What the consumer may still send; below zero by less than one message.
+        let left = self.granted as i64 - sent as i64;
+        if waiting > window / 2 || left >= window / 2 {
             return None;
         }
-        self.granted_bytes = self.window_bytes - waiting;
-        self.sent_at_grant = sent;
-        Some(self.granted_bytes)
+        let room = window - waiting - left;
+        self.granted += room as u64;
+        usize::try_from(room).ok()
     }
 
     fn measure(&mut self, now: Instant, sent: u64, drained: u64) {
@@ -156,10 +153,25 @@ mod tests {
             room -= bytes;
             sent += bytes as u64;
             let now = now + Duration::from_millis(tick);
-            if let Some(bytes) = pacer.room(now, sent, sent) {
-                room = bytes;
-            }
+            room += pacer.room(now, sent, sent).unwrap_or(0);
         }
+    }
+
+    #[test]
+    fn what_was_granted_and_not_yet_sent_is_never_granted_again() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(start);
+        let mut granted = 0;
+        // A path that drains at once, and a consumer that hears of its room late.
+        for tick in 0..1000_u64 {
+            let sent = tick * 8 * 1024;
+            let now = start + Duration::from_millis(tick);
+            granted += pacer.room(now, sent, sent).unwrap_or(0) as u64;
+            assert!(granted - sent <= WINDOW_MAX_BYTES as u64, "{granted} after {sent}");
+        }
+        // Then nothing drains any more.
+        let sent = granted;
+        assert_eq!(pacer.room(start + Duration::from_secs(2), sent, 999 * 8 * 1024), None);
     }
 
     #[test]

@@ -213,7 +213,21 @@ fn our_peer_and_the_server_understand_each_other() {
         have: Some(vec![user("alice")]),
         resume: Some("secret".into()),
     });
-    assert_eq!(server.parse(&client.write(&init)), Ok(vec![init]));
+    let id = || link("L");
+    let said = [
+        init,
+        ClientSignal::Offer { id: id(), sdp: sdp("O") },
+        ClientSignal::Answer { id: id(), sdp: sdp("A") },
+        ClientSignal::Candidate { id: id(), candidate: line("one") },
+        ClientSignal::Candidate { id: id(), candidate: None },
+        ClientSignal::Want { user_id: user("alice") },
+        ClientSignal::Withdraw { id: id() },
+        ClientSignal::Leave { id: id() },
+        ClientSignal::Close,
+    ];
+    for signal in said {
+        assert_eq!(server.parse(&client.write(&signal)), Ok(vec![signal]));
+    }
     let signals = [
         accept(),
         ServerSignal::Welcome { resume: "secret".into(), members: 2 },

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -64,6 +66,8 @@ pub enum Arrival {
 pub struct Scene {
     pub server: Process,
     pub url: String,
+    /// What is added to the URL: `?token=…`.
+    pub query: String,
     room: u32,
     processes: Vec<Process>,
     node: Option<usize>,
@@ -94,7 +98,16 @@ impl Scene {
     pub fn with_server(mut server: Process) -> Self {
         let url = text(&server.wait_event("listening")["url"]);
         let url = url.trim_end_matches('/').into();
-        Self { server, url, room: 0, processes: vec![], node: None, browser: None, members: BTreeMap::new() }
+        Self {
+            server,
+            url,
+            query: String::new(),
+            room: 0,
+            processes: vec![],
+            node: None,
+            browser: None,
+            members: BTreeMap::new(),
+        }
     }
 
     /// Uses this browser for tabs.
@@ -134,7 +147,7 @@ impl Scene {
 
     /// Starts `swarm join --json` with further arguments.
     pub fn join_ours(&mut self, name: &str, args: &[&str]) {
-        let (url, room) = (self.url.clone(), self.room_name());
+        let (url, room) = (format!("{}{}", self.url, self.query), self.room_name());
         let fixed = ["join", "--json", "--url", &url, "--room", &room, "--name", name];
         let process = self.add(swarm(name, &[&fixed, args].concat()));
         self.members.insert(name.into(), Member { kind: Kind::Ours, process, id: None });
@@ -168,9 +181,14 @@ impl Scene {
         }
     }
 
-    /// Lets an original send so many bytes of the pattern to everyone.
+    /// Sends so many bytes of the pattern to everyone.
     pub fn send_bytes(&mut self, name: &str, len: usize) {
-        self.command(name, json!({ "cmd": "sendBytes", "len": len }));
+        if self.members[name].kind == Kind::Ours {
+            let base64 = STANDARD.encode(pattern(len));
+            self.process(name).command(&json!({ "cmd": "data", "base64": base64 }));
+        } else {
+            self.command(name, json!({ "cmd": "sendBytes", "len": len }));
+        }
     }
 
     /// Lets a member leave as its users do: `close()` and the end of the socket, a closed tab, `quit`.
@@ -256,6 +274,15 @@ impl Scene {
         self.process(name).wait(&format!("{signal} at {name}"), is_it)
     }
 
+    /// Waits until an original's socket is closed before the swarm was made.
+    pub fn is_shut_out(&mut self, name: &str) {
+        let handle = self.handle(name);
+        let end = |said: &Value| said["peer"] == handle && said["event"] == "socketClosed";
+        self.process(name).wait(&format!("closed door for {name}"), end);
+        let told = self.told(name);
+        assert!(told.iter().all(|said| said["event"] != "connected"), "{name} was let in: {told:?}");
+    }
+
     /// What an original's driver told of it so far.
     pub fn told(&mut self, name: &str) -> Vec<Value> {
         let handle = self.handle(name);
@@ -291,7 +318,7 @@ impl Scene {
 
     /// Where originals connect to. The first generation can name a room in no other way.
     pub fn room_url(&self) -> String {
-        format!("{}/{}", self.url, self.room_name())
+        format!("{}/{}{}", self.url, self.room_name(), self.query)
     }
 
     /// The room that members join now.
