@@ -78,10 +78,6 @@ pub struct JoinArgs {
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
 
-    /// Where and as who.
-    #[command(flatten)]
-    pub room: RoomArgs,
-
     /// Speak JSON: events on stdout, commands on stdin, one a line (docs/json.md)
     #[arg(long)]
     pub json: bool,
@@ -97,6 +93,10 @@ pub struct JoinArgs {
     /// Without a terminal: stay when stdin ends, instead of leaving once everything is said
     #[arg(long)]
     pub keep: bool,
+
+    /// Where and as who.
+    #[command(flatten)]
+    pub room: RoomArgs,
 
     /// What to do with files that are offered.
     #[command(flatten)]
@@ -116,10 +116,6 @@ pub struct SendArgs {
     #[arg(value_name = "PATH|INVITE", required = true, value_hint = ValueHint::AnyPath)]
     pub paths: Vec<String>,
 
-    /// Where and as who.
-    #[command(flatten)]
-    pub room: RoomArgs,
-
     /// Only to the peers of this name (may be given again)
     #[arg(long, value_name = "NAME")]
     pub to: Vec<String>,
@@ -135,6 +131,10 @@ pub struct SendArgs {
     /// Print events as JSON, one a line (docs/json.md)
     #[arg(long)]
     pub json: bool,
+
+    /// Where and as who.
+    #[command(flatten)]
+    pub room: RoomArgs,
 }
 
 /// `swarm recv`.
@@ -150,10 +150,6 @@ pub struct RecvArgs {
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
 
-    /// Where and as who.
-    #[command(flatten)]
-    pub room: RoomArgs,
-
     /// Stay and go on receiving
     #[arg(long)]
     pub keep: bool,
@@ -162,13 +158,17 @@ pub struct RecvArgs {
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 
-    /// What to do with files that are offered.
-    #[command(flatten)]
-    pub accept: AcceptArgs,
-
     /// Print events as JSON, one a line (docs/json.md)
     #[arg(long)]
     pub json: bool,
+
+    /// Where and as who.
+    #[command(flatten)]
+    pub room: RoomArgs,
+
+    /// What to do with files that are offered.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
 }
 
 /// The consent to files, for every command that can receive.

@@ -31,7 +31,7 @@ pub struct Tokens(u64);
 
 impl Tokens {
     /// One that was not given before.
-    pub fn next(&mut self) -> SendToken {
+    pub fn fresh(&mut self) -> SendToken {
         self.0 += 1;
         SendToken(self.0)
     }

@@ -652,3 +652,55 @@ impl From<&crate::core::transfer::Progress> for Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOCS: &str = include_str!("../../docs/json.md");
+
+    /// The lines of the documentation's `json` blocks.
+    fn examples() -> Vec<&'static str> {
+        let blocks = DOCS.split("```json\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        blocks.flat_map(str::lines).collect()
+    }
+
+    #[test]
+    fn every_example_of_the_documentation_is_what_the_program_writes() {
+        for line in examples() {
+            let written = if line.starts_with(r#"{"cmd""#) {
+                to_line(
+                    &serde_json::from_str::<Command>(line).unwrap_or_else(|error| panic!("{line}: {error}")),
+                )
+            } else {
+                to_line(
+                    &serde_json::from_str::<Event>(line).unwrap_or_else(|error| panic!("{line}: {error}")),
+                )
+            };
+            assert_eq!(written, line);
+        }
+    }
+
+    /// Serde lists what it knows when it is asked for something that it does not know.
+    fn known(error: &serde_json::Error) -> BTreeSet<String> {
+        error.to_string().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn everything_has_an_example() {
+        let documented = |tag: &str| -> BTreeSet<String> {
+            let values = examples().into_iter().map(|line| serde_json::from_str::<serde_json::Value>(line));
+            let tags =
+                values.filter_map(|value| value.expect("checked above")[tag].as_str().map(str::to_owned));
+            tags.collect()
+        };
+        let events =
+            serde_json::from_str::<Event>(r#"{"event":"?"}"#).expect_err("there is none of that name");
+        assert_eq!(known(&events), documented("event"));
+        let commands =
+            serde_json::from_str::<Command>(r#"{"cmd":"?"}"#).expect_err("there is none of that name");
+        assert_eq!(known(&commands), documented("cmd"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Who is here, and what each is called on the screen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::term::Ink;
 use crate::node::api::{Event, PeerInfo};
@@ -10,11 +10,16 @@ use crate::wire::text::{self, Name};
 /// The shortest part of an id that stands for it, in characters.
 const ID_MIN_CHARS: usize = 4;
 
+/// Names of those who left that are remembered.
+const DEPARTED_MAX: usize = 100;
+
 /// The peers in the room. Everything it gives out is safe for a terminal.
 #[derive(Debug)]
 pub struct Roster {
     own: Name,
     peers: BTreeMap<UserId, Entry>,
+    /// The names of those who left, the last one last: news about their transfers may come after them.
+    departed: VecDeque<(UserId, Name)>,
 }
 
 #[derive(Debug)]
@@ -37,7 +42,7 @@ pub enum FindError {
 impl Roster {
     /// Nobody but us.
     pub fn new(own: Name) -> Self {
-        Self { own, peers: BTreeMap::new() }
+        Self { own, peers: BTreeMap::new(), departed: VecDeque::new() }
     }
 
     /// Our own name.
@@ -66,8 +71,13 @@ impl Roster {
 
     /// Forgets who left. To be called after the event was put into words, which still need the name.
     pub fn forget(&mut self, event: &Event) {
-        if let Event::Closed { peer, .. } = event {
-            self.peers.remove(&peer.id);
+        let Event::Closed { peer, .. } = event else { return };
+        if let Some(name) = self.peers.remove(&peer.id).and_then(|entry| entry.name) {
+            self.departed.retain(|(id, _)| *id != peer.id);
+            self.departed.push_back((peer.id.clone(), name));
+            if self.departed.len() > DEPARTED_MAX {
+                self.departed.pop_front();
+            }
         }
     }
 
@@ -94,7 +104,9 @@ impl Roster {
 
     /// What a peer is called: its name, with a part of its id where it has none or another's looks like it.
     pub fn label(&self, id: &UserId) -> String {
-        let Some(name) = self.peers.get(id).and_then(|entry| entry.name.as_ref()) else {
+        let here = self.peers.get(id).and_then(|entry| entry.name.as_ref());
+        let gone = || self.departed.iter().find(|(other, _)| other == id).map(|(_, name)| name);
+        let Some(name) = here.or_else(gone) else {
             return format!("peer#{}", self.short_id(id));
         };
         if self.has_twin(id, name) { format!("{name}#{}", self.short_id(id)) } else { name.to_string() }
@@ -241,6 +253,15 @@ pub(crate) mod tests {
         assert_eq!(found("Ada"), Ok(("2222-b".into(), "")));
         assert_eq!(found("eve hi"), Err(FindError::Nobody("eve".into())));
         assert_eq!(found(""), Err(FindError::Nobody(String::new())));
+    }
+
+    #[test]
+    fn who_left_is_still_called_by_name() {
+        let mut roster = roster(&[("1111-a", "ada")]);
+        let reason = crate::node::api::CloseReason::Left;
+        roster.forget(&Event::Closed { peer: peer("1111-a", "ada"), reason });
+        assert!(roster.is_empty());
+        assert_eq!(roster.label(&UserId::new("1111-a").expect("an id")), "ada");
     }
 
     #[test]

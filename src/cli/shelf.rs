@@ -267,8 +267,17 @@ impl Shelf {
                 );
                 Some(Note::new(Ink::Bad, format!("{}: {} {why}", self.name(transfer), roster.label(peer))))
             }
-            TransferEvent::Done { offer, path, elapsed, skipped, .. } => {
-                Some(Note::new(Ink::Good, received(offer, path.as_deref(), *elapsed, *skipped)))
+            TransferEvent::Done {
+                offer,
+                path,
+                elapsed,
+                skipped,
+                from_origin_bytes,
+                from_others_bytes,
+                ..
+            } => {
+                let fetched = from_origin_bytes + from_others_bytes;
+                Some(Note::new(Ink::Good, received(offer, path.as_deref(), fetched, *elapsed, *skipped)))
             }
             TransferEvent::Failed { transfer, reason, .. } => Some(Note::new(
                 Ink::Bad,
@@ -391,9 +400,15 @@ fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &R
     Note::new(Ink::Bold, format!("{label} offers {what}"))
 }
 
-/// `received film.mkv: 256 MiB in 2.3 s (111 MiB/s), it is in ./film.mkv`.
-pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipped: usize) -> String {
-    let rate = (offer.bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
+/// `received film.mkv (256 MiB) in 2.3 s, 111 MiB/s into ./film.mkv`; what was here already does not count as fast.
+fn received(
+    offer: &OfferInfo,
+    path: Option<&Path>,
+    fetched: u64,
+    elapsed: Duration,
+    skipped: usize,
+) -> String {
+    let rate = (fetched as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
     let place = path.map(|path| format!(" into {}", text::whole_line(&path.display().to_string())));
     let skipped = match skipped {
         0 => String::new(),

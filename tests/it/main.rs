@@ -5,6 +5,7 @@
 mod chaos;
 mod cli;
 mod corpus;
+mod help;
 mod interop;
 mod malicious;
 mod mesh_sim;

@@ -110,7 +110,7 @@ impl JsonFace {
                     ));
                 }
                 let to = self.to(to)?;
-                let token = self.tokens.next();
+                let token = self.tokens.fresh();
                 self.sending.insert(token, r#ref);
                 ask::send(token, paths, to, SourceOptions::default())
             }

@@ -142,6 +142,8 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             Err(_) => continue,
         };
         let step = match happening {
+            // What breaks off because we leave is no news.
+            Happening::Event(_) if session.is_leaving() => continue,
             Happening::Event(event) => repl.on_event(&event),
             Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
             Happening::Input(Input::Line(line)) => {

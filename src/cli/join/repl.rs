@@ -292,7 +292,7 @@ impl Repl {
         if paths.iter().any(|path| path.as_os_str() == "-") {
             return self.complain("stdin can't be sent from within a chat: use swarm send -");
         }
-        let token = self.tokens.next();
+        let token = self.tokens.fresh();
         Step::ask(Ask::Command(ask::send(token, paths, to, SourceOptions::default())))
     }
 
