@@ -93,7 +93,7 @@ impl Transfers {
                 return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
             }
             let len = exchange.len(piece);
-            exchange.note_asked(peer, piece);
+            exchange.note_asked(now, peer, piece);
             let member = exchange.members.get_mut(peer).expect("it was there above");
             member.wanted_bytes += len;
             if !exchange.have.contains(piece) || !self.uploads.want(now, peer, id, piece, len) {

@@ -62,6 +62,8 @@ struct Ready {
 #[derive(Debug)]
 struct Link {
     credit: i64,
+    /// What the channel took at once: reading ahead more than that would only fill memory.
+    grant_bytes: u64,
     frame_bytes: u32,
     queue: VecDeque<Wanted>,
     queued: BTreeSet<(TransferId, u32)>,
@@ -131,6 +133,7 @@ impl Uploads {
     pub(super) fn add_peer(&mut self, now: Instant, peer: &UserId) {
         let link = Link {
             credit: 0,
+            grant_bytes: 0,
             frame_bytes: CONTENT_MAX_BYTES as u32,
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
@@ -154,6 +157,7 @@ impl Uploads {
     pub(super) fn writable(&mut self, peer: &UserId, bytes: usize) {
         if let Some(link) = self.links.get_mut(peer) {
             link.credit = link.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+            link.grant_bytes = bytes as u64;
             let half = u32::try_from(bytes / 2).unwrap_or(u32::MAX);
             link.frame_bytes = half.clamp(FRAME_MIN_BYTES, CONTENT_MAX_BYTES as u32);
         }
@@ -250,7 +254,9 @@ impl Uploads {
             match link.held_bytes() {
                 0 => served < SLOTS,
                 held => {
-                    held + front.len <= READ_AHEAD_PEER_BYTES.max(2 * front.len) && link.reads < READS_PEER
+                    held + front.len
+                        <= link.grant_bytes.clamp(2 * front.len, READ_AHEAD_PEER_BYTES.max(2 * front.len))
+                        && link.reads < READS_PEER
                 }
             }
         });

@@ -318,7 +318,8 @@ impl World {
         }
         let room = CHANNEL_BYTES as i64 - channel.bytes as i64 - channel.left;
         channel.left += room;
-        let input = Input::Writable { peer: to.clone(), bytes: usize::try_from(room).expect("there is room") };
+        let input =
+            Input::Writable { peer: to.clone(), bytes: usize::try_from(room).expect("there is room") };
         let now = self.now;
         self.schedule(now, Happens::Given { peer: from.clone(), input });
     }
