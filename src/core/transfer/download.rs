@@ -86,10 +86,10 @@ impl Exchange {
         best.map(|(_, piece)| piece)
     }
 
-    /// The end game: a piece that another peer was asked for and that is late.
+    /// The end game: when every piece is asked for, a piece that another peer was asked for and that is late.
     fn pick_late(&self, now: Instant, peer: &UserId) -> Option<u32> {
         let member = self.members.get(peer)?;
-        if !member.asked.is_empty() {
+        if !member.asked.is_empty() || !self.missing.is_empty() {
             return None;
         }
         let late = LATE.max(member.quickest.unwrap_or(LATE) * 2);
