@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -112,7 +112,10 @@ pub(super) struct Member {
     pub(super) asked_bytes: u64,
     pub(super) window_bytes: u64,
     /// The shortest time a request took.
-    pub(super) quickest: Option<std::time::Duration>,
+    pub(super) quickest: Option<Duration>,
+    /// What all requests answered so far cost, and how much of that it answers a second.
+    pub(super) answered_bytes: u64,
+    pub(super) answer_bps: f64,
     /// When it last answered a request, or was asked while nothing was outstanding.
     pub(super) heard_at: Instant,
     /// How often in a row requests were taken back because nothing came.
@@ -129,7 +132,9 @@ pub(super) struct Member {
     pub(super) done: bool,
     pub(super) down: Meter,
     pub(super) up: Meter,
-    /// Content bytes it asked for.
+    /// How fast it asks.
+    pub(super) wanted: Meter,
+    /// Content bytes it asked for and was not refused.
     pub(super) wanted_bytes: u64,
 }
 
@@ -137,6 +142,8 @@ pub(super) struct Member {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) at: Instant,
+    /// What the member had answered then.
+    pub(super) answered_bytes: u64,
     /// What came, by offset.
     pub(super) parts: BTreeMap<u32, Bytes>,
     pub(super) got: u32,
@@ -157,6 +164,8 @@ impl Member {
             asked_bytes: 0,
             window_bytes: window,
             quickest: None,
+            answered_bytes: 0,
+            answer_bps: 0.0,
             heard_at: now,
             silences: 0,
             retry_at: None,
@@ -166,6 +175,7 @@ impl Member {
             done: false,
             down: Meter::default(),
             up: Meter::default(),
+            wanted: Meter::default(),
             wanted_bytes: 0,
         }
     }

@@ -5,12 +5,19 @@
 //! each piece about once. When every piece has been shown to somebody, members are shown each other's pieces, too, so that
 //! nobody ever waits for a slow member as long as the uplink has room.
 
+use std::time::{Duration, Instant};
+
 use super::exchange::{Exchange, Phase};
 use super::pieces::ones;
 use crate::wire::UserId;
 use crate::wire::transfer::PIECES_PER_MESSAGE;
 
-/// The most that is shown ahead to one member.
+/// How long ahead of its requests a member is shown pieces. What is shown to one is not shown to others for a while, so
+/// that more would leave a slow member sitting on pieces that fast ones could spread.
+const LOOKAHEAD: Duration = Duration::from_millis(500);
+
+/// The least that is shown ahead to one member, and the most.
+const LOOKAHEAD_MIN_BYTES: u64 = 2 * 1024 * 1024;
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How many candidates are compared before the best of them is taken.
@@ -41,16 +48,16 @@ impl Exchange {
         }
     }
 
-    /// Takes down that `peer` asked us for a piece. One that uses up what it was shown is shown more at a time.
-    pub(super) fn note_asked(&mut self, peer: &UserId, piece: u32) {
+    /// Takes down that `peer` asked us for a piece. It is shown ahead what it asks for in [`LOOKAHEAD`].
+    pub(super) fn note_asked(&mut self, now: Instant, peer: &UserId, piece: u32) {
         let len = self.len(piece);
         let Some(member) = self.members.get_mut(peer) else { return };
         if member.open.remove(piece) {
             member.open_bytes -= len;
         }
-        if member.open_bytes * 4 < member.lookahead_bytes && !member.shown.is_all() {
-            member.lookahead_bytes = (member.lookahead_bytes * 2).min(LOOKAHEAD_MAX_BYTES);
-        }
+        member.wanted.add(now, len);
+        let ahead = (member.wanted.bps(now) as f64 * LOOKAHEAD.as_secs_f64()) as u64;
+        member.lookahead_bytes = ahead.clamp(LOOKAHEAD_MIN_BYTES, LOOKAHEAD_MAX_BYTES);
     }
 
     fn is_owed(&self, peer: &UserId) -> bool {

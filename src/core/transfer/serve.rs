@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::exchange::{Exchange, Phase};
 use super::machine::{Pending, TICK, Transfers};
 use super::negotiate::unexpected;
-use super::share::Share;
+use super::share::{Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskError, DiskJob, FailReason, Output, Reason};
 use crate::wire::transfer::{Bits, PIECES_PER_BITS, PIECES_PER_MESSAGE, TransferMessage};
 use crate::wire::{TransferId, UserId};
@@ -93,7 +93,7 @@ impl Transfers {
                 return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
             }
             let len = exchange.len(piece);
-            exchange.note_asked(peer, piece);
+            exchange.note_asked(now, peer, piece);
             let member = exchange.members.get_mut(peer).expect("it was there above");
             member.wanted_bytes += len;
             if !exchange.have.contains(piece) || !self.uploads.want(now, peer, id, piece, len) {
@@ -130,12 +130,15 @@ impl Transfers {
     /// Reads and sends as much as slots, memory, channels and the rate limit allow.
     pub(super) fn serve(&mut self, now: Instant) {
         loop {
-            let shares = &mut self.shares;
-            let is_fresh = |id: &TransferId, piece| match shares.get(id).map(|share| &share.stage) {
-                Some(super::share::Stage::Sharing(exchange)) => !exchange.served.contains(piece),
-                _ => false,
+            let shares = &self.shares;
+            let copies = |id: &TransferId, piece| match shares.get(id).map(|share| &share.stage) {
+                // What is on its way to somebody is as good as there.
+                Some(Stage::Sharing(exchange)) => {
+                    exchange.copies[piece as usize].max(exchange.served.contains(piece).into())
+                }
+                Some(Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_)) | None => u16::MAX,
             };
-            let Some(next) = self.uploads.next_read(now, is_fresh) else { break };
+            let Some(next) = self.uploads.next_read(now, copies) else { break };
             if let Some(exchange) = self.shares.get_mut(&next.transfer).and_then(Share::exchange) {
                 exchange.served.insert(next.piece);
             }
