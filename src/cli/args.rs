@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use super::config::{Arrival, IceServer, Rate};
+use super::serve::ServeArgs;
+use super::token::TokenArgs;
+use super::values::{self, Arrival, Rate};
+use crate::io::rtc::IceServer;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -37,11 +40,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Join a room and chat; without an invite, start a room and print its invite
-    Join(JoinArgs),
+    Join(Box<JoinArgs>),
     /// Send files and folders to everyone in a room
-    Send(SendArgs),
+    Send(Box<SendArgs>),
     /// Receive files from a room
-    Recv(RecvArgs),
+    Recv(Box<RecvArgs>),
+    /// Run a signaling server
+    Serve(Box<ServeArgs>),
+    /// Make a token key, or mint a token that expires
+    Token(TokenArgs),
     /// Print the completions of a shell
     #[command(after_help = "Example: swarm completions zsh > ~/.zfunc/_swarm")]
     Completions {
@@ -83,9 +90,13 @@ pub struct JoinArgs {
     #[arg(long)]
     pub no_history: bool,
 
-    /// Without a terminal: wait for this many peers before stdin is read
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub wait: usize,
+    /// Without a terminal: read stdin once this many peers are here [default: 1; with --json 0]
+    #[arg(long, value_name = "N")]
+    pub wait: Option<usize>,
+
+    /// Without a terminal: stay when stdin ends, instead of leaving once everything is said
+    #[arg(long)]
+    pub keep: bool,
 
     /// What to do with files that are offered.
     #[command(flatten)]
@@ -214,7 +225,7 @@ pub struct RoomArgs {
     pub allow_unverified: bool,
 
     /// stun:HOST[:PORT] or turn:USER:PASSWORD@HOST[:PORT] or @FILE (may be given again)
-    #[arg(long, value_name = "URL", help_heading = "Network")]
+    #[arg(long, value_name = "URL", value_parser = values::ice_server, help_heading = "Network")]
     pub ice_server: Vec<IceServer>,
 
     /// Connect through TURN servers only, so that peers do not learn this machine's addresses

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::exit::Exit;
 use crate::core::peer::{Path, PathKind};
 use crate::core::transfer::{Direction, OfferInfo, TransferEvent};
 use crate::node::api::{self, CloseReason, PeerInfo, PeerKind, SignalingState};
@@ -282,6 +283,16 @@ pub enum ErrorCode {
     Refused,
     Unreachable,
     Failed,
+}
+
+impl From<Exit> for ErrorCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Refused => Self::Refused,
+            Exit::Unreachable => Self::Unreachable,
+            Exit::Done | Exit::Failed | Exit::Usage | Exit::Incomplete => Self::Failed,
+        }
+    }
 }
 
 /// What a script asks of `swarm join --json`, one object a line.

@@ -13,6 +13,15 @@ pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
 
 static SINK: Mutex<Option<LineSink>> = Mutex::new(None);
 
+/// What may not be logged whatever is asked for: at `trace` this library writes out the upgrade with its `Authorization`,
+/// and every message.
+const CAPPED: [&str; 4] = [
+    "tungstenite=debug",
+    "tungstenite::handshake::client=debug",
+    "tungstenite::protocol=debug",
+    "tungstenite::protocol::frame=debug",
+];
+
 /// Starts logging: `-v` and above, or whatever `SWARM_LOG` filters (`tracing`'s directives).
 pub fn init(cli: &Cli) {
     let directives = match cli.verbose {
@@ -22,6 +31,8 @@ pub fn init(cli: &Cli) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("SWARM_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
+    let capped = |filter: EnvFilter, cap: &str| filter.add_directive(cap.parse().expect("a directive"));
+    let filter = CAPPED.into_iter().fold(filter, capped);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr).with_ansi(false).init();
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::term::Ink;
-use crate::node::api::PeerInfo;
+use crate::node::api::{Event, PeerInfo};
 use crate::wire::UserId;
 use crate::wire::text::{self, Name};
 
@@ -50,15 +50,31 @@ impl Roster {
         self.own = own;
     }
 
+    /// Learns from an event who came, and what is new about whom. To be called before the event is put into words.
+    pub fn learn(&mut self, event: &Event) {
+        match event {
+            Event::Opened(peer) | Event::Renamed { peer, .. } => self.upsert(peer),
+            Event::Message { from, .. } | Event::Data { from, .. } => self.upsert(from),
+            Event::Ready { .. }
+            | Event::Signaling(_)
+            | Event::Closed { .. }
+            | Event::Transfer(_)
+            | Event::PeerFailed { .. }
+            | Event::Ended(_) => {}
+        }
+    }
+
+    /// Forgets who left. To be called after the event was put into words, which still need the name.
+    pub fn forget(&mut self, event: &Event) {
+        if let Event::Closed { peer, .. } = event {
+            self.peers.remove(&peer.id);
+        }
+    }
+
     /// A peer came, or something about it is new.
     pub fn upsert(&mut self, info: &PeerInfo) {
         let entry = Entry { info: info.clone(), name: Name::from_remote(&info.name) };
         self.peers.insert(info.id.clone(), entry);
-    }
-
-    /// A peer left.
-    pub fn remove(&mut self, id: &UserId) {
-        self.peers.remove(id);
     }
 
     /// How many peers are here.

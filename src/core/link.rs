@@ -22,7 +22,7 @@ use super::auth::{self, End, Proof, Role};
 use super::chat::{self, FastMessage};
 use super::peer::{Channel, Fingerprint, LinkKey, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
 use crate::wire::control::{CONTROL_VERSION, Control};
-use crate::wire::limits::{CANDIDATES_MAX, CHANNEL_MESSAGE_MAX_BYTES};
+use crate::wire::limits::{CANDIDATES_MAX, CHANNEL_MESSAGE_MAX_BYTES, NAME_MAX_CHARS};
 use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, RoomKey, Sdp, UserId};
 
 /// How long the answer to a claimed offer may take. The server gives a claim back after 10 s; this is the safety net behind
@@ -225,6 +225,7 @@ struct Session {
     fingerprints: Option<Fingerprints>,
     fast_open: bool,
     hello: Option<Hello>,
+    verified: bool,
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
@@ -330,6 +331,11 @@ impl Link {
     /// Whether the link carries messages.
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready(_))
+    }
+
+    /// Whether the peer proved the room's key.
+    pub fn is_verified(&self) -> bool {
+        matches!(&self.state, State::Ready(session) if session.verified)
     }
 
     /// Whether both descriptions are known, so that the link may come up without the server.
@@ -610,6 +616,8 @@ impl Link {
                 self.handle_hello(now, identity, name, proof.as_deref());
             }
             Message::Control(Control::Bye { reason }) => self.close(bye_reason(&reason)),
+            // Nothing of the control channel overtakes the hello: parsed JSON of strangers is not kept.
+            Message::Control(_) if session.hello.is_none() => {}
             Message::Text(_) | Message::Data(_) | Message::Control(_) | Message::Bulk(_) => {
                 session.early_bytes += len_bytes + EARLY_MESSAGE_BYTES;
                 if session.early_bytes > EARLY_BYTES_MAX {
@@ -641,7 +649,7 @@ impl Link {
 
     fn handle_control(&mut self, now: Instant, control: Control) {
         match control {
-            Control::Name { name } => self.event(Event::Renamed(name)),
+            Control::Name { name } => self.event(Event::Renamed(clip(name))),
             Control::Direct { text } => self.event(Event::Text { text, direct: true }),
             Control::Probe { nonce } => self.send_control(&Control::Alive { nonce }),
             Control::Alive { nonce } => self.handle_alive(nonce),
@@ -654,8 +662,10 @@ impl Link {
 
     /// What the peer said last on the other channels may still be on its way: the end is the end of the connection.
     fn handle_bye(&mut self, now: Instant, reason: CloseReason) {
-        if let State::Ready(session) = &mut self.state {
-            session.bye.get_or_insert(reason);
+        if let State::Ready(session) = &mut self.state
+            && session.bye.is_none()
+        {
+            session.bye = Some(reason);
             self.deadline = Some((now + BYE_TIMEOUT, Deadline::Bye));
         }
     }
@@ -679,7 +689,7 @@ impl Link {
         if identity.key.is_some() && !verified {
             return self.close(CloseReason::KeyMismatch);
         }
-        self.accept_hello(now, Hello { name, verified });
+        self.accept_hello(now, Hello { name: clip(name), verified });
     }
 
     fn accept_hello(&mut self, now: Instant, hello: Hello) {
@@ -715,6 +725,7 @@ impl Link {
         let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
         let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
         let early = std::mem::take(&mut session.early);
+        session.verified = hello.verified;
         self.state = State::Ready(session);
         self.deadline = None;
         self.event(Event::Ready { kind, verified: hello.verified, name: hello.name });
@@ -817,6 +828,7 @@ impl Session {
             fingerprints: None,
             fast_open: false,
             hello: None,
+            verified: false,
             candidates: 0,
             control_open: false,
             probe: None,
@@ -835,6 +847,14 @@ impl Identity {
             PeerKind::Swarm => true,
             PeerKind::Original => self.key.is_none() || self.allow_unverified,
         }
+    }
+}
+
+/// Names travel with everything that is told of a peer. One with many marks still has a name's worth of letters in here.
+fn clip(name: String) -> String {
+    match name.char_indices().nth(16 * NAME_MAX_CHARS) {
+        Some((at, _)) => name[..at].to_owned(),
+        None => name,
     }
 }
 
@@ -859,3 +879,6 @@ fn bye_reason(word: &str) -> CloseReason {
         _ => CloseReason::Left,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ mod links;
 mod offers;
 mod repair;
 mod signaling;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;

@@ -17,6 +17,8 @@ mod deadlines;
 mod limits;
 mod member;
 mod presence;
+#[cfg(test)]
+mod properties;
 mod routing;
 mod state;
 #[cfg(test)]

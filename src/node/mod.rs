@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::core::link::PeerKind;
 use crate::core::mesh::{self, Mesh};
 use crate::core::peer::{LinkKey, PeerCommand, PeerEvent};
-use crate::core::transfer::{self, OpId, Transfers};
+use crate::core::transfer::{self, OpId, TransferEvent, Transfers};
 use crate::io::disk::Disk;
 use crate::io::rtc::{RtcConfig, RtcDriver, RtcError};
 use crate::wire::signal::ErrorCode;
@@ -33,8 +33,11 @@ use roster::Roster;
 /// Inputs taken in one turn before the outputs are carried out and everybody else is looked at.
 const TURN_BUDGET: usize = 64;
 
-/// Commands of the face, and events for it, that may wait.
+/// Commands of the face, events for it, and answers of the disk, that may wait.
 const QUEUE: usize = 256;
+
+/// Events that may wait for a face before the server is not listened to, either: far more than a server has reason to cause.
+const OUTBOUND_MAX: usize = 4096;
 
 /// A peer that has this much waiting in front of it holds back the commands of the faces. The driver closes a connection
 /// at 16 MiB.
@@ -110,8 +113,8 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
     let (rtc, rtc_events) = RtcDriver::new(config.rtc)?;
     let (commands, asked) = mpsc::channel(QUEUE);
     let (events, told) = mpsc::channel(QUEUE);
-    let (completions, disk_done) = mpsc::unbounded_channel();
-    let seed = config.mesh.seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
+    let (completions, disk_done) = mpsc::channel(QUEUE);
+    let seed = config.mesh.seed;
     let now = Instant::now();
     let node = Node {
         transfers: Transfers::new(config.transfers, seed),
@@ -133,7 +136,7 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
 
 struct Inlets {
     rtc_events: mpsc::Receiver<(LinkKey, PeerEvent)>,
-    disk_done: mpsc::UnboundedReceiver<(OpId, transfer::DiskDone)>,
+    disk_done: mpsc::Receiver<(OpId, transfer::DiskDone)>,
     asked: mpsc::Receiver<Command>,
     news: mpsc::Receiver<SignalingNews>,
 }
@@ -217,7 +220,9 @@ impl Node {
             command = inlets.asked.recv(), if peers_keep_up && self.stage != Stage::Leaving => {
                 self.handle_command(command.unwrap_or(Command::Quit));
             }
-            Some(news) = inlets.news.recv() => return self.handle_news(news),
+            Some(news) = inlets.news.recv(), if self.outbound.len() < OUTBOUND_MAX => {
+                return self.handle_news(news);
+            }
             () = sleep_until(wake_at) => self.handle_timeout(),
         }
         Flow::On
@@ -460,7 +465,9 @@ impl Node {
             transfer::Output::Bulk { peer, frame } => {
                 self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
             }
-            transfer::Output::Disk(op) => self.disk.start(op),
+            transfer::Output::Disk(op) => self.disk.submit(op),
+            // The next one says more: nothing is lost on a face that is behind.
+            transfer::Output::Event(TransferEvent::Progress(_)) if self.outbound.len() >= QUEUE => {}
             transfer::Output::Event(event) => self.tell(Event::Transfer(event)),
         }
     }

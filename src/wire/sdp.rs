@@ -48,9 +48,11 @@ impl Sdp {
         if self.has_marker() {
             return self.clone();
         }
-        let at = self.0.find("\nm=").map_or(self.0.len(), |newline| newline + 1);
-        let (session, media) = self.0.split_at(at);
-        Self(format!("{session}{MARKER}\r\n{media}"))
+        let session_bytes: usize =
+            self.0.split_inclusive('\n').take_while(|line| !line.starts_with("m=")).map(str::len).sum();
+        let (session, media) = self.0.split_at(session_bytes);
+        let line_end = if session.is_empty() || session.ends_with('\n') { "" } else { "\r\n" };
+        Self(format!("{session}{line_end}{MARKER}\r\n{media}"))
     }
 
     fn session_lines(&self) -> impl Iterator<Item = &str> {

@@ -106,6 +106,7 @@ impl Chaos {
     }
 
     fn happen(&mut self, happening: Happening) {
+        self.world.trace(&happening);
         let alive = self.world.alive();
         let pick = |index: usize| (!alive.is_empty()).then(|| alive[index % alive.len()]);
         match happening {
@@ -255,6 +256,7 @@ impl Chaos {
         }
         if originals.is_empty() {
             self.world.assert_everyone_hears_everyone(ours);
+            self.world.assert_links_outlive_the_server(ours);
         }
     }
 

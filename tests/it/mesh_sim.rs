@@ -6,7 +6,7 @@ use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{self, Event};
 use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, UserId};
 
-use crate::sim::{Break, PeerNo, World, was_told_of};
+use crate::sim::{Break, Newcomer, PeerNo, World, was_told_of};
 
 const KEY: Option<[u8; 16]> = Some([1; 16]);
 
@@ -256,6 +256,218 @@ fn an_init_under_a_members_name_does_not_touch_that_member() {
     };
     world.raw_signal(socket, ClientSignal::Init(init));
     world.raw_signal(socket, ClientSignal::Close);
+    world.settle();
+    world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn a_newcomer_whose_welcome_is_lost_is_let_in_again_at_once() {
+    let (mut world, mut peers) = world_of(2, 18);
+    let newcomer = world.join("newcomer", "lobby", KEY);
+    // Its `init` arrives; the answer does not.
+    world.run_for(Duration::from_millis(90));
+    world.break_socket(newcomer, Break::Clean);
+    world.run_for(seconds(8));
+    assert_eq!(world.peers[newcomer].ready_peers().len(), 2, "long before the grace is over");
+    peers.push(newcomer);
+    world.settle();
+    world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn a_peer_is_back_before_the_server_knows_that_it_was_away() {
+    let (mut world, peers) = world_of(4, 19);
+    world.break_socket(peers[1], Break::ServerLate);
+    world.run_for(seconds(5));
+    assert_eq!(world.rooms.stats().counters.resumed, 1);
+    world.settle();
+    world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn an_id_is_free_again_when_the_grace_of_its_crashed_owner_is_over() {
+    let (mut world, peers) = world_of(3, 20);
+    world.crash(peers[1]);
+    world.run_for(seconds(1));
+    let refused = world.join("peer-1", "lobby", KEY);
+    world.run_for(seconds(5));
+    assert!(world.peers[refused].events.iter().any(|event| matches!(event, Event::Refused { .. })));
+    let stubborn = world.enter(Newcomer::new("peer-1", "lobby", KEY).insisting());
+    world.settle();
+    world.assert_full_mesh(&[peers[0], stubborn, peers[2]]);
+}
+
+#[test]
+fn originals_and_ours_meet_in_an_open_room() {
+    let mut world = World::new(21);
+    let mut peers = Vec::new();
+    for round in 0..3 {
+        peers.push(world.join(&format!("ours-{round}"), "lobby", None));
+        world.run_for(seconds(1));
+        peers.push(world.enter(Newcomer::original(&format!("original-{round}"), "lobby")));
+        world.run_for(seconds(1));
+    }
+    world.settle();
+    world.assert_full_mesh(&peers);
+    world.assert_everyone_hears_everyone(&peers);
+    world.assert_quiet();
+}
+
+#[test]
+fn originals_and_ours_all_at_once_meet_too() {
+    let mut world = World::new(22);
+    let mut peers: Vec<PeerNo> = Vec::new();
+    for round in 0..5 {
+        peers.push(world.enter(Newcomer::original(&format!("original-{round}"), "lobby")));
+        peers.push(world.join(&format!("ours-{round}"), "lobby", None));
+    }
+    world.settle();
+    world.assert_full_mesh(&peers);
+    world.assert_everyone_hears_everyone(&peers);
+}
+
+#[test]
+fn an_original_that_leaves_is_gone_at_once_for_everyone() {
+    let mut world = World::new(23);
+    let ours = [world.join("a", "lobby", None), world.join("b", "lobby", None)];
+    let original = world.enter(Newcomer::original("o", "lobby"));
+    world.run_for(seconds(3));
+    world.leave(original);
+    world.run_for(seconds(1));
+    world.assert_full_mesh(&ours);
+}
+
+#[test]
+fn an_original_whose_socket_breaks_takes_its_links_down_and_nobody_asks_for_it() {
+    let mut world = World::new(24);
+    let ours = [world.join("a", "lobby", None), world.join("b", "lobby", None)];
+    let original = world.enter(Newcomer::original("o", "lobby"));
+    world.run_for(seconds(3));
+    let wants = world.wants_sent;
+    world.break_socket(original, Break::Clean);
+    world.settle();
+    world.assert_full_mesh(&ours);
+    assert_eq!(world.wants_sent, wants);
+}
+
+#[test]
+fn originals_stay_outside_a_room_with_a_key_and_peace_returns() {
+    let mut world = World::new(25);
+    let first = world.join("first", "lobby", KEY);
+    world.run_for(seconds(1));
+    let originals = [1, 2, 3].map(|no| world.enter(Newcomer::original(&format!("original-{no}"), "lobby")));
+    world.run_for(seconds(1));
+    let second = world.join("second", "lobby", KEY);
+    world.run_for(seconds(5));
+    for original in originals {
+        let id = &world.peers[original].id;
+        assert!(was_told_of(&world.peers[first], id, CloseReason::Unverified), "as the offerer");
+        assert!(was_told_of(&world.peers[second], id, CloseReason::Unverified), "as the answerer");
+        assert_eq!(world.peers[original].ready_peers().len(), 2, "the originals have each other");
+    }
+    world.assert_full_mesh(&[first, second]);
+    world.assert_quiet();
+}
+
+#[test]
+fn originals_are_let_into_a_room_with_a_key_by_those_who_allow_it() {
+    let mut world = World::new(26);
+    let open = world.enter(Newcomer::new("open", "lobby", KEY).allowing_unverified());
+    let strict = world.join("strict", "lobby", KEY);
+    let original = world.enter(Newcomer::original("original", "lobby"));
+    world.settle();
+    let ids = |peers: &[PeerNo]| peers.iter().map(|no| world.peers[*no].id.clone()).collect();
+    world.assert_connected_to(open, &ids(&[strict, original]));
+    world.assert_connected_to(strict, &ids(&[open]));
+    assert_eq!(world.peers[original].ready_peers(), ids(&[open]));
+    let is_verified = |event: &Event| matches!(event, Event::Opened { peer, verified: true, .. } if *peer == world.peers[original].id);
+    assert!(!world.peers[open].events.iter().any(is_verified));
+}
+
+#[test]
+fn a_peer_that_has_as_many_links_as_it_may_is_left_alone() {
+    let mut world = World::new(27);
+    let small = world.enter(Newcomer::new("small", "lobby", KEY).with_max_peers(2));
+    world.run_for(seconds(1));
+    let others: Vec<PeerNo> = (0..4).map(|no| world.join(&format!("peer-{no}"), "lobby", KEY)).collect();
+    world.run_for(seconds(600));
+    assert_eq!(world.peers[small].ready_peers().len(), 2);
+    for &other in &others {
+        assert!(world.peers[other].ready_peers().len() >= 3);
+    }
+    world.assert_quiet();
+}
+
+#[test]
+fn a_pair_without_a_path_gives_up_in_the_end() {
+    let (mut world, peers) = world_of(3, 28);
+    world.set_path(peers[0], peers[1], false);
+    world.run_for(seconds(1_200));
+    world.assert_quiet();
+    assert_eq!(world.peers[peers[0]].ready_peers().len(), 1);
+}
+
+#[test]
+fn a_pair_that_gave_up_is_tried_again_when_one_of_them_reconnects() {
+    let (mut world, peers) = world_of(2, 29);
+    world.set_path(peers[0], peers[1], false);
+    world.run_for(seconds(1_200));
+    world.set_path(peers[0], peers[1], true);
+    world.break_socket(peers[0], Break::Clean);
+    world.settle();
+    world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn a_peer_stopped_while_it_connects_is_tried_again() {
+    for ms in (0..400).step_by(20) {
+        let (mut world, mut peers) = world_of(2, 30 + ms);
+        let newcomer = world.join("newcomer", "lobby", KEY);
+        world.run_for(Duration::from_millis(ms));
+        world.freeze(newcomer, seconds(14));
+        world.settle();
+        peers.push(newcomer);
+        world.assert_full_mesh(&peers);
+    }
+}
+
+#[test]
+fn a_line_said_as_soon_as_a_peer_is_ready_is_heard_by_it() {
+    for seed in 0..40 {
+        let mut world = World::new(seed);
+        let peers = [world.join("a", "lobby", KEY), world.join("b", "lobby", KEY)];
+        let mut first = None;
+        while first.is_none() {
+            world.run_for(Duration::from_millis(1));
+            first = peers.into_iter().find(|peer| !world.peers[*peer].ready_peers().is_empty());
+        }
+        let speaker = first.expect("the loop ended");
+        world.say(speaker, "hello");
+        world.run_for(seconds(2));
+        let listener = peers[usize::from(speaker == peers[0])];
+        assert_eq!(world.lines(listener).len(), 1, "seed {seed}");
+    }
+}
+
+#[test]
+fn after_everybody_left_the_server_holds_nothing() {
+    let (mut world, peers) = world_of(5, 31);
+    world.leave(peers[0]);
+    world.break_socket(peers[1], Break::MidMessage);
+    world.crash(peers[2]);
+    world.assert_server_forgets();
+}
+
+#[test]
+fn a_peer_that_left_makes_no_more_links() {
+    let (mut world, peers) = world_of(3, 32);
+    let newcomer = world.join("newcomer", "lobby", KEY);
+    // Offers of all three travel towards it as it leaves.
+    world.run_for(Duration::from_millis(60));
+    world.input(newcomer, mesh::Input::Close);
+    world.run_for(seconds(2));
+    assert_eq!(world.peers[newcomer].mesh().held().links, 0);
+    world.crash(newcomer);
     world.settle();
     world.assert_full_mesh(&peers);
 }

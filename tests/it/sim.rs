@@ -124,7 +124,10 @@ pub struct Peer {
     pub program: Program,
     pub events: Vec<Event>,
     who: Newcomer,
+    /// The socket that works.
     socket: Option<SocketId>,
+    /// The socket that the peer takes for working.
+    believed: Option<SocketId>,
     alive: bool,
     frozen: bool,
     /// What came while the process was frozen.
@@ -248,6 +251,7 @@ impl World {
             has_connected: false,
             who,
             socket: None,
+            believed: None,
             alive: true,
             frozen: false,
             backlog: Vec::new(),
@@ -449,11 +453,7 @@ impl World {
     }
 
     /// `SWARM_SIM_TRACE=1` shows what happens, on stderr.
-    pub fn mark(&self, what: &impl std::fmt::Debug) {
-        self.trace(what);
-    }
-
-    fn trace(&self, what: &impl std::fmt::Debug) {
+    pub fn trace(&self, what: &impl std::fmt::Debug) {
         if self.is_traced {
             eprintln!("{:9.3} {what:?}", self.now.duration_since(self.start).as_secs_f64());
         }

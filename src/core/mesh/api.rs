@@ -1,5 +1,7 @@
 //! What goes into a mesh and what comes out of it.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::core::link::{CloseReason, Deadline, Identity, PeerKind};
@@ -8,7 +10,6 @@ use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, ServerSignal, UserId};
 
 /// What a mesh is made from.
-#[derive(Debug)]
 pub struct Config {
     /// Who we are, the room and its key.
     pub identity: Identity,
@@ -18,6 +19,13 @@ pub struct Config {
     pub max_peers: usize,
     /// Seeds the resume secret, connection ids and retry delays. Must come from the system's randomness.
     pub seed: [u8; 32],
+}
+
+impl fmt::Debug for Config {
+    /// The seed is as secret as what is drawn from it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("identity", &self.identity).finish_non_exhaustive()
+    }
 }
 
 /// To whom.

@@ -46,24 +46,33 @@ impl Mesh {
         let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
         let is_ignored = self.ignored.contains(&peer);
         match event {
+            // Where peers without a proof are let in, whoever has one keeps the place against them.
+            link::Event::Ready { verified: false, .. } if self.has_verified_link(&peer) => {
+                self.feed(now, key, link::Input::Close(CloseReason::Unverified));
+            }
             link::Event::Ready { kind, verified, name } => {
                 self.handle_link_ready(now, key, &peer);
                 self.event(Event::Opened { peer, kind, verified, name });
             }
             link::Event::Path(path) => self.event(Event::Path { peer, path }),
             link::Event::Writable(bytes) => self.event(Event::Writable { peer, bytes }),
-            link::Event::Renamed(name) => self.event(Event::Renamed { peer, name }),
             link::Event::Text { .. }
             | link::Event::Data(_)
+            | link::Event::Renamed(_)
             | link::Event::Transfer(_)
             | link::Event::Bulk(_)
                 if is_ignored => {}
+            link::Event::Renamed(name) => self.event(Event::Renamed { peer, name }),
             link::Event::Text { text, direct } => self.event(Event::Text { from: peer, text, direct }),
             link::Event::Data(bytes) => self.event(Event::Data { from: peer, bytes }),
             link::Event::Transfer(message) => self.event(Event::Transfer { from: peer, message }),
             link::Event::Bulk(frame) => self.event(Event::Bulk { from: peer, frame }),
             link::Event::Closed(_) | link::Event::Stale => unreachable!("returned above"),
         }
+    }
+
+    fn has_verified_link(&self, peer: &UserId) -> bool {
+        self.ready_link(peer).and_then(|key| self.links.get(&key)).is_some_and(Link::is_verified)
     }
 
     fn handle_link_ready(&mut self, now: Instant, key: LinkKey, peer: &UserId) {

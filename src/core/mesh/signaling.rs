@@ -18,8 +18,10 @@ const ORPHANS_MAX: usize = 16;
 
 impl Mesh {
     pub(super) fn handle_signaling_up(&mut self, now: Instant) {
-        if self.signaling == Signaling::Closed {
-            return;
+        match self.signaling {
+            Signaling::Closed => return,
+            Signaling::Entering | Signaling::Welcomed => self.handle_signaling_down(now),
+            Signaling::Down => {}
         }
         self.signaling = Signaling::Entering;
         let have = self.underway_peers();

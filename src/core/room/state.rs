@@ -124,8 +124,8 @@ pub(super) enum Pair {
     Linked { link: LinkId, tries: u32 },
     /// Both said that they are connected, over a link that this server never saw.
     Theirs,
-    /// One of the two gave the connection up for good. They stay apart until one of them asks.
-    Apart,
+    /// One of the two gave up for good the link that was made at `since`. They stay apart until one of them asks.
+    Apart { since: Instant },
 }
 
 impl Room {
@@ -192,7 +192,7 @@ impl Room {
         let pair = PairKey::of(owner, taker);
         let tries = match self.pairs.get(&pair) {
             Some(Pair::Waiting { tries, .. } | Pair::Linked { tries, .. }) => *tries,
-            Some(Pair::Theirs | Pair::Apart) | None => 0,
+            Some(Pair::Theirs | Pair::Apart { .. }) | None => 0,
         };
         let until = turn.now + turn.limits.claim_timeout * (1 << tries.min(3));
         let claim = Claim { until, answered: false, owner_seen: false };

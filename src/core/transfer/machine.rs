@@ -104,12 +104,12 @@ impl Outbox {
 
 impl Transfers {
     /// A machine with no transfers. The same seed and inputs give the same outputs.
-    pub fn new(config: Config, seed: u64) -> Self {
+    pub fn new(config: Config, seed: [u8; 32]) -> Self {
         Self {
             uploads: Uploads::new(config.up_bps),
             down: Bucket::new(config.down_bps),
             config,
-            rng: StdRng::seed_from_u64(seed),
+            rng: StdRng::from_seed(seed),
             ready: BTreeMap::new(),
             cut_off: BTreeSet::new(),
             shares: BTreeMap::new(),

@@ -53,7 +53,8 @@ pub use disk::{
     Written,
 };
 pub use event::{
-    CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, TransferEvent,
+    CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, StopReason,
+    TransferEvent,
 };
 pub use machine::Transfers;
 pub use pieces::PieceSet;

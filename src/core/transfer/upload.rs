@@ -150,7 +150,7 @@ impl Uploads {
         }
     }
 
-    /// The channel takes so much. A frame is kept to half of it, so that a slow path is not held up by a single one.
+    /// The channel takes so much more. A frame is kept to half of that, so that a slow path is not held up by a single one.
     pub(super) fn writable(&mut self, peer: &UserId, bytes: usize) {
         if let Some(link) = self.links.get_mut(peer) {
             link.credit = link.credit.saturating_add_unsigned(bytes as u64);

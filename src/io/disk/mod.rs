@@ -37,18 +37,17 @@ use target::Destination;
 #[derive(Debug, Clone)]
 pub struct Disk {
     stores: Arc<Stores>,
-    done: mpsc::UnboundedSender<(OpId, DiskDone)>,
+    done: mpsc::Sender<(OpId, DiskDone)>,
 }
 
 impl Disk {
-    /// A disk that answers on `done`. There are never more answers than operations asked for, apart from ten
-    /// [`DiskDone::Scanning`] a second.
-    pub fn new(done: mpsc::UnboundedSender<(OpId, DiskDone)>) -> Self {
+    /// A disk that answers on `done`. An answer that nobody takes holds up its own operation's thread, nothing else.
+    pub fn new(done: mpsc::Sender<(OpId, DiskDone)>) -> Self {
         Self { stores: Arc::new(Stores::new(io::stdout())), done }
     }
 
     /// Starts an operation. Must be called in a tokio runtime.
-    pub fn start(&self, op: DiskOp) {
+    pub fn submit(&self, op: DiskOp) {
         if let DiskJob::Close { transfer } = op.job {
             self.stores.close(transfer);
             return;
@@ -56,8 +55,8 @@ impl Disk {
         let (stores, done) = (self.stores.clone(), self.done.clone());
         tokio::task::spawn_blocking(move || {
             // Nobody listens any more when the node has ended.
-            let answer = stores.run(op.job, |scanning| drop(done.send((op.id, scanning))));
-            drop(done.send((op.id, answer)));
+            let answer = stores.run(op.job, |scanning| drop(done.blocking_send((op.id, scanning))));
+            drop(done.blocking_send((op.id, answer)));
         });
     }
 }

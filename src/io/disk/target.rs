@@ -199,9 +199,7 @@ impl Destination {
             match place {
                 Place::Folder => {}
                 // Its hash was taken a moment ago, and it is taken again whenever a piece of it is served.
-                Place::There(_) => self.manifest.pieces(entry).for_each(|piece| {
-                    let _ = opened.have.insert(piece);
-                }),
+                Place::There(_) => opened.have.extend(self.manifest.pieces(entry)),
                 Place::Skipped => {
                     opened.skipped_files += 1;
                     opened.unwanted.extend(self.manifest.pieces(entry));

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::scene::Generation::{First, Second};
-use super::scene::{Arrival, Kind, Manner, Scene, Sight};
+use crate::scene::Generation::{First, Second};
+use crate::scene::{Arrival, Kind, Manner, Scene, Sight};
 
 #[test]
 #[ignore = "needs the originals: scripts/test interop"]

@@ -8,7 +8,7 @@ use fast_rtc_swarm::core::mesh::{self, Event};
 use fast_rtc_swarm::core::peer::{Channel, Payload};
 use fast_rtc_swarm::wire::UserId;
 
-use super::{PeerNo, Program, World};
+use super::{Break, PeerNo, Program, World};
 
 impl World {
     /// The invariants that hold once things are quiet, among the live members of one room that may be connected.
@@ -100,6 +100,22 @@ impl World {
                 others.map(|other| format!("{}: roll call", self.peers[*other].id)).collect();
             expected.sort();
             assert_eq!(heard, expected, "what {} heard", self.peers[no].id);
+        }
+    }
+
+    /// Whatever becomes of sockets and servers, a link that works goes on.
+    pub fn assert_links_outlive_the_server(&mut self, members: &[PeerNo]) {
+        let before: Vec<usize> = members.iter().map(|no| self.peers[*no].events.len()).collect();
+        for &no in members {
+            self.break_socket(no, Break::Clean);
+        }
+        self.run_for(Duration::from_secs(45));
+        self.restart_server();
+        self.run_for(Duration::from_secs(45));
+        for (&no, before) in members.iter().zip(before) {
+            let news = &self.peers[no].events[before..];
+            let is_change = |event: &Event| matches!(event, Event::Opened { .. } | Event::Closed { .. });
+            assert!(!news.iter().any(is_change), "{}: {news:?}", self.peers[no].id);
         }
     }
 

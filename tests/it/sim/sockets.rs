@@ -68,13 +68,15 @@ impl World {
     }
 
     pub(super) fn handle_socket_opens(&mut self, no: PeerNo) {
-        if self.peers[no].socket.is_some() || (self.peers[no].events.len() > 0 && !self.peers[no].reconnects)
-        {
+        let peer = &mut self.peers[no];
+        if peer.believed.is_some() || (peer.has_connected && !peer.reconnects) {
             return;
         }
+        peer.has_connected = true;
         let socket = self.open_socket();
         self.sockets.insert(socket, no);
         self.peers[no].socket = Some(socket);
+        self.peers[no].believed = Some(socket);
         self.drain_rooms();
         match &mut self.peers[no].program {
             Program::Ours(_) => self.input(no, mesh::Input::SignalingUp),
@@ -103,9 +105,10 @@ impl World {
     }
 
     pub(super) fn handle_peer_lost_socket(&mut self, no: PeerNo, socket: SocketId) {
-        if self.peers[no].socket.is_some_and(|current| current != socket) {
+        if self.peers[no].believed != Some(socket) {
             return;
         }
+        self.peers[no].believed = None;
         self.peers[no].socket = None;
         match &mut self.peers[no].program {
             Program::Ours(_) => self.input(no, mesh::Input::SignalingDown),

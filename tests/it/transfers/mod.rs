@@ -1,0 +1,4 @@
+//! Transfers: the scheduler on a virtual clock, the faults of disks and peers, and names and manifests that mean harm.
+
+mod swarming;
+mod world;

@@ -1,0 +1,172 @@
+//! The scheduler against the lower bound, on the virtual clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fast_rtc_swarm::core::transfer::{
+    AcceptPolicy, Audience, Config, CutOffReason, DiskDone, DiskJob, Opened, PieceSet, Scanned, SendToken,
+    SourceOptions, Summary, TransferCommand, TransferEvent, Written,
+};
+use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
+use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, Manifest, piece_log2_for, pieces_of};
+use fast_rtc_swarm::wire::path::SafePath;
+use fast_rtc_swarm::wire::{TransferId, UserId};
+
+use super::world::{Access, DiskFn, Sent, World, id};
+
+/// Wrong bytes, by convention: simulated content is zeros.
+const WRONG: u8 = 0xbd;
+
+/// A disk that holds nothing: content is zeros, hashes are made up, and what begins with [`WRONG`] is wrong.
+fn disk(manifest: Arc<Manifest>) -> DiskFn {
+    let bytes = Bytes::from(manifest.to_bytes());
+    let transfer = Manifest::id_of(&bytes);
+    let zeros = Bytes::from(vec![0; 64 * 1024]);
+    Box::new(move |job| {
+        vec![match job {
+            DiskJob::Scan { .. } => {
+                DiskDone::Scanned(Scanned { manifest: manifest.clone(), bytes: bytes.clone(), left_out: 0 })
+            }
+            DiskJob::Free { .. } => DiskDone::Free(None),
+            DiskJob::Open { .. } => {
+                let none = PieceSet::none(manifest.piece_count());
+                DiskDone::Opened(Opened { have: none.clone(), unwanted: none, skipped_files: 0 })
+            }
+            DiskJob::Read { piece, frame_bytes, .. } => {
+                DiskDone::Frames(frames(&manifest, transfer, piece, frame_bytes, &zeros))
+            }
+            DiskJob::Write { parts, .. } if parts[0][0] == WRONG => DiskDone::Written(Written::WrongHash),
+            DiskJob::Write { .. } => DiskDone::Written(Written::Verified),
+            DiskJob::Emit { .. } => DiskDone::Emitted,
+            DiskJob::Finish { .. } => DiskDone::Finished(Summary { path: None }),
+            DiskJob::Close { .. } => return Vec::new(),
+        }]
+    })
+}
+
+fn frames(
+    manifest: &Manifest,
+    transfer: TransferId,
+    piece: u32,
+    frame_bytes: u32,
+    zeros: &Bytes,
+) -> Vec<Bytes> {
+    frame::cut(manifest.piece_len(piece), frame_bytes)
+        .map(|(offset, len)| {
+            let kind = FrameKind::Piece { piece };
+            Frame { short: transfer.short(), kind, offset, content: zeros.slice(..len as usize) }.encode()
+        })
+        .collect()
+}
+
+/// One file of so many bytes.
+fn one_file(size: u64) -> Arc<Manifest> {
+    let log2 = piece_log2_for(size);
+    let path = SafePath::parse("film.mkv").expect("a name");
+    let entry = Entry { path, kind: EntryKind::File { size, executable: false }, mtime: 0 };
+    let hashes = (0..pieces_of(size, log2)).map(|piece| *blake3::hash(&piece.to_be_bytes()).as_bytes());
+    Arc::new(Manifest::new(log2, vec![(entry, hashes.collect())]).expect("a manifest"))
+}
+
+fn config(peer: &UserId) -> Config {
+    Config { accept: AcceptPolicy::Everyone, ..Config::new(peer.clone(), "/nowhere".into()) }
+}
+
+fn send() -> TransferCommand {
+    TransferCommand::Send {
+        token: SendToken(1),
+        paths: vec!["film.mkv".into()],
+        options: SourceOptions::default(),
+        audience: Audience::Everyone,
+    }
+}
+
+const MBIT: u64 = 1_000_000 / 8;
+
+fn access(up_mbit: u64, down_mbit: u64) -> Access {
+    Access { up_bps: up_mbit * MBIT, down_bps: down_mbit * MBIT, delay: Duration::from_millis(10) }
+}
+
+/// max(F/u_s, F/d_min, N·F/(u_s+Σu_i)), in seconds.
+fn bound(size: u64, accesses: &[Access]) -> f64 {
+    let (size, receivers) = (size as f64, (accesses.len() - 1) as f64);
+    let up: u64 = accesses.iter().map(|access| access.up_bps).sum();
+    let slowest = accesses[1..].iter().map(|access| access.down_bps).min().expect("there are receivers");
+    (size / accesses[0].up_bps as f64).max(size / slowest as f64).max(receivers * size / up as f64)
+}
+
+fn done_count(world: &World) -> usize {
+    world.events.iter().filter(|(_, _, event)| matches!(event, TransferEvent::Done { .. })).count()
+}
+
+/// A sender and receivers; the time until all are done, and the world after.
+fn share(size: u64, accesses: &[Access], prepare: impl FnOnce(&mut World)) -> (f64, World) {
+    let manifest = one_file(size);
+    let mut world = World::new();
+    for (number, access) in accesses.iter().enumerate() {
+        world.add(config(&id(number)), *access, disk(manifest.clone()));
+    }
+    world.command(&id(0), send());
+    prepare(&mut world);
+    let receivers = accesses.len() - 1;
+    let limit = Duration::from_secs_f64(bound(size, accesses) * 5.0 + 120.0);
+    let mut seen = (0, 0);
+    let finished = world.run(limit, |world| {
+        // Counting from where the last count ended keeps a long run quick.
+        seen.1 +=
+            world.events[seen.0..].iter().filter(|(_, _, e)| matches!(e, TransferEvent::Done { .. })).count();
+        seen.0 = world.events.len();
+        seen.1 == receivers
+    });
+    let last: Vec<_> = world.events.iter().rev().take(8).collect();
+    let done = done_count(&world);
+    assert!(finished, "only {done} of {receivers} are done after {:?}: {last:#?}", world.now - world.start);
+    ((world.now - world.start).as_secs_f64(), world)
+}
+
+fn ratio(name: &str, size: u64, accesses: &[Access]) -> f64 {
+    let (took, world) = share(size, accesses, |_| {});
+    let bound = bound(size, accesses);
+    let sent = world.sent_bytes(&id(0)) as f64 / size as f64;
+    println!(
+        "{name}: {took:.2} s, bound {bound:.2} s, ratio {:.3}, sender sent {sent:.2} times the file",
+        took / bound
+    );
+    took / bound
+}
+
+fn equal(receivers: usize, up: u64, down: u64) -> Vec<Access> {
+    vec![access(up, down); receivers + 1]
+}
+
+/// Uplinks of 10 to 100 Mbit/s, downlinks of four times that.
+fn mixed(receivers: usize) -> Vec<Access> {
+    let rates = [100, 10, 50, 20, 100, 40, 10, 80, 30, 60];
+    let receivers = (0..receivers).map(|number| access(rates[number % 10], 4 * rates[number % 10].max(50)));
+    std::iter::once(access(50, 200)).chain(receivers).collect()
+}
+
+const MIB: u64 = 1024 * 1024;
+
+#[test]
+fn one_receiver_is_served_at_the_senders_rate() {
+    assert!(ratio("1 to 1, 100 Mbit/s", 256 * MIB, &equal(1, 100, 100)) < 1.10);
+}
+
+#[test]
+fn receivers_exchange_what_the_sender_sends_once() {
+    assert!(ratio("1 to 4, 100 Mbit/s", 256 * MIB, &equal(4, 100, 1000)) < 1.10);
+    assert!(ratio("1 to 8, 100 Mbit/s", 256 * MIB, &equal(8, 100, 1000)) < 1.10);
+}
+
+#[test]
+fn a_large_swarm_is_as_quick() {
+    assert!(ratio("1 to 32, 100 Mbit/s", 256 * MIB, &equal(32, 100, 1000)) < 1.10);
+}
+
+#[test]
+fn mixed_uplinks_are_all_used() {
+    assert!(ratio("1 to 10, mixed", 256 * MIB, &mixed(10)) < 1.10);
+    assert!(ratio("1 to 30, mixed", 256 * MIB, &mixed(30)) < 1.10);
+}
