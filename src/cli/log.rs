@@ -17,9 +17,18 @@ pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
 
 static SINK: Mutex<Option<LineSink>> = Mutex::new(None);
 
-/// The library whose trace level writes out the upgrade with its `Authorization`, and every message. It is never logged
-/// above debug, whatever is asked for.
-const CAPPED: &str = "tungstenite";
+/// The most that may be logged of a library, whatever is asked for: beyond it they write out secrets.
+fn cap(target: &str) -> Level {
+    // The upgrade with its `Authorization`, and every message.
+    if target.starts_with("tungstenite") || target.starts_with("tokio_tungstenite") {
+        return Level::DEBUG;
+    }
+    // ICE passwords.
+    if target.starts_with("rtc") || target.starts_with("webrtc") {
+        return Level::INFO;
+    }
+    Level::TRACE
+}
 
 /// Starts logging: `-v` and above, or whatever `SWARM_LOG` filters (`tracing`'s directives).
 pub fn init(cli: &Cli) {
@@ -30,9 +39,9 @@ pub fn init(cli: &Cli) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("SWARM_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
-    let cap = filter_fn(|event| !event.target().starts_with(CAPPED) || *event.level() <= Level::DEBUG);
-    let stderr = tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false);
-    tracing_subscriber::registry().with(stderr.with_filter(filter.and(cap))).init();
+    let capped = filter_fn(|metadata| *metadata.level() <= cap(metadata.target()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(capped))).init();
 }
 
 /// Sends lines of log to `sink` from now on; `None`: to stderr.

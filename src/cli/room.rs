@@ -121,7 +121,7 @@ async fn start_server(
 }
 
 /// The address under which others reach a server that listens on `listening`.
-fn outward_address(listening: IpAddr) -> IpAddr {
+pub(super) fn outward_address(listening: IpAddr) -> IpAddr {
     if !listening.is_unspecified() {
         return listening;
     }

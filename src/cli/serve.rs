@@ -1,7 +1,7 @@
 //! `swarm serve`: the signaling server.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use serde_json::json;
 
 use super::config::read_secret;
 use super::exit::{Exit, Failure, OrExit as _};
+use super::json::VERSION;
+use super::room::outward_address;
 use super::signals::Signals;
 use super::term::{eprint_line, print_line};
 use crate::core::access::{Access, TokenKey};
@@ -210,10 +212,11 @@ pub(super) fn read_key(path: &std::path::Path) -> anyhow::Result<TokenKey> {
 /// Says where the server is: one line on stdout for people and scripts, the rest on stderr.
 fn announce(args: &ServeArgs, address: SocketAddr, token: Option<&Secret>) -> Result<(), Failure> {
     let scheme = if args.cert.is_some() { "wss" } else { "ws" };
-    let url = format!("{scheme}://{}", reachable(address));
+    let reachable = SocketAddr::new(outward_address(address.ip()), address.port());
+    let url = format!("{scheme}://{reachable}");
     let token = token.map(Secret::expose);
     if args.json {
-        let line = json!({ "event": "listening", "url": url, "token": token });
+        let line = json!({ "event": "listening", "version": VERSION, "url": url, "token": token });
         print_line(&line.to_string())?;
     } else {
         print_line(&token.map_or_else(|| url.clone(), |token| format!("{url}/?token={token}")))?;
@@ -237,22 +240,6 @@ fn hint(args: &ServeArgs, address: SocketAddr, url: &str) {
             "for other machines: swarm serve --listen 0.0.0.0:{port}, with --cert and --key or behind a TLS proxy"
         ));
     }
-}
-
-/// The address others would use: this machine's own where the server listens on all of them.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    if !address.ip().is_unspecified() {
-        return address;
-    }
-    SocketAddr::new(own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), address.port())
-}
-
-/// The address this machine would send from. Connecting a UDP socket sends nothing.
-fn own_address() -> Option<IpAddr> {
-    const DOCUMENTATION_HOST: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(DOCUMENTATION_HOST).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
 
 #[cfg(test)]

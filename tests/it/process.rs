@@ -34,7 +34,17 @@ enum Line {
 
 /// The program under test.
 pub fn swarm(name: &str, args: &[&str]) -> Process {
-    Process::start(name, Command::new(env!("CARGO_BIN_EXE_swarm")).args(args))
+    Process::start(name, &mut swarm_command(args))
+}
+
+/// The program under test, not yet started, with nothing from the environment of whoever runs the tests.
+pub fn swarm_command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swarm"));
+    command.args(args);
+    for variable in ["SWARM_TOKEN", "SWARM_URL", "SWARM_INVITE", "SWARM_NAME", "SWARM_LOG"] {
+        command.env_remove(variable);
+    }
+    command
 }
 
 impl Process {

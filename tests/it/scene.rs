@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::process::{Process, swarm};
+use crate::process::{Process, swarm, swarm_command};
 
 /// What a member runs, and in what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +69,8 @@ const PEERS_PER_NODE: usize = 4;
 pub struct Scene {
     pub server: Process,
     pub url: String,
-    /// What is added to the URL: `?token=…`.
-    pub query: String,
+    /// The server's token.
+    pub token: Option<String>,
     room: u32,
     processes: Vec<Process>,
     /// The Node process that is not full yet, and how many peers it has.
@@ -105,7 +105,7 @@ impl Scene {
         Self {
             server,
             url,
-            query: String::new(),
+            token: None,
             room: 0,
             processes: vec![],
             node: None,
@@ -151,9 +151,11 @@ impl Scene {
 
     /// Starts `swarm join --json` with further arguments.
     pub fn join_ours(&mut self, name: &str, args: &[&str]) {
-        let (url, room) = (format!("{}{}", self.url, self.query), self.room_name());
+        let (url, room) = (self.url.clone(), self.room_name());
         let fixed = ["join", "--json", "--url", &url, "--room", &room, "--name", name];
-        let process = self.add(swarm(name, &[&fixed, args].concat()));
+        let mut command = swarm_command(&[&fixed, args].concat());
+        command.envs(self.token.iter().map(|token| ("SWARM_TOKEN", token)));
+        let process = self.add(Process::start(name, &mut command));
         self.members.insert(name.into(), Member { kind: Kind::Ours, process, id: None });
     }
 
@@ -323,7 +325,8 @@ impl Scene {
 
     /// Where originals connect to. The first generation can name a room in no other way.
     pub fn room_url(&self) -> String {
-        format!("{}/{}{}", self.url, self.room_name(), self.query)
+        let token = self.token.as_ref().map_or(String::new(), |token| format!("?token={token}"));
+        format!("{}/{}{token}", self.url, self.room_name())
     }
 
     /// The room that members join now.

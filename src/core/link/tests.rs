@@ -1,7 +1,10 @@
 //! One input, the exact outputs, then nothing more.
 
 use super::*;
+use crate::core::auth::{self, End};
 use crate::core::peer::PathKind;
+use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
+use crate::wire::{RoomId, RoomKey};
 
 const ME: Fingerprint = Fingerprint([1; 32]);
 const THEM: Fingerprint = Fingerprint([2; 32]);
@@ -387,9 +390,10 @@ fn a_stranger_who_talks_too_much_is_cut_off() {
 #[test]
 fn a_probe_before_we_are_ready_is_answered_when_we_are() {
     let mut side = Side::connected(None);
-    assert_eq!(side.hears(Control::Probe { nonce: 5 }), []);
+    assert_eq!(side.hears(Control::Probe { nonce: 4 }), [], "before the hello nothing is listened to");
     let hello = side.their_hello();
     side.hears(hello);
+    assert_eq!(side.hears(Control::Probe { nonce: 5 }), []);
     assert_eq!(
         side.peer(PeerEvent::ChannelOpen(Channel::Fast)),
         [ready(false), says(Control::Alive { nonce: 5 })]

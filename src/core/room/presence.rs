@@ -55,9 +55,7 @@ impl Room {
     fn may_take(&self, key: MemberKey, resume: Option<&Secret>) -> Claimant {
         let Some(member) = self.members.get(&key) else { return Claimant::Successor };
         match &member.kind {
-            Kind::Ours { resume: secret, .. } if resume.is_some_and(|claimed| secret == claimed) => {
-                Claimant::Itself
-            }
+            Kind::Ours { .. } if resume.is_some_and(|claimed| member.knows(claimed)) => Claimant::Itself,
             Kind::Ours { .. } => Claimant::Stranger,
             Kind::Original if member.socket().is_none() => Claimant::Successor,
             Kind::Original => Claimant::Stranger,

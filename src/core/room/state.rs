@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::member::{Member, MemberKey};
 use super::{Output, Reason, SocketId, Turn};
 use crate::wire::signal::{ErrorCode, OfferSignal};
-use crate::wire::{Candidate, LinkId, RoomId, Sdp, ServerSignal, UserId};
+use crate::wire::{Candidate, LinkId, RoomId, Sdp, Secret, ServerSignal, UserId};
 
 #[derive(Debug)]
 pub(super) struct Room {
@@ -146,6 +146,12 @@ impl Room {
 
     pub(super) fn is_user(&self, member: MemberKey, user: &UserId) -> bool {
         self.users.get(user) == Some(&member)
+    }
+
+    pub(super) fn bring_secret(&mut self, member: MemberKey, secret: Option<Secret>) {
+        if let (Some(member), Some(secret)) = (self.members.get_mut(&member), secret) {
+            member.bring(secret);
+        }
     }
 
     /// How many offers are unclaimed and how many links there are.

@@ -740,3 +740,16 @@ fn a_pair_costs_the_same_number_of_messages_in_a_room_of_any_size() {
     assert_eq!(server.rooms.stats().links, pairs);
     assert!(outputs <= 5 * pairs, "accept, offerAccepted, ping, offerRequest, answer: {outputs} for {pairs}");
 }
+
+/// R6, R17.
+#[test]
+fn a_secret_that_comes_after_the_url_opens_the_way_back_too() {
+    let mut server = Server::new();
+    let secret = "chosen-by-bob-22-bytes";
+    server.ours(1, "bob");
+    assert_eq!(server.say(1, init_with("bob", &[], Some(secret))), []);
+    server.connect(2);
+    let outputs = server.say(2, init_with("bob", &[], Some(secret)));
+    assert_eq!(outputs[0], Output::Close { socket: SocketId(1), reason: CloseReason::Replaced });
+    assert_eq!(code_of(&outputs), None);
+}

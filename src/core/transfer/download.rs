@@ -1,7 +1,7 @@
 //! Asking for pieces and taking what comes.
 //!
 //! A piece is asked from one peer as a whole, so that a wrong one has one author. Each peer has a window of requests that
-//! grows while they are answered quickly and shrinks when they queue up there. Near the end, what is late is asked from a
+//! follows how fast it answers. Near the end, what is late is asked from a
 //! second peer.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rand::Rng;
 
 use super::CutOffReason;
-use super::exchange::{Asked, Exchange, Order};
+use super::exchange::{Asked, Exchange, Member, Order};
 use super::pieces::ones;
 use crate::wire::UserId;
 
@@ -52,7 +52,8 @@ impl Exchange {
             member.heard_at = now;
         }
         member.retry_at = None;
-        member.asked.insert(piece, Asked { at: now, parts: Default::default(), got: 0 });
+        let answered_bytes = member.answered_bytes;
+        member.asked.insert(piece, Asked { at: now, answered_bytes, parts: Default::default(), got: 0 });
         member.asked_bytes += cost;
         Some(piece)
     }
@@ -85,10 +86,10 @@ impl Exchange {
         best.map(|(_, piece)| piece)
     }
 
-    /// The end game: a piece that another peer was asked for and that is late.
+    /// The end game: when every piece is asked for, a piece that another peer was asked for and that is late.
     fn pick_late(&self, now: Instant, peer: &UserId) -> Option<u32> {
         let member = self.members.get(peer)?;
-        if !member.asked.is_empty() {
+        if !member.asked.is_empty() || !self.missing.is_empty() {
             return None;
         }
         let late = LATE.max(member.quickest.unwrap_or(LATE) * 2);
@@ -130,14 +131,7 @@ impl Exchange {
         }
         let asked = member.asked.remove(&piece).expect("it was there above");
         member.asked_bytes -= cost;
-        let took = now.saturating_duration_since(asked.at);
-        let quickest = member.quickest.map_or(took, |quickest| quickest.min(took));
-        member.quickest = Some(quickest);
-        if took < quickest + QUEUE_AIM {
-            member.window_bytes = (member.window_bytes + cost).min(WINDOW_MAX_BYTES.max(2 * cost));
-        } else if took > quickest + 2 * QUEUE_AIM {
-            member.window_bytes = member.window_bytes.saturating_sub(cost).max(1);
-        }
+        member.resize_window(now, &asked, cost);
         Ok(self.arrived(peer, piece, asked))
     }
 
@@ -201,6 +195,20 @@ impl Exchange {
             self.left_bytes += len;
             self.missing.insert(piece);
         }
+    }
+}
+
+impl Member {
+    /// After an answer: as many requests as the peer answers in the shortest time it took and [`QUEUE_AIM`] more.
+    fn resize_window(&mut self, now: Instant, asked: &Asked, cost: u64) {
+        self.answered_bytes += cost;
+        let took = now.saturating_duration_since(asked.at).max(Duration::from_micros(100));
+        let quickest = self.quickest.map_or(took, |quickest| quickest.min(took));
+        self.quickest = Some(quickest);
+        let rate = (self.answered_bytes - asked.answered_bytes) as f64 / took.as_secs_f64();
+        self.answer_bps = rate.max(self.answer_bps * 0.9 + rate * 0.1);
+        let window = (self.answer_bps * (quickest + QUEUE_AIM).as_secs_f64()) as u64;
+        self.window_bytes = window.clamp(2 * cost, WINDOW_MAX_BYTES.max(2 * cost));
     }
 }
 

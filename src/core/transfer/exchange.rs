@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -101,6 +101,8 @@ pub(super) struct Member {
     pub(super) has_bytes: u64,
     /// How fast that grows.
     pub(super) gained: Meter,
+    /// Bytes that it has and no other member that lacks something.
+    pub(super) sole_bytes: u64,
     /// What we told it that we have.
     pub(super) shown: PieceSet,
     /// What of that it has neither asked for nor got elsewhere.
@@ -112,7 +114,10 @@ pub(super) struct Member {
     pub(super) asked_bytes: u64,
     pub(super) window_bytes: u64,
     /// The shortest time a request took.
-    pub(super) quickest: Option<std::time::Duration>,
+    pub(super) quickest: Option<Duration>,
+    /// What all requests answered so far cost, and how much of that it answers a second.
+    pub(super) answered_bytes: u64,
+    pub(super) answer_bps: f64,
     /// When it last answered a request, or was asked while nothing was outstanding.
     pub(super) heard_at: Instant,
     /// How often in a row requests were taken back because nothing came.
@@ -129,7 +134,9 @@ pub(super) struct Member {
     pub(super) done: bool,
     pub(super) down: Meter,
     pub(super) up: Meter,
-    /// Content bytes it asked for.
+    /// How fast it asks.
+    pub(super) wanted: Meter,
+    /// Content bytes it asked for and was not refused.
     pub(super) wanted_bytes: u64,
 }
 
@@ -137,18 +144,26 @@ pub(super) struct Member {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) at: Instant,
+    /// What the member had answered then.
+    pub(super) answered_bytes: u64,
     /// What came, by offset.
     pub(super) parts: BTreeMap<u32, Bytes>,
     pub(super) got: u32,
 }
 
 impl Member {
+    /// Whether it takes part and lacks something.
+    pub(super) fn is_taking(&self) -> bool {
+        self.joined && !self.done && !self.complete
+    }
+
     fn new(now: Instant, pieces: u32, piece_bytes: u32) -> Self {
         let window = WINDOW_START_BYTES.max(2 * u64::from(piece_bytes));
         Self {
             has: PieceSet::none(pieces),
             has_bytes: 0,
             gained: Meter::default(),
+            sole_bytes: 0,
             shown: PieceSet::none(pieces),
             open: PieceSet::none(pieces),
             open_bytes: 0,
@@ -157,6 +172,8 @@ impl Member {
             asked_bytes: 0,
             window_bytes: window,
             quickest: None,
+            answered_bytes: 0,
+            answer_bps: 0.0,
             heard_at: now,
             silences: 0,
             retry_at: None,
@@ -166,6 +183,7 @@ impl Member {
             done: false,
             down: Meter::default(),
             up: Meter::default(),
+            wanted: Meter::default(),
             wanted_bytes: 0,
         }
     }
@@ -252,12 +270,23 @@ impl Exchange {
         member.has_bytes += len;
         member.gained.add(now, len);
         self.copies[piece as usize] += 1;
+        let copies = self.copies[piece as usize];
+        if copies == 1 {
+            member.sole_bytes += len;
+        }
         if member.shown.contains(piece) {
             if member.open.remove(piece) {
                 member.open_bytes -= len;
             }
         } else {
             self.spread[piece as usize] += 1;
+        }
+        if copies == 2 {
+            let mut owners =
+                self.members.iter_mut().filter(|(id, member)| *id != peer && member.has.contains(piece));
+            if let Some((_, owner)) = owners.next() {
+                owner.sole_bytes -= len;
+            }
         }
         true
     }
@@ -269,6 +298,11 @@ impl Exchange {
         for piece in member.has.iter() {
             self.copies[piece as usize] -= 1;
             self.spread[piece as usize] -= 1;
+            if self.copies[piece as usize] == 1 {
+                let len = self.len(piece);
+                let mut owners = self.members.values_mut().filter(|member| member.has.contains(piece));
+                owners.next().expect("one member has it").sole_bytes += len;
+            }
         }
         for piece in member.shown.iter().filter(|piece| !member.has.contains(*piece)) {
             self.spread[piece as usize] -= 1;

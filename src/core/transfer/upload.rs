@@ -37,6 +37,9 @@ const QUEUE_MIN_BYTES: u64 = 4 * 1024 * 1024;
 /// The most requests that one peer may have waiting. A receiver of many small files asks for thousands.
 const QUEUE_PIECES: usize = 16 * 1024;
 
+/// How many of a peer's requests are compared before one is served.
+const QUEUE_SEARCHED: usize = 32;
+
 /// The least content in a frame: what is cut evenly into such parts has none below the receivers' minimum.
 const FRAME_MIN_BYTES: u32 = 8 * 1024;
 
@@ -62,6 +65,8 @@ struct Ready {
 #[derive(Debug)]
 struct Link {
     credit: i64,
+    /// What the channel took at once: reading ahead more than that would only fill memory.
+    grant_bytes: u64,
     frame_bytes: u32,
     queue: VecDeque<Wanted>,
     queued: BTreeSet<(TransferId, u32)>,
@@ -76,6 +81,18 @@ struct Link {
 impl Link {
     fn held_bytes(&self) -> u64 {
         self.reading_bytes + self.ready_bytes
+    }
+
+    /// Where in the queue the piece with the fewest copies stands, and how many there are.
+    fn rarest(&self, copies: impl Fn(&TransferId, u32) -> u16) -> Option<(usize, u16)> {
+        let near = self.queue.iter().take(QUEUE_SEARCHED).enumerate();
+        near.map(|(at, wanted)| (at, copies(&wanted.transfer, wanted.piece)))
+            .min_by_key(|(_, copies)| *copies)
+    }
+
+    fn may_read_ahead(&self, len: u64) -> bool {
+        let limit = self.grant_bytes.clamp(2 * len, READ_AHEAD_PEER_BYTES.max(2 * len));
+        self.held_bytes() + len <= limit && self.reads < READS_PEER
     }
 
     fn is_served(&self, now: Instant) -> bool {
@@ -131,6 +148,7 @@ impl Uploads {
     pub(super) fn add_peer(&mut self, now: Instant, peer: &UserId) {
         let link = Link {
             credit: 0,
+            grant_bytes: 0,
             frame_bytes: CONTENT_MAX_BYTES as u32,
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
@@ -153,7 +171,8 @@ impl Uploads {
     /// The channel takes so much more. A frame is kept to half of that, so that a slow path is not held up by a single one.
     pub(super) fn writable(&mut self, peer: &UserId, bytes: usize) {
         if let Some(link) = self.links.get_mut(peer) {
-            link.credit = link.credit.saturating_add_unsigned(bytes as u64);
+            link.credit = link.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+            link.grant_bytes = bytes as u64;
             let half = u32::try_from(bytes / 2).unwrap_or(u32::MAX);
             link.frame_bytes = half.clamp(FRAME_MIN_BYTES, CONTENT_MAX_BYTES as u32);
         }
@@ -234,39 +253,34 @@ impl Uploads {
         self.links.values().filter_map(|link| link.queue.front()).map(|wanted| wanted.at + QUEUE_FOR).min()
     }
 
-    /// The next piece to read. Those that were never served go first, then those peers whose last turn is longest ago.
+    /// The next piece to read. Those with the fewest copies go first: one copy of a rare piece lets others spread it, and
+    /// whoever asked for it, too, gets it from them. Among equals, peers take turns.
     pub(super) fn next_read(
         &mut self,
         now: Instant,
-        is_fresh: impl Fn(&TransferId, u32) -> bool,
+        copies: impl Fn(&TransferId, u32) -> u16,
     ) -> Option<NextRead> {
         let held: u64 = self.links.values().map(Link::held_bytes).sum();
         if held >= READ_AHEAD_BYTES {
             return None;
         }
-        let served = self.links.values().filter(|link| link.is_served(now)).count();
-        let candidates = self.links.iter().filter(|(_, link)| {
-            let Some(front) = link.queue.front() else { return false };
-            match link.held_bytes() {
-                0 => served < SLOTS,
-                held => {
-                    held + front.len <= READ_AHEAD_PEER_BYTES.max(2 * front.len) && link.reads < READS_PEER
-                }
-            }
-        });
-        let rank = |link: &Link| {
-            let front = link.queue.front().expect("candidates have one");
+        let is_slot_free = self.links.values().filter(|link| link.is_served(now)).count() < SLOTS;
+        let candidates = self.links.iter().filter_map(|(peer, link)| {
+            let (at, copies) = link.rarest(&copies)?;
+            let held = link.held_bytes();
+            let may_read = if held == 0 { is_slot_free } else { link.may_read_ahead(link.queue[at].len) };
             // Reading ahead for one must not keep another from its first piece.
-            (link.held_bytes() > 0, !is_fresh(&front.transfer, front.piece), link.turn)
-        };
-        let peer = candidates.min_by_key(|(_, link)| rank(link)).map(|(peer, _)| peer.clone())?;
-        Some(self.start_read(now, peer))
+            may_read.then_some(((held > 0, copies, link.turn), peer, at))
+        });
+        let (_, peer, at) = candidates.min()?;
+        let peer = peer.clone();
+        Some(self.start_read(now, peer, at))
     }
 
-    fn start_read(&mut self, now: Instant, peer: UserId) -> NextRead {
+    fn start_read(&mut self, now: Instant, peer: UserId, at: usize) -> NextRead {
         self.turn += 1;
         let link = self.links.get_mut(&peer).expect("it was chosen among the links");
-        let wanted = link.queue.pop_front().expect("it was chosen for its request");
+        let wanted = link.queue.remove(at).expect("it was chosen for its request");
         link.queued.remove(&(wanted.transfer, wanted.piece));
         self.queued_bytes -= wanted.len;
         if link.held_bytes() == 0 {

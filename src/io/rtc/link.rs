@@ -209,7 +209,10 @@ impl Link {
             PeerCommand::CreateOffer => self.offer().await,
             PeerCommand::AcceptOffer { sdp } => self.answer(sdp).await,
             PeerCommand::AcceptAnswer { sdp } => {
-                let answer = refuse("the answer", RTCSessionDescription::answer(sdp.as_str().to_owned()))?;
+                let answer = refuse(
+                    "the answer",
+                    RTCSessionDescription::answer(sdp.with_udp_only().as_str().to_owned()),
+                )?;
                 self.set_remote(sdp, answer).await
             }
             PeerCommand::AddCandidate(candidate) => {
@@ -234,7 +237,8 @@ impl Link {
 
     async fn answer(&mut self, sdp: Sdp) -> Result<(), PeerClosed> {
         self.role = Role::Answerer;
-        let offer = refuse("the offer", RTCSessionDescription::offer(sdp.as_str().to_owned()))?;
+        let offer =
+            refuse("the offer", RTCSessionDescription::offer(sdp.with_udp_only().as_str().to_owned()))?;
         self.set_remote(sdp, offer).await?;
         let answer = refuse("making an answer", self.pc.create_answer(None).await)?;
         self.describe(answer).await
@@ -264,7 +268,8 @@ impl Link {
     async fn add_candidate(&mut self, candidate: Option<Candidate>) {
         let Some(candidate) = candidate else { return };
         self.remote_candidates += 1;
-        if self.remote_candidates > CANDIDATES_MAX {
+        // The engine would dial a TCP candidate, wherever it leads, and ends the connection when that fails.
+        if self.remote_candidates > CANDIDATES_MAX || !candidate.is_udp() {
             return;
         }
         let init = RTCIceCandidateInit {

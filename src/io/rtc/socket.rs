@@ -119,7 +119,8 @@ fn whole_datagrams(len: usize, stride: usize, room: usize) -> usize {
     if len <= room {
         return len;
     }
-    match room / stride.max(1) {
+    let stride = stride.max(1);
+    match room / stride {
         0 => room,
         fitting => fitting * stride,
     }

@@ -15,14 +15,14 @@ fn serve(args: &[&str]) -> Process {
 #[ignore = "needs the originals: scripts/test interop"]
 fn a_token_in_the_url_lets_a_tab_in_and_a_wrong_one_does_not() {
     let mut scene = Scene::with_server(serve(&["--token", TOKEN]));
-    for query in ["", "?token=", "?token=wrong"] {
-        scene.query = query.into();
+    for token in [None, Some(""), Some("wrong")] {
+        scene.token = token.map(str::to_owned);
         scene.join_as("eve", Kind::Tab(Second), Manner::default());
         scene.is_shut_out("eve");
         scene.leave("eve");
         scene.forget("eve");
     }
-    scene.query = "?token=the-right-one-of-all".into();
+    scene.token = Some(TOKEN.into());
     scene.gather(
         &[("ann", Kind::Ours), ("bob", Kind::Tab(First)), ("cyd", Kind::Tab(Second))],
         Arrival::AllAtOnce,
