@@ -3,8 +3,12 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::args::Cli;
 
@@ -12,15 +16,6 @@ use super::args::Cli;
 pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
 
 static SINK: Mutex<Option<LineSink>> = Mutex::new(None);
-
-/// What may not be logged whatever is asked for: at `trace` this library writes out the upgrade with its `Authorization`,
-/// and every message.
-const CAPPED: [&str; 4] = [
-    "tungstenite=debug",
-    "tungstenite::handshake::client=debug",
-    "tungstenite::protocol=debug",
-    "tungstenite::protocol::frame=debug",
-];
 
 /// Starts logging: `-v` and above, or whatever `SWARM_LOG` filters (`tracing`'s directives).
 pub fn init(cli: &Cli) {
@@ -31,9 +26,13 @@ pub fn init(cli: &Cli) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("SWARM_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
-    let capped = |filter: EnvFilter, cap: &str| filter.add_directive(cap.parse().expect("a directive"));
-    let filter = CAPPED.into_iter().fold(filter, capped);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr).with_ansi(false).init();
+    let layer = tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false);
+    tracing_subscriber::registry().with(layer.with_filter(filter.and(filter_fn(may_be_logged)))).init();
+}
+
+/// Whatever is asked for: at `trace` the WebSocket library writes out the upgrade with its `Authorization`, and every message.
+fn may_be_logged(event: &Metadata<'_>) -> bool {
+    *event.level() != Level::TRACE || !event.target().contains("tungstenite")
 }
 
 /// Sends lines of log to `sink` from now on; `None`: to stderr.
