@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-use super::config::{Arrival, IceServer, Rate};
+use super::serve::ServeArgs;
+use super::token::TokenArgs;
+use super::values::{self, Arrival, Rate};
+use crate::io::rtc::IceServer;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -37,11 +40,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Join a room and chat; without an invite, start a room and print its invite
-    Join(JoinArgs),
+    Join(Box<JoinArgs>),
     /// Send files and folders to everyone in a room
-    Send(SendArgs),
+    Send(Box<SendArgs>),
     /// Receive files from a room
-    Recv(RecvArgs),
+    Recv(Box<RecvArgs>),
+    /// Run a signaling server
+    Serve(Box<ServeArgs>),
+    /// Make a token key, or mint a token that expires
+    Token(TokenArgs),
     /// Print the completions of a shell
     #[command(after_help = "Example: swarm completions zsh > ~/.zfunc/_swarm")]
     Completions {
@@ -71,10 +78,6 @@ pub struct JoinArgs {
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
 
-    /// Where and as who.
-    #[command(flatten)]
-    pub room: RoomArgs,
-
     /// Speak JSON: events on stdout, commands on stdin, one a line (docs/json.md)
     #[arg(long)]
     pub json: bool,
@@ -83,9 +86,17 @@ pub struct JoinArgs {
     #[arg(long)]
     pub no_history: bool,
 
-    /// Without a terminal: wait for this many peers before stdin is read
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub wait: usize,
+    /// Without a terminal: read stdin once this many peers are here [default: 1; with --json 0]
+    #[arg(long, value_name = "N")]
+    pub wait: Option<usize>,
+
+    /// Without a terminal: stay when stdin ends, instead of leaving once everything is said
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Where and as who.
+    #[command(flatten)]
+    pub room: RoomArgs,
 
     /// What to do with files that are offered.
     #[command(flatten)]
@@ -105,10 +116,6 @@ pub struct SendArgs {
     #[arg(value_name = "PATH|INVITE", required = true, value_hint = ValueHint::AnyPath)]
     pub paths: Vec<String>,
 
-    /// Where and as who.
-    #[command(flatten)]
-    pub room: RoomArgs,
-
     /// Only to the peers of this name (may be given again)
     #[arg(long, value_name = "NAME")]
     pub to: Vec<String>,
@@ -124,6 +131,10 @@ pub struct SendArgs {
     /// Print events as JSON, one a line (docs/json.md)
     #[arg(long)]
     pub json: bool,
+
+    /// Where and as who.
+    #[command(flatten)]
+    pub room: RoomArgs,
 }
 
 /// `swarm recv`.
@@ -139,10 +150,6 @@ pub struct RecvArgs {
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
 
-    /// Where and as who.
-    #[command(flatten)]
-    pub room: RoomArgs,
-
     /// Stay and go on receiving
     #[arg(long)]
     pub keep: bool,
@@ -151,13 +158,17 @@ pub struct RecvArgs {
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 
-    /// What to do with files that are offered.
-    #[command(flatten)]
-    pub accept: AcceptArgs,
-
     /// Print events as JSON, one a line (docs/json.md)
     #[arg(long)]
     pub json: bool,
+
+    /// Where and as who.
+    #[command(flatten)]
+    pub room: RoomArgs,
+
+    /// What to do with files that are offered.
+    #[command(flatten)]
+    pub accept: AcceptArgs,
 }
 
 /// The consent to files, for every command that can receive.
@@ -214,7 +225,7 @@ pub struct RoomArgs {
     pub allow_unverified: bool,
 
     /// stun:HOST[:PORT] or turn:USER:PASSWORD@HOST[:PORT] or @FILE (may be given again)
-    #[arg(long, value_name = "URL", help_heading = "Network")]
+    #[arg(long, value_name = "URL", value_parser = values::ice_server, help_heading = "Network")]
     pub ice_server: Vec<IceServer>,
 
     /// Connect through TURN servers only, so that peers do not learn this machine's addresses

@@ -1,120 +1,197 @@
 //! What the command line means: arguments, environment and defaults, resolved once.
 
-use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal};
-use std::path::Path;
-use std::str::FromStr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use clap::ValueEnum;
+use anyhow::{Context, anyhow};
 
+use super::args::RoomArgs;
+use super::exit::{Exit, Failure, OrExit};
+use super::values::Rate;
+use crate::io::rtc::IceServer;
+use crate::wire::invite::ServerUrl;
 use crate::wire::text::Name;
+use crate::wire::{Invite, RoomId, RoomKey, Secret};
 
 /// The longest invite, token or list of ICE servers that is read from a file, in bytes.
 const SECRET_FILE_MAX_BYTES: u64 = 64 * 1024;
 
-/// What to do with a received file whose name is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Arrival {
-    /// Give the new file a number
-    Rename,
-    /// Leave the old file and do without the new one
-    Skip,
-    /// Replace the old file
-    Overwrite,
+/// Where and as who, for every command that enters a room.
+#[derive(Debug, Clone)]
+pub struct RoomConfig {
+    /// Which room.
+    pub place: Place,
+    /// What we are called.
+    pub name: Name,
+    /// STUN and TURN servers.
+    pub ice_servers: Vec<IceServer>,
+    /// Connects through TURN servers only.
+    pub relay_only: bool,
+    /// Lets peers in that can't prove the room's key.
+    pub allow_unverified: bool,
+    /// A certificate authority for `wss`, in PEM.
+    pub ca: Option<PathBuf>,
+    /// Upload limit for files.
+    pub up: Option<Rate>,
+    /// Download limit for files.
+    pub down: Option<Rate>,
 }
 
-/// A limit in bytes a second, at least 1 KiB/s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rate(pub u64);
+/// Which room.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// The one of an invite, which somebody gave us.
+    Invited(Invite),
+    /// A new one at a server that is there; the invite is ours to give out.
+    New(Invite),
+    /// A new one, with a server of our own.
+    Own {
+        /// Where the server listens.
+        listen: SocketAddr,
+        /// The room.
+        room: RoomId,
+        /// Its key.
+        key: RoomKey,
+    },
+}
 
-impl FromStr for Rate {
-    type Err = anyhow::Error;
-
-    /// `500K`, `10M`, `1.5MiB`, `20Mbit`: bytes a second, or bits where it says so.
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let text = text.trim().trim_end_matches("/s");
-        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let number: f64 = number.parse().ok().context("a rate is a number and a unit: 500K, 10M, 20Mbit")?;
-        let bytes = number * unit_bytes(unit.trim())?;
-        if !(1024.0..1e15).contains(&bytes) {
-            bail!("a rate is at least 1 KiB a second");
+impl Place {
+    /// Whether members prove a key to each other.
+    pub fn is_keyed(&self) -> bool {
+        match self {
+            Self::Invited(invite) | Self::New(invite) => invite.key().is_some(),
+            Self::Own { .. } => true,
         }
-        Ok(Self(bytes as u64))
     }
 }
 
-fn unit_bytes(unit: &str) -> anyhow::Result<f64> {
-    let lower = unit.to_ascii_lowercase();
-    let (prefix, per_byte) = match (lower.strip_suffix("bit"), lower.strip_suffix('b')) {
-        (Some(prefix), _) => (prefix, 8.0),
-        (None, Some(prefix)) => (prefix, 1.0),
-        (None, None) => (lower.as_str(), 1.0),
-    };
-    let factor = match prefix {
-        "" => 1.0,
-        "k" => 1e3,
-        "m" => 1e6,
-        "g" => 1e9,
-        "ki" => 1024.0,
-        "mi" => 1024.0 * 1024.0,
-        "gi" => 1024.0 * 1024.0 * 1024.0,
-        _ => bail!("'{unit}' is no unit of rate: K, M, G, KiB, MiB, GiB, Kbit, Mbit, Gbit"),
-    };
-    Ok(factor / per_byte)
-}
-
-/// A STUN or TURN server (RFC 7064, RFC 7065), with the credentials that the URIs themselves have no place for.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IceServer {
-    /// `stun:host:port` or `turn:host:port?transport=udp`.
-    pub url: String,
-    /// Empty for STUN.
-    pub username: String,
-    /// Empty for STUN.
-    pub credential: String,
-}
-
-impl fmt::Debug for IceServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IceServer({})", self.url)
-    }
-}
-
-impl FromStr for IceServer {
-    type Err = anyhow::Error;
-
-    /// `stun:HOST[:PORT]`, `turn:USER:PASSWORD@HOST[:PORT][?transport=udp]`, or `@FILE` with one of these in it.
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        if let Some(path) = text.strip_prefix('@') {
-            return read_secret(Path::new(path))?.parse();
-        }
-        let Some((scheme, rest)) = text.split_once(':') else {
-            bail!("an ICE server begins with stun: or turn:");
+impl RoomConfig {
+    /// What `args` and the environment mean. `invite` is what was typed where an invite belongs: the text, `@FILE`, or `-`.
+    pub fn resolve(args: &RoomArgs, invite: Option<&str>) -> Result<Self, Failure> {
+        let from_environment = std::env::var("SWARM_INVITE").ok().filter(|text| !text.trim().is_empty());
+        let elsewhere = args.url.is_some() || args.room.is_some() || args.listen.is_some();
+        let invite = match invite {
+            Some(typed) => Some(typed.to_owned()),
+            None if elsewhere => None,
+            None => from_environment,
         };
-        let (credentials, host) =
-            rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
-        if host.is_empty() || host.starts_with(':') || host.contains('/') {
-            bail!("an ICE server is stun:HOST[:PORT] or turn:USER:PASSWORD@HOST[:PORT]");
+        let place = match invite {
+            Some(text) => Self::invited(args, &text)?,
+            None => Self::place(args)?,
+        };
+        if args.relay_only
+            && !args.ice_server.iter().any(|server| server.urls.iter().any(|url| url.starts_with("turn")))
+        {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--relay-only needs a TURN server: --ice-server turn:USER:PASSWORD@HOST",
+            ));
         }
-        let url = format!("{scheme}:{host}");
-        match (scheme, credentials.map(|both| both.split_once(':'))) {
-            ("stun" | "stuns", None) => Ok(Self { url, username: String::new(), credential: String::new() }),
-            ("stun" | "stuns", Some(_)) => bail!("a STUN server takes no user and password"),
-            ("turn" | "turns", Some(Some((user, password)))) if !user.is_empty() => {
-                Ok(Self { url, username: user.to_owned(), credential: password.to_owned() })
+        Ok(Self {
+            place,
+            name: own_name(args.name.as_deref())?,
+            ice_servers: args.ice_server.clone(),
+            relay_only: args.relay_only,
+            allow_unverified: args.allow_unverified,
+            ca: args.ca.clone(),
+            up: args.up,
+            down: args.down,
+        })
+    }
+
+    fn invited(args: &RoomArgs, text: &str) -> Result<Place, Failure> {
+        // SWARM_URL may be set for good and is not a contradiction; the others can only have been typed.
+        for (given, option) in [(args.room.is_some(), "--room"), (args.listen.is_some(), "--listen")] {
+            if given {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("an invite says where to go: leave {option} out"),
+                ));
             }
-            ("turn" | "turns", _) => bail!("a TURN server needs both: turn:USER:PASSWORD@{host}"),
-            _ => bail!("an ICE server begins with stun: or turn:"),
+        }
+        let text = match text.strip_prefix('@') {
+            Some(path) => read_secret(Path::new(path)).or_exit(Exit::Usage)?,
+            None if text == "-" => ask_secret("invite: ")?,
+            None => text.to_owned(),
+        };
+        let invite = Invite::parse(&text).or_exit(Exit::Usage)?;
+        let token = match invite.token() {
+            Some(token) => Some(token.clone()),
+            None => access_token(args)?,
+        };
+        let whole = Invite::new(invite.server().clone(), invite.room().clone(), token, invite.key().cloned());
+        Ok(Place::Invited(whole.or_exit(Exit::Usage)?))
+    }
+
+    fn place(args: &RoomArgs) -> Result<Place, Failure> {
+        let room = match &args.room {
+            Some(room) => {
+                Some(RoomId::new(room).map_err(|error| anyhow!("--room: {error}")).or_exit(Exit::Usage)?)
+            }
+            None => None,
+        };
+        let Some(url) = &args.url else {
+            let listen = args.listen.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
+            let room = room.unwrap_or_else(fresh_room);
+            return Ok(Place::Own { listen, room, key: RoomKey::from_random(rand::random()) });
+        };
+        if args.listen.is_some() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--listen starts a server and --url goes to one: leave one of them out",
+            ));
+        }
+        let server = ServerUrl::parse(url).map_err(|error| anyhow!("--url: {error}")).or_exit(Exit::Usage)?;
+        let token = access_token(args)?;
+        match room {
+            Some(room) => Ok(Place::Invited(Invite::new(server, room, token, None).or_exit(Exit::Usage)?)),
+            None => {
+                let key = RoomKey::from_random(rand::random());
+                Ok(Place::New(Invite::new(server, fresh_room(), token, Some(key)).or_exit(Exit::Usage)?))
+            }
         }
     }
+}
+
+/// The server's token: from the file, else from the environment.
+fn access_token(args: &RoomArgs) -> Result<Option<Secret>, Failure> {
+    if let Some(path) = &args.token_file {
+        return Ok(Some(Secret::new(read_secret(path).or_exit(Exit::Usage)?)));
+    }
+    Ok(std::env::var("SWARM_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new))
+}
+
+/// A room that nobody is in and everybody can say aloud: two words and three digits.
+fn fresh_room() -> RoomId {
+    const HOW: [&str; 32] = [
+        "amber", "brisk", "calm", "clear", "cosy", "crisp", "early", "fair", "fleet", "fresh", "gentle",
+        "glad", "golden", "green", "happy", "jolly", "keen", "kind", "light", "lively", "lucky", "mellow",
+        "merry", "neat", "quick", "quiet", "rapid", "silver", "sunny", "swift", "warm", "wild",
+    ];
+    const WHO: [&str; 32] = [
+        "badger", "bee", "crane", "dolphin", "falcon", "finch", "fox", "gecko", "hare", "heron", "ibis",
+        "jay", "kestrel", "koala", "lark", "lemur", "lynx", "marten", "mole", "newt", "otter", "owl",
+        "panda", "puffin", "raven", "robin", "seal", "stork", "swan", "tern", "vole", "wren",
+    ];
+    let bits: u32 = rand::random();
+    let (how, who) = (HOW[(bits & 31) as usize], WHO[(bits >> 5 & 31) as usize]);
+    let digits = (bits >> 10) % 1000;
+    RoomId::new(format!("{how}-{who}-{digits:03}")).expect("words, dashes and digits are an id")
+}
+
+/// Whether an argument of `swarm send` is an invite and not a path.
+pub fn is_invite(text: &str) -> bool {
+    let is_url =
+        |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let in_file =
+        || text.strip_prefix('@').is_some_and(|path| Path::new(path).is_file() && !Path::new(text).exists());
+    is_url("ws://") || is_url("wss://") || in_file()
 }
 
 /// What the user is called: as told, else the user's name, else `peer`.
-pub fn own_name(told: Option<&str>) -> Result<Name, super::exit::Failure> {
-    use super::exit::{Exit, OrExit};
+fn own_name(told: Option<&str>) -> Result<Name, Failure> {
     if let Some(told) = told {
         return told.parse::<Name>().or_exit(Exit::Usage);
     }
@@ -135,7 +212,7 @@ pub fn read_secret(path: &Path) -> anyhow::Result<String> {
 }
 
 /// A secret that the user types or pipes in.
-pub fn ask_secret(prompt: &str) -> anyhow::Result<String> {
+fn ask_secret(prompt: &str) -> anyhow::Result<String> {
     if io::stdin().is_terminal() {
         let mut editor = rustyline::DefaultEditor::new()?;
         return Ok(editor.readline(prompt)?.trim().to_owned());
@@ -147,31 +224,59 @@ pub fn ask_secret(prompt: &str) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    fn resolve(line: &str) -> Result<RoomConfig, String> {
+        let cli = Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        let Command::Join(args) = cli.command else { panic!("{line} is no join") };
+        RoomConfig::resolve(&args.room, args.invite.as_deref()).map_err(|failure| failure.to_string())
+    }
 
     #[test]
-    fn rates_have_units() {
-        let parsed =
-            ["2000", "500K", "1.5MiB", "20Mbit", "10 MB/s"].map(|text| text.parse::<Rate>().expect(text).0);
-        assert_eq!(parsed, [2000, 500_000, 1_572_864, 2_500_000, 10_000_000]);
-        for wrong in ["", "fast", "10X", "-1M", "0", "1", "1e99M"] {
-            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+    fn without_an_invite_there_is_a_room_of_our_own() {
+        let config = resolve("swarm join --name ada").expect("fine");
+        let Place::Own { listen, .. } = &config.place else { panic!("{config:?}") };
+        assert_eq!(listen.to_string(), "127.0.0.1:0");
+        assert!(config.place.is_keyed());
+        let config = resolve("swarm join --listen 0.0.0.0:7000 --room attic").expect("fine");
+        let Place::Own { listen, room, .. } = config.place else { panic!("{config:?}") };
+        assert_eq!((listen.port(), room.as_str()), (7000, "attic"));
+    }
+
+    #[test]
+    fn a_server_without_a_room_gets_a_new_one_with_a_key() {
+        let config = resolve("swarm join --url wss://example.org").expect("fine");
+        let Place::New(invite) = config.place else { panic!("{config:?}") };
+        assert!(invite.key().is_some());
+        let config = resolve("swarm join --url wss://example.org --room attic").expect("fine");
+        let Place::Invited(invite) = config.place else { panic!("{config:?}") };
+        assert_eq!(invite.reveal(), "wss://example.org/attic");
+    }
+
+    #[test]
+    fn contradictions_are_told() {
+        let wrong = [
+            ("swarm join ws://h/r --room attic", "leave --room out"),
+            ("swarm join --url ws://h --listen 127.0.0.1:0", "leave one of them out"),
+            ("swarm join --relay-only", "needs a TURN server"),
+            ("swarm join http://h/r", "write ws:// instead"),
+            ("swarm join --name a<b", "a name can't contain '<'"),
+            ("swarm join --room ../x\u{7f}", "--room: "),
+            ("swarm join @/nowhere", "can't read /nowhere"),
+        ];
+        for (line, expected) in wrong {
+            let error = resolve(line).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
         }
     }
 
     #[test]
-    fn ice_servers_have_credentials_where_they_need_them() {
-        let stun: IceServer = "stun:stun.example.org:3478".parse().expect("stun");
-        assert_eq!((stun.url.as_str(), stun.username.as_str()), ("stun:stun.example.org:3478", ""));
-        let turn: IceServer = "turn:ada:p@ss:w@turn.example.org?transport=udp".parse().expect("turn");
-        assert_eq!(turn.url, "turn:turn.example.org?transport=udp");
-        assert_eq!((turn.username.as_str(), turn.credential.as_str()), ("ada", "p@ss:w"));
-        assert_eq!(format!("{turn:?}"), "IceServer(turn:turn.example.org?transport=udp)");
-        for wrong in
-            ["", "stun", "stun:", "http://x", "turn:host", "turn:user@host", "stun:a:b@host", "turn::p@h"]
-        {
-            assert!(wrong.parse::<IceServer>().is_err(), "{wrong}");
-        }
+    fn the_last_argument_of_send_is_an_invite_if_it_looks_like_one() {
+        assert!(is_invite("ws://h/r#k") && is_invite("WSS://h/r"));
+        assert!(!is_invite("photos") && !is_invite("@nowhere") && !is_invite("-") && !is_invite("wsé"));
     }
 
     #[test]

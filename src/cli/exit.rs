@@ -46,6 +46,11 @@ impl Failure {
         self.exit
     }
 
+    /// What went wrong, and why, in one sentence.
+    pub fn message(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Says once what went wrong, on stderr, and gives the exit code. A reader who closed the pipe has what it wanted: no
     /// failure.
     pub fn report(&self) -> Exit {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::exit::Exit;
 use crate::core::peer::{Path, PathKind};
 use crate::core::transfer::{Direction, OfferInfo, TransferEvent};
 use crate::node::api::{self, CloseReason, PeerInfo, PeerKind, SignalingState};
@@ -131,7 +132,7 @@ pub enum Event {
         reason: String,
     },
     Suspect {
-        transfer: TransferId,
+        transfer: Option<TransferId>,
         peer: PeerRef,
         reason: String,
     },
@@ -282,6 +283,16 @@ pub enum ErrorCode {
     Refused,
     Unreachable,
     Failed,
+}
+
+impl From<Exit> for ErrorCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Refused => Self::Refused,
+            Exit::Unreachable => Self::Unreachable,
+            Exit::Done | Exit::Failed | Exit::Usage | Exit::Incomplete => Self::Failed,
+        }
+    }
 }
 
 /// What a script asks of `swarm join --json`, one object a line.
@@ -639,5 +650,57 @@ impl From<&crate::core::transfer::Progress> for Progress {
             uploaded_bytes: progress.uploaded_bytes,
             peers: peers.collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOCS: &str = include_str!("../../docs/json.md");
+
+    /// The lines of the documentation's `json` blocks.
+    fn examples() -> Vec<&'static str> {
+        let blocks = DOCS.split("```json\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        blocks.flat_map(str::lines).collect()
+    }
+
+    #[test]
+    fn every_example_of_the_documentation_is_what_the_program_writes() {
+        for line in examples() {
+            let written = if line.starts_with(r#"{"cmd""#) {
+                to_line(
+                    &serde_json::from_str::<Command>(line).unwrap_or_else(|error| panic!("{line}: {error}")),
+                )
+            } else {
+                to_line(
+                    &serde_json::from_str::<Event>(line).unwrap_or_else(|error| panic!("{line}: {error}")),
+                )
+            };
+            assert_eq!(written, line);
+        }
+    }
+
+    /// Serde lists what it knows when it is asked for something that it does not know.
+    fn known(error: &serde_json::Error) -> BTreeSet<String> {
+        error.to_string().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn everything_has_an_example() {
+        let documented = |tag: &str| -> BTreeSet<String> {
+            let values = examples().into_iter().map(serde_json::from_str::<serde_json::Value>);
+            let tags =
+                values.filter_map(|value| value.expect("checked above")[tag].as_str().map(str::to_owned));
+            tags.collect()
+        };
+        let events =
+            serde_json::from_str::<Event>(r#"{"event":"?"}"#).expect_err("there is none of that name");
+        assert_eq!(known(&events), documented("event"));
+        let commands =
+            serde_json::from_str::<Command>(r#"{"cmd":"?"}"#).expect_err("there is none of that name");
+        assert_eq!(known(&commands), documented("cmd"));
     }
 }

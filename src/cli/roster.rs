@@ -1,20 +1,25 @@
 //! Who is here, and what each is called on the screen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::term::Ink;
-use crate::node::api::PeerInfo;
+use crate::node::api::{Event, PeerInfo};
 use crate::wire::UserId;
 use crate::wire::text::{self, Name};
 
 /// The shortest part of an id that stands for it, in characters.
 const ID_MIN_CHARS: usize = 4;
 
+/// Names of those who left that are remembered.
+const DEPARTED_MAX: usize = 100;
+
 /// The peers in the room. Everything it gives out is safe for a terminal.
 #[derive(Debug)]
 pub struct Roster {
     own: Name,
     peers: BTreeMap<UserId, Entry>,
+    /// The names of those who left, the last one last: news about their transfers may come after them.
+    departed: VecDeque<(UserId, Name)>,
 }
 
 #[derive(Debug)]
@@ -37,7 +42,7 @@ pub enum FindError {
 impl Roster {
     /// Nobody but us.
     pub fn new(own: Name) -> Self {
-        Self { own, peers: BTreeMap::new() }
+        Self { own, peers: BTreeMap::new(), departed: VecDeque::new() }
     }
 
     /// Our own name.
@@ -50,15 +55,36 @@ impl Roster {
         self.own = own;
     }
 
+    /// Learns from an event who came, and what is new about whom. To be called before the event is put into words.
+    pub fn learn(&mut self, event: &Event) {
+        match event {
+            Event::Opened(peer) | Event::Renamed { peer, .. } => self.upsert(peer),
+            Event::Message { from, .. } | Event::Data { from, .. } => self.upsert(from),
+            Event::Ready { .. }
+            | Event::Signaling(_)
+            | Event::Closed { .. }
+            | Event::Transfer(_)
+            | Event::PeerFailed { .. }
+            | Event::Ended(_) => {}
+        }
+    }
+
+    /// Forgets who left. To be called after the event was put into words, which still need the name.
+    pub fn forget(&mut self, event: &Event) {
+        let Event::Closed { peer, .. } = event else { return };
+        if let Some(name) = self.peers.remove(&peer.id).and_then(|entry| entry.name) {
+            self.departed.retain(|(id, _)| *id != peer.id);
+            self.departed.push_back((peer.id.clone(), name));
+            if self.departed.len() > DEPARTED_MAX {
+                self.departed.pop_front();
+            }
+        }
+    }
+
     /// A peer came, or something about it is new.
     pub fn upsert(&mut self, info: &PeerInfo) {
         let entry = Entry { info: info.clone(), name: Name::from_remote(&info.name) };
         self.peers.insert(info.id.clone(), entry);
-    }
-
-    /// A peer left.
-    pub fn remove(&mut self, id: &UserId) {
-        self.peers.remove(id);
     }
 
     /// How many peers are here.
@@ -78,7 +104,9 @@ impl Roster {
 
     /// What a peer is called: its name, with a part of its id where it has none or another's looks like it.
     pub fn label(&self, id: &UserId) -> String {
-        let Some(name) = self.peers.get(id).and_then(|entry| entry.name.as_ref()) else {
+        let here = self.peers.get(id).and_then(|entry| entry.name.as_ref());
+        let gone = || self.departed.iter().find(|(other, _)| other == id).map(|(_, name)| name);
+        let Some(name) = here.or_else(gone) else {
             return format!("peer#{}", self.short_id(id));
         };
         if self.has_twin(id, name) { format!("{name}#{}", self.short_id(id)) } else { name.to_string() }
@@ -225,6 +253,15 @@ pub(crate) mod tests {
         assert_eq!(found("Ada"), Ok(("2222-b".into(), "")));
         assert_eq!(found("eve hi"), Err(FindError::Nobody("eve".into())));
         assert_eq!(found(""), Err(FindError::Nobody(String::new())));
+    }
+
+    #[test]
+    fn who_left_is_still_called_by_name() {
+        let mut roster = roster(&[("1111-a", "ada")]);
+        let reason = crate::node::api::CloseReason::Left;
+        roster.forget(&Event::Closed { peer: peer("1111-a", "ada"), reason });
+        assert!(roster.is_empty());
+        assert_eq!(roster.label(&UserId::new("1111-a").expect("an id")), "ada");
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Shelf {
                 Some(Note::new(Ink::Bad, format!("can't send that: {error}")))
             }
             TransferEvent::Offered { from, offer, free_bytes } => {
-                Some(self.offered(from, offer, *free_bytes, roster))
+                Some(offered(from, offer, *free_bytes, roster))
             }
             TransferEvent::Withdrawn { transfer } => {
                 Some(Note::new(Ink::Dim, format!("{} is no longer offered", self.name(transfer))))
@@ -267,8 +267,17 @@ impl Shelf {
                 );
                 Some(Note::new(Ink::Bad, format!("{}: {} {why}", self.name(transfer), roster.label(peer))))
             }
-            TransferEvent::Done { offer, path, elapsed, skipped, .. } => {
-                Some(Note::new(Ink::Good, received(offer, path.as_deref(), *elapsed, *skipped)))
+            TransferEvent::Done {
+                offer,
+                path,
+                elapsed,
+                skipped,
+                from_origin_bytes,
+                from_others_bytes,
+                ..
+            } => {
+                let fetched = from_origin_bytes + from_others_bytes;
+                Some(Note::new(Ink::Good, received(offer, path.as_deref(), fetched, *elapsed, *skipped)))
             }
             TransferEvent::Failed { transfer, reason, .. } => Some(Note::new(
                 Ink::Bad,
@@ -278,30 +287,14 @@ impl Shelf {
                     text::line(&reason.to_string(), 300)
                 ),
             )),
-            TransferEvent::PeerCutOff { transfer, peer, reason } => Some(Note::new(
-                Ink::Bad,
-                format!(
-                    "{}: nothing more is taken from {}: {reason}",
-                    self.name(transfer),
-                    roster.label(peer)
-                ),
-            )),
+            TransferEvent::PeerCutOff { transfer, peer, reason } => {
+                let what = transfer
+                    .as_ref()
+                    .map_or_else(String::new, |transfer| format!("{}: ", self.name(transfer)));
+                let who = roster.label(peer);
+                Some(Note::new(Ink::Bad, format!("{what}nothing more is taken from {who}: {reason}")))
+            }
         }
-    }
-
-    fn offered(&self, from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> Note {
-        let number = self.items.get(&offer.transfer).map_or(0, |item| item.number);
-        let label = roster.label(from);
-        let origin = match offer.origin == *from {
-            true => String::new(),
-            false => format!(", first sent by {}", roster.label(&offer.origin)),
-        };
-        let room = match free_bytes {
-            Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
-            Some(_) | None => String::new(),
-        };
-        let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
-        Note::new(Ink::Bold, format!("{label} offers {what}: /accept {number} or /reject {number}"))
     }
 
     fn name(&self, transfer: &TransferId) -> String {
@@ -393,9 +386,29 @@ impl Shelf {
     }
 }
 
-/// `received film.mkv: 256 MiB in 2.3 s (111 MiB/s), it is in ./film.mkv`.
-pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipped: usize) -> String {
-    let rate = (offer.bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
+fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> Note {
+    let label = roster.label(from);
+    let origin = match offer.origin == *from {
+        true => String::new(),
+        false => format!(", first sent by {}", roster.label(&offer.origin)),
+    };
+    let room = match free_bytes {
+        Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
+        Some(_) | None => String::new(),
+    };
+    let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
+    Note::new(Ink::Bold, format!("{label} offers {what}"))
+}
+
+/// `received film.mkv (256 MiB) in 2.3 s, 111 MiB/s into ./film.mkv`; what was here already does not count as fast.
+fn received(
+    offer: &OfferInfo,
+    path: Option<&Path>,
+    fetched: u64,
+    elapsed: Duration,
+    skipped: usize,
+) -> String {
+    let rate = (fetched as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
     let place = path.map(|path| format!(" into {}", text::whole_line(&path.display().to_string())));
     let skipped = match skipped {
         0 => String::new(),
@@ -415,7 +428,8 @@ pub fn received(offer: &OfferInfo, path: Option<&Path>, elapsed: Duration, skipp
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, FailReason, SendToken};
+    use crate::core::transfer::{DeclineReason, SendToken};
+    use crate::wire::transfer::StopReason;
 
     pub(crate) fn id(text: &str) -> UserId {
         UserId::new(text).expect("an id")
@@ -442,19 +456,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_offer_says_who_what_and_how_to_answer() {
+    fn an_offer_says_who_and_what() {
         let mut shelf = Shelf::default();
-        assert_eq!(
-            say(&mut shelf, &offered(1, "a\u{202e}.mkv")),
-            "ada offers a�.mkv (1.0 MiB): /accept 1 or /reject 1"
-        );
+        assert_eq!(say(&mut shelf, &offered(1, "a\u{202e}.mkv")), "ada offers a�.mkv (1.0 MiB)");
         let full = TransferEvent::Offered {
             from: id("1111"),
             offer: OfferInfo { files: 3, folders: 1, ..offer(2, "photos", "2222") },
             free_bytes: Some(1000),
         };
-        let said = "ada offers photos (3 files, 1.0 MiB, first sent by bob; only 1000 B are free here): \
-                    /accept 2 or /reject 2";
+        let said = "ada offers photos (3 files, 1.0 MiB, first sent by bob; only 1000 B are free here)";
         assert_eq!(say(&mut shelf, &full), said);
     }
 
@@ -491,8 +501,8 @@ pub(crate) mod tests {
         };
         assert_eq!(say(&mut shelf, &delivered), "ada has film.mkv");
         let lost =
-            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(FailReason::Remote) };
-        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: it failed on the other side");
+            TransferEvent::Undelivered { transfer, peer: id("2222"), reason: Some(StopReason::DiskFull) };
+        assert_eq!(say(&mut shelf, &lost), "film.mkv: bob gave up: the disk is full there");
         assert_eq!(
             shelf.items()[0].sent_summary(),
             "film.mkv was delivered to 1 of 2; uploaded 586 KiB, the receivers passed 438 KiB to each other"

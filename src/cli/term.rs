@@ -110,9 +110,9 @@ impl Drop for SavedTerminal {
             use nix::sys::termios::{SetArg, tcsetattr};
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
         }
-        // Bracketed paste off, cursor on: what rustyline and indicatif may have left behind.
+        // What rustyline and indicatif may have left behind: a prompt and what is below it, bracketed paste, no cursor.
         if is_interactive() {
-            let _ = write!(io::stdout(), "\x1b[?2004l\x1b[?25h").and_then(|()| io::stdout().flush());
+            let _ = write!(io::stdout(), "\r\x1b[J\x1b[?2004l\x1b[?25h").and_then(|()| io::stdout().flush());
         }
     }
 }

@@ -8,6 +8,7 @@ use super::term::{Ink, Palette};
 use crate::core::peer::{Path, PathKind};
 use crate::node::api::{CloseReason, Ended, Event, PeerInfo, PeerKind, SignalingState};
 use crate::wire::UserId;
+use crate::wire::signal::ErrorCode;
 use crate::wire::text;
 
 /// The longest sentence of a server or a library that is shown, in characters.
@@ -34,27 +35,69 @@ impl Note {
     }
 }
 
-/// What an event that is neither a message nor news of a transfer says to people; the roster knows of it already, but for
-/// somebody who left. `keyed`: whether the room has a key.
-pub fn of_event(event: &Event, roster: &Roster, keyed: bool) -> Option<Note> {
-    match event {
-        Event::Ready { members, .. } => Some(ready(*members)),
-        Event::Signaling(state) => signaling(state),
-        Event::Opened(peer) => Some(opened(peer, roster, keyed)),
-        Event::Closed { peer, reason } => {
-            Some(Note::new(Ink::Dim, format!("{} {}", roster.label(&peer.id), left(*reason))))
+/// Puts events into words. It remembers whether the server is away, to say so once and not with every attempt.
+#[derive(Debug)]
+pub struct Narrator {
+    keyed: bool,
+    server_away: bool,
+}
+
+impl Narrator {
+    /// For a room with a key, or one without.
+    pub fn new(keyed: bool) -> Self {
+        Self { keyed, server_away: false }
+    }
+
+    /// What an event that is neither a message nor news of a transfer says to people. The roster has learnt from it, and has
+    /// not yet forgotten who left.
+    pub fn event(&mut self, event: &Event, roster: &Roster) -> Option<Note> {
+        match event {
+            Event::Ready { members, .. } => Some(ready(*members)),
+            Event::Signaling(state) => self.signaling(state),
+            Event::Opened(peer) => Some(opened(peer, roster, self.keyed)),
+            // We know that we leave.
+            Event::Closed { reason: CloseReason::Local, .. } => None,
+            Event::Closed { peer, reason } => {
+                Some(Note::new(Ink::Dim, format!("{} {}", roster.label(&peer.id), left(*reason))))
+            }
+            Event::Renamed { peer, old } => {
+                let old = text::Name::from_remote(old)
+                    .map_or_else(|| "somebody".to_owned(), |name| name.to_string());
+                Some(Note::new(Ink::Dim, format!("{old} is now {}", roster.label(&peer.id))))
+            }
+            Event::Data { from, bytes } => {
+                let (label, len) = (roster.label(&from.id), format::bytes(bytes.len() as u64));
+                Some(Note::new(Ink::Dim, format!("{label} sent {len} of data, blake3 {}", brief_hash(bytes))))
+            }
+            Event::PeerFailed { peer, reason } => Some(peer_failed(peer.as_ref(), *reason, roster)),
+            Event::Message { .. } | Event::Transfer(_) | Event::Ended(_) => None,
         }
-        Event::Renamed { peer, old } => {
-            let old =
-                text::Name::from_remote(old).map_or_else(|| "somebody".to_owned(), |name| name.to_string());
-            Some(Note::new(Ink::Dim, format!("{old} is now {}", roster.label(&peer.id))))
+    }
+
+    /// Nothing while all is well.
+    fn signaling(&mut self, state: &SignalingState) -> Option<Note> {
+        let was_away = self.server_away;
+        match state {
+            SignalingState::Connecting => None,
+            SignalingState::Up => {
+                self.server_away = false;
+                was_away.then(|| Note::new(Ink::Good, "the server is back"))
+            }
+            SignalingState::Down { reason, .. } => {
+                self.server_away = true;
+                let reason = text::line(reason, FOREIGN_MAX_CHARS);
+                let note = format!(
+                    "the server is away ({reason}); whoever is here stays connected, and it is tried again"
+                );
+                (!was_away).then(|| Note::new(Ink::Warn, note))
+            }
+            // The loss that follows says it.
+            SignalingState::Refused { code: Some(ErrorCode::ShuttingDown), .. } => None,
+            SignalingState::Refused { message, .. } => Some(Note::new(
+                Ink::Warn,
+                format!("the server says: {}", text::line(message, FOREIGN_MAX_CHARS)),
+            )),
         }
-        Event::Data { from, bytes } => {
-            let (label, len) = (roster.label(&from.id), format::bytes(bytes.len() as u64));
-            Some(Note::new(Ink::Dim, format!("{label} sent {len} of data, blake3 {}", brief_hash(bytes))))
-        }
-        Event::PeerFailed { peer, reason } => Some(peer_failed(peer.as_ref(), *reason, roster)),
-        Event::Message { .. } | Event::Transfer(_) | Event::Ended(_) => None,
     }
 }
 
@@ -154,28 +197,19 @@ fn peer_failed(peer: Option<&UserId>, reason: CloseReason, roster: &Roster) -> N
     }
 }
 
-/// What the state of the connection to the server says to people; nothing while all is well.
-fn signaling(state: &SignalingState) -> Option<Note> {
-    match state {
-        SignalingState::Connecting | SignalingState::Up => None,
-        SignalingState::Down { reason, retry_in } => {
-            let reason = text::line(reason, FOREIGN_MAX_CHARS);
-            let wait = format::took(*retry_in);
-            Some(Note::new(
-                Ink::Warn,
-                format!("the server is away ({reason}); whoever is here stays connected; next try in {wait}"),
-            ))
-        }
-        SignalingState::Refused { message, .. } => {
-            Some(Note::new(Ink::Warn, format!("the server says: {}", text::line(message, FOREIGN_MAX_CHARS))))
-        }
-    }
-}
-
 /// Why the node ended, where it was not asked to, with the next step.
-pub fn ended(ended: &Ended) -> Option<String> {
+pub fn ended(ended: Option<&Ended>) -> Option<String> {
+    let Some(ended) = ended else {
+        return Some(
+            "something broke inside, which is a bug: run it again with -vv and report what it says"
+                .to_owned(),
+        );
+    };
     match ended {
         Ended::Quit => None,
+        Ended::Refused { code: ErrorCode::Forbidden, .. } => {
+            Some("the server refused the token: check the invite, --token-file or SWARM_TOKEN".to_owned())
+        }
         Ended::Refused { message, .. } => {
             Some(format!("the server refused: {}", text::line(message, FOREIGN_MAX_CHARS)))
         }
@@ -194,7 +228,8 @@ mod tests {
     use crate::cli::roster::tests::{peer, roster};
 
     fn said(event: &Event) -> String {
-        of_event(event, &roster(&[("1111", "ada")]), true).map_or_else(String::new, |note| note.text)
+        let note = Narrator::new(true).event(event, &roster(&[("1111", "ada")]));
+        note.map_or_else(String::new, |note| note.text)
     }
 
     #[test]
@@ -217,6 +252,17 @@ mod tests {
     fn what_a_server_says_can_not_move_the_cursor() {
         let state = SignalingState::Refused { code: None, message: "\x1b[2Jgo away".into() };
         assert_eq!(said(&Event::Signaling(state)), "the server says: ␛[2Jgo away");
+    }
+
+    #[test]
+    fn a_server_that_stays_away_is_mentioned_once() {
+        let (mut narrator, roster) = (Narrator::new(true), roster(&[]));
+        let mut say = |state| narrator.event(&Event::Signaling(state), &roster).map(|note| note.text);
+        let down = || SignalingState::Down { reason: "gone".into(), retry_in: Duration::from_secs(1) };
+        assert_eq!(say(SignalingState::Up), None);
+        assert!(say(down()).expect("news").starts_with("the server is away (gone);"));
+        assert_eq!(say(down()), None);
+        assert_eq!(say(SignalingState::Up).as_deref(), Some("the server is back"));
     }
 
     #[test]

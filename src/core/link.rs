@@ -13,17 +13,24 @@
 //!
 //! Nothing a peer sent leaves this machine before `Ready`, and nothing a person said enters it before.
 
+mod api;
+mod talk;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::auth::{self, End, Proof, Role};
-use super::chat::{self, FastMessage};
+use super::auth::Role;
+use super::chat;
 use super::peer::{Channel, Fingerprint, LinkKey, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
-use crate::wire::control::{CONTROL_VERSION, Control};
+use crate::wire::control::Control;
 use crate::wire::limits::CANDIDATES_MAX;
-use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, RoomKey, Sdp, UserId};
+use crate::wire::{Candidate, ClientSignal, LinkId, Sdp, UserId};
+
+pub use api::{CloseReason, Deadline, Event, Identity, Input, Output, PeerKind};
 
 /// How long the answer to a claimed offer may take. The server gives a claim back after 10 s; this is the safety net behind
 /// it for servers that don't.
@@ -38,6 +45,9 @@ pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a probed peer may stay silent.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the end of a connection may take after the peer said `bye`.
+pub const BYE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long an offer may wait at the server before it is replaced by a fresh one. NATs may drop the binding behind a
 /// server-reflexive candidate after 30 s of silence (RFC 4787 REQ-5 asks for two minutes, many give less).
 pub const OFFER_MAX_AGE: Duration = Duration::from_secs(25);
@@ -47,147 +57,6 @@ pub const HOST_OFFER_MAX_AGE: Duration = Duration::from_secs(300);
 
 /// How long a withdrawn offer is kept open, in case it was taken while the withdrawal travelled.
 pub const WITHDRAWN_GRACE: Duration = Duration::from_secs(10);
-
-/// Which program a peer runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerKind {
-    /// `swarm`.
-    Swarm,
-    /// A published fast-rtc library.
-    Original,
-}
-
-/// Why a peer is gone or was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The peer left.
-    Left,
-    /// Nothing came from the peer any more.
-    Lost,
-    /// No direct or relayed path could be found.
-    NoPath,
-    /// The peer could not prove the room's key: another key, or somebody in between.
-    KeyMismatch,
-    /// The peer could not prove anything: a published library in a room with a key.
-    Unverified,
-    /// The peer broke the protocol or a limit.
-    Misbehaved,
-    /// The server gave the connection back before it came up.
-    GivenBack,
-    /// A newer connection to the same peer took its place.
-    Replaced,
-    /// We left.
-    Local,
-}
-
-/// What all links of a mesh share.
-#[derive(Debug)]
-pub struct Identity {
-    /// Our id.
-    pub me: UserId,
-    /// What we call ourselves.
-    pub name: String,
-    /// The room.
-    pub room: RoomId,
-    /// The room's key, if it has one.
-    pub key: Option<RoomKey>,
-    /// Whether peers of the published libraries may take part in a room with a key.
-    pub allow_unverified: bool,
-}
-
-/// What a link hears.
-#[derive(Debug)]
-pub enum Input {
-    /// The server says that `peer` took our offer.
-    Accepted {
-        /// The newcomer.
-        peer: UserId,
-    },
-    /// The other side's answer.
-    Answer(Sdp),
-    /// One of the other side's candidates, or their end.
-    Candidate(Option<Candidate>),
-    /// The WebRTC connection says something.
-    Peer(PeerEvent),
-    /// The offer is no longer at the server: keep it only for those who may have taken it already.
-    Withdrawn,
-    /// Find out whether the peer is still there.
-    Probe {
-        /// Names the question.
-        nonce: u64,
-    },
-    /// Send a message as it is on the `fast` channel. Ignored before `Ready`.
-    Fast(Payload),
-    /// Send a control message. Ignored before `Ready` and towards originals.
-    Control(Control),
-    /// Send a bulk frame. Ignored before `Ready` and towards originals.
-    Bulk(Bytes),
-    /// End the connection.
-    Close(CloseReason),
-}
-
-/// What a link wants done.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Tell the server.
-    Signal(ClientSignal),
-    /// Tell the WebRTC connection.
-    Peer(PeerCommand),
-    /// Tell the mesh.
-    Event(Event),
-}
-
-/// What a link tells the mesh.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The peer is connected and, where the room has a key, verified.
-    Ready {
-        /// Which program it runs.
-        kind: PeerKind,
-        /// Whether it proved the room's key.
-        verified: bool,
-        /// What it calls itself, as sent.
-        name: String,
-    },
-    /// The peer said a line.
-    Text {
-        /// The line, as sent.
-        text: String,
-        /// Whether it was for us alone.
-        direct: bool,
-    },
-    /// The peer sent bytes.
-    Data(Bytes),
-    /// The peer has a new name.
-    Renamed(String),
-    /// A message of the file protocol.
-    Transfer(serde_json::Value),
-    /// A bulk frame.
-    Bulk(Bytes),
-    /// The bulk channel takes that many bytes.
-    Writable(usize),
-    /// How packets travel.
-    Path(Path),
-    /// The end. Nothing follows.
-    Closed(CloseReason),
-}
-
-/// Why a link wants to be woken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Deadline {
-    /// The offer is too old to be taken.
-    OfferAge,
-    /// Nobody can take the withdrawn offer any more.
-    Withdrawn,
-    /// The answer is overdue.
-    Answer,
-    /// The connection is overdue.
-    Connect,
-    /// The proof is overdue.
-    Proof,
-    /// The answer to a probe is overdue.
-    Probe,
-}
 
 #[derive(Debug)]
 enum State {
@@ -212,12 +81,28 @@ struct Session {
     fingerprints: Option<Fingerprints>,
     fast_open: bool,
     hello: Option<Hello>,
+    verified: bool,
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
+    /// Why the peer is about to close.
+    bye: Option<CloseReason>,
     /// What the connection said before the peer was ready.
     path: Option<Path>,
     writable: Option<usize>,
+    /// What the peer said before it was ready here. To the peer we may have been ready earlier, and channels overtake
+    /// each other.
+    early: Vec<Message>,
+    early_bytes: usize,
+}
+
+/// What a peer says, by channel.
+#[derive(Debug)]
+enum Message {
+    Text(String),
+    Data(Bytes),
+    Control(Control),
+    Bulk(Bytes),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -304,6 +189,11 @@ impl Link {
         matches!(self.state, State::Ready(_))
     }
 
+    /// Whether the peer proved the room's key.
+    pub fn is_verified(&self) -> bool {
+        matches!(&self.state, State::Ready(session) if session.verified)
+    }
+
     /// Whether both descriptions are known, so that the link may come up without the server.
     pub fn is_underway(&self) -> bool {
         matches!(self.state, State::Connecting(_) | State::Ready(_))
@@ -356,14 +246,12 @@ impl Link {
         }
         self.deadline = None;
         match reason {
-            Deadline::OfferAge => {
-                self.signal(ClientSignal::Withdraw { id: self.id.clone() });
-                self.handle_withdrawn(now);
-            }
+            Deadline::OfferAge => self.event(Event::Stale),
             Deadline::Withdrawn | Deadline::Answer => self.close(CloseReason::GivenBack),
             Deadline::Connect => self.close(CloseReason::NoPath),
-            Deadline::Proof => self.close(CloseReason::Unverified),
-            Deadline::Probe => self.close(CloseReason::Lost),
+            // No wrong proof, but none: the peer froze, or its path broke, since the connection came up.
+            Deadline::Proof | Deadline::Probe => self.close(CloseReason::Lost),
+            Deadline::Bye => self.end_after_bye(),
         }
     }
 
@@ -441,7 +329,7 @@ impl Link {
 
     fn handle_probe(&mut self, now: Instant, nonce: u64) {
         let State::Ready(session) = &mut self.state else { return };
-        if session.kind == PeerKind::Original || session.probe.is_some() {
+        if session.kind == PeerKind::Original || session.probe.is_some() || session.bye.is_some() {
             return;
         }
         session.probe = Some(nonce);
@@ -459,7 +347,7 @@ impl Link {
                 }
             }
             PeerEvent::ChannelOpen(channel) => self.handle_channel_open(now, identity, channel),
-            PeerEvent::Message { channel, payload } => self.handle_message(identity, channel, payload),
+            PeerEvent::Message { channel, payload } => self.handle_message(now, identity, channel, payload),
             PeerEvent::Writable { bytes } => self.handle_writable(bytes),
             PeerEvent::Path(path) => self.handle_path(path),
             // ICE has the last word: the path may come back.
@@ -470,7 +358,7 @@ impl Link {
 
     fn handle_writable(&mut self, bytes: usize) {
         match &mut self.state {
-            State::Connecting(session) => session.writable = Some(bytes),
+            State::Connecting(session) => session.writable = Some(session.writable.unwrap_or(0) + bytes),
             State::Ready(_) => self.event(Event::Writable(bytes)),
             State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => {}
         }
@@ -510,10 +398,11 @@ impl Link {
     fn handle_channel_open(&mut self, now: Instant, identity: &Identity, channel: Channel) {
         let State::Connecting(session) = &mut self.state else { return };
         match channel {
+            Channel::Control | Channel::Bulk if session.kind == PeerKind::Original => {}
             Channel::Fast => {
                 session.fast_open = true;
                 self.deadline = Some((now + PROOF_TIMEOUT, Deadline::Proof));
-                self.settle();
+                self.settle(now);
             }
             Channel::Control => {
                 session.control_open = true;
@@ -523,134 +412,10 @@ impl Link {
         }
     }
 
-    fn say_hello(&mut self, identity: &Identity) {
-        let prove = |session: auth::Session<'_>| {
-            identity.key.as_ref().map(|key| session.prove(key, self.role).to_text())
-        };
-        let proof = self.proven_session(identity).and_then(prove);
-        let hello = Control::Hello { version: CONTROL_VERSION, name: identity.name.clone(), proof };
-        self.command(PeerCommand::Send {
-            channel: Channel::Control,
-            payload: Payload::Text(hello.to_text()),
-        });
-    }
-
-    /// What the proofs of both ends speak of: the live session.
-    fn proven_session<'a>(&'a self, identity: &'a Identity) -> Option<auth::Session<'a>> {
-        let State::Connecting(session) = &self.state else { return None };
-        let Fingerprints { local, remote } = session.fingerprints?;
-        let ours = End { user: &identity.me, fingerprint: local };
-        let theirs = End { user: &session.peer, fingerprint: remote };
-        Some(auth::Session::new(&identity.room, &self.id, self.role, ours, theirs))
-    }
-
-    /// Whether the peer's proof holds. In a room without a key nothing is proven.
-    fn verify(&self, identity: &Identity, proof: Option<&str>) -> bool {
-        let (Some(key), Some(proof)) = (&identity.key, proof.and_then(Proof::parse)) else { return false };
-        self.proven_session(identity).is_some_and(|session| session.verify(key, self.role.other(), &proof))
-    }
-
-    fn handle_message(&mut self, identity: &Identity, channel: Channel, payload: Payload) {
-        match (channel, payload) {
-            (Channel::Fast, Payload::Text(text)) => self.handle_fast_text(&text),
-            (Channel::Fast, Payload::Binary(bytes)) => self.event_when_ready(Event::Data(bytes)),
-            (Channel::Control, Payload::Text(text)) => match Control::parse(&text) {
-                Ok(control) => self.handle_control(identity, control),
-                Err(_) => self.close(CloseReason::Misbehaved),
-            },
-            (Channel::Bulk, Payload::Binary(frame)) => self.event_when_ready(Event::Bulk(frame)),
-            (Channel::Control, Payload::Binary(_)) | (Channel::Bulk, Payload::Text(_)) => {
-                self.close(CloseReason::Misbehaved);
-            }
-        }
-    }
-
-    fn handle_fast_text(&mut self, text: &str) {
-        let State::Ready(session) = &self.state else { return };
-        match chat::parse(session.kind, text) {
-            FastMessage::Line(text) => self.event(Event::Text { text, direct: false }),
-            FastMessage::Close => self.close(CloseReason::Left),
-            FastMessage::Internal => {}
-        }
-    }
-
-    fn handle_control(&mut self, identity: &Identity, control: Control) {
-        match (&self.state, control) {
-            (State::Connecting(_), Control::Hello { version: _, name, proof }) => {
-                self.handle_hello(identity, name, proof.as_deref());
-            }
-            (State::Ready(_), Control::Name { name }) => self.event(Event::Renamed(name)),
-            (State::Ready(_), Control::Direct { text }) => self.event(Event::Text { text, direct: true }),
-            (State::Ready(_), Control::Probe { nonce }) => self.send_control(&Control::Alive { nonce }),
-            (State::Ready(_), Control::Alive { nonce }) => self.handle_alive(nonce),
-            (State::Ready(_), Control::Transfer { message }) => self.event(Event::Transfer(message)),
-            (State::Connecting(_) | State::Ready(_), Control::Bye { reason }) => {
-                self.close(bye_reason(&reason))
-            }
-            (_, Control::Unknown) => {}
-            // Before the hello nothing is listened to; a second hello means nothing.
-            (
-                _,
-                Control::Hello { .. }
-                | Control::Name { .. }
-                | Control::Direct { .. }
-                | Control::Probe { .. }
-                | Control::Alive { .. }
-                | Control::Bye { .. }
-                | Control::Transfer { .. },
-            ) => {}
-        }
-    }
-
-    fn handle_hello(&mut self, identity: &Identity, name: String, proof: Option<&str>) {
-        let verified = self.verify(identity, proof);
-        if identity.key.is_some() && !verified {
-            return self.close(CloseReason::KeyMismatch);
-        }
-        self.accept_hello(Hello { name, verified });
-    }
-
-    fn accept_hello(&mut self, hello: Hello) {
-        if let State::Connecting(session) = &mut self.state {
-            session.hello.get_or_insert(hello);
-        }
-        self.settle();
-    }
-
-    fn handle_alive(&mut self, nonce: u64) {
-        if let State::Ready(session) = &mut self.state
-            && session.probe == Some(nonce)
-        {
-            session.probe = None;
-            self.deadline = None;
-        }
-    }
-
-    /// Moves to `Ready` as soon as everything it needs is there.
-    fn settle(&mut self) {
-        let State::Connecting(session) = &mut self.state else { return };
-        if !session.fast_open {
-            return;
-        }
-        let hello = match session.kind {
-            PeerKind::Original => Hello { name: String::new(), verified: false },
-            PeerKind::Swarm => match session.hello.take() {
-                Some(hello) => hello,
-                None => return,
-            },
-        };
-        let closed = State::Closed { peer: None };
-        let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
-        let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
-        self.state = State::Ready(session);
-        self.deadline = None;
-        self.event(Event::Ready { kind, verified: hello.verified, name: hello.name });
-        for event in path.map(Event::Path).into_iter().chain(writable.map(Event::Writable)) {
-            self.event(event);
-        }
-    }
-
     fn handle_closed(&mut self, closed: PeerClosed) {
+        if let Some(reason) = self.bye() {
+            return self.end(reason);
+        }
         let was_ready = self.is_ready();
         let reason = match closed {
             PeerClosed::Local => CloseReason::Local,
@@ -675,7 +440,7 @@ impl Link {
         match &self.state {
             State::Closed { .. } => return,
             State::Connecting(session) | State::Ready(session) if session.control_open => {
-                let bye = Control::Bye { reason: bye_word(reason).into() };
+                let bye = Control::Bye { reason: talk::bye_word(reason).into() };
                 self.command(PeerCommand::Send {
                     channel: Channel::Control,
                     payload: Payload::Text(bye.to_text()),
@@ -713,12 +478,6 @@ impl Link {
         self.send_to_ours(Channel::Control, Payload::Text(control.to_text()));
     }
 
-    fn event_when_ready(&mut self, event: Event) {
-        if self.is_ready() {
-            self.event(event);
-        }
-    }
-
     fn event(&mut self, event: Event) {
         self.outbox.push_back(Output::Event(event));
     }
@@ -741,42 +500,15 @@ impl Session {
             fingerprints: None,
             fast_open: false,
             hello: None,
+            verified: false,
             candidates: 0,
             control_open: false,
             probe: None,
+            bye: None,
             path: None,
             writable: None,
+            early: Vec::new(),
+            early_bytes: 0,
         }
-    }
-}
-
-impl Identity {
-    fn admits(&self, kind: PeerKind) -> bool {
-        match kind {
-            PeerKind::Swarm => true,
-            PeerKind::Original => self.key.is_none() || self.allow_unverified,
-        }
-    }
-}
-
-fn bye_word(reason: CloseReason) -> &'static str {
-    match reason {
-        CloseReason::Left | CloseReason::Local => "left",
-        CloseReason::Replaced => "replaced",
-        CloseReason::Misbehaved => "misbehaved",
-        CloseReason::KeyMismatch => "key_mismatch",
-        CloseReason::Lost | CloseReason::NoPath | CloseReason::Unverified | CloseReason::GivenBack => {
-            "closed"
-        }
-    }
-}
-
-fn bye_reason(word: &str) -> CloseReason {
-    match word {
-        "replaced" => CloseReason::Replaced,
-        "misbehaved" => CloseReason::Misbehaved,
-        "key_mismatch" => CloseReason::KeyMismatch,
-        "closed" => CloseReason::Lost,
-        _ => CloseReason::Left,
     }
 }

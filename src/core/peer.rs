@@ -141,10 +141,11 @@ pub enum PeerEvent {
         /// What.
         payload: Payload,
     },
-    /// The bulk channel has room again: `bytes` more may be sent now. Said once when the channel opens, then
-    /// each time it drains below its low-water mark.
+    /// The bulk channel has room: `bytes` more may be sent, on top of what earlier ones allowed. Said when the channel
+    /// opens, then each time it drains below its low-water mark. While any of it is left one more message may be
+    /// sent even if it is larger; the excess counts against the next.
     Writable {
-        /// How many bytes it takes before it is full.
+        /// How many more bytes.
         bytes: usize,
     },
     /// How the packets travel now.

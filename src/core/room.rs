@@ -13,10 +13,13 @@
 //!
 //! The member who was there first owns the offer; the newcomer answers it.
 
+mod api;
 mod deadlines;
 mod limits;
 mod member;
 mod presence;
+#[cfg(test)]
+mod properties;
 mod routing;
 mod state;
 #[cfg(test)]
@@ -36,6 +39,7 @@ use crate::wire::secret::Secret;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
 
+pub use api::{CloseReason, Counters, Input, Output, SocketId, Stats};
 pub use deadlines::Reason;
 pub use limits::Limits;
 pub use member::MemberKey;
@@ -46,113 +50,8 @@ use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
 
-/// A socket, numbered by the shell; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SocketId(pub u64);
-
-/// What happens to the server.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// A socket was opened.
-    Connected {
-        /// Its number.
-        socket: SocketId,
-        /// Where it comes from.
-        address: IpAddr,
-        /// What its token allows.
-        grant: Grant,
-    },
-    /// A message of a client, parsed.
-    Signal {
-        /// From which socket.
-        socket: SocketId,
-        /// The message.
-        signal: ClientSignal,
-    },
-    /// A message of a client that could not be parsed.
-    Invalid {
-        /// From which socket.
-        socket: SocketId,
-        /// Why: malformed, of an unknown type, too large or not a client's to send.
-        code: ErrorCode,
-        /// One sentence for people.
-        message: String,
-    },
-    /// Any frame or pong arrived: the client's program is running. A [`Input::Signal`] says so too.
-    Seen(SocketId),
-    /// The socket is closed or broke off.
-    Lost(SocketId),
-    /// The server is about to stop: everyone is told and let go.
-    Shutdown,
-}
-
-/// What the server does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Sends a message.
-    Send {
-        /// To which socket.
-        socket: SocketId,
-        /// The message.
-        signal: ServerSignal,
-    },
-    /// Sends a WebSocket ping, to learn whether the client's program is running.
-    Ping(SocketId),
-    /// Closes the socket after what was sent to it. The machine has forgotten the socket already.
-    Close {
-        /// Which socket.
-        socket: SocketId,
-        /// Why.
-        reason: CloseReason,
-    },
-}
-
-/// Why the server closes a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The client was refused; a `signal_error` with the same code went before.
-    Refused(ErrorCode),
-    /// The same member came back on a newer socket.
-    Replaced,
-    /// The server stops.
-    ShuttingDown,
-}
-
-/// What the server holds and has done, for operators.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Rooms with at least one member.
-    pub rooms: usize,
-    /// Members, those within their grace included.
-    pub members: usize,
-    /// Open sockets.
-    pub sockets: usize,
-    /// Offers waiting to be taken.
-    pub offers: usize,
-    /// Links between members, answered or not.
-    pub links: usize,
-    /// Since the start.
-    pub counters: Counters,
-}
-
-/// What the server has done since its start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Members who entered.
-    pub joined: u64,
-    /// Members who took their place back.
-    pub resumed: u64,
-    /// Messages of clients.
-    pub received: u64,
-    /// Offers handed to newcomers.
-    pub claimed: u64,
-    /// Claims that brought no link and were given back.
-    pub given_back: u64,
-    /// Answers, candidates and renegotiations passed from one member to another.
-    pub relayed: u64,
-    /// Messages refused.
-    pub refused: u64,
-}
+/// The length of a resume secret that a client may bring: 128 random bits in base64url are 22 characters.
+const RESUME_SECRET_BYTES: std::ops::RangeInclusive<usize> = 22..=64;
 
 /// What the machine's parts write to: messages out, deadlines, counts.
 #[derive(Debug, Default)]
@@ -396,13 +295,8 @@ impl Rooms {
     fn handle_init(&mut self, now: Instant, socket: SocketId, init: Init) {
         let Some(known) = self.sockets.get(&socket) else { return };
         if let Place::Inside { room, member } = &known.place {
-            let same = *room == init.room_id
-                && self.rooms.get(room).is_some_and(|room| room.is_user(*member, &init.user_id));
-            if !same {
-                let message = "this connection is a member already: send `close` first, or open another";
-                self.effects.refuse(socket, ErrorCode::NotAllowed, message);
-            }
-            return;
+            let (room, member) = (room.clone(), *member);
+            return self.handle_init_again(now, socket, &room, member, init);
         }
         if !known.grant.allows(&init.room_id) {
             let message = "the token does not open this room: ask for one that does";
@@ -415,10 +309,34 @@ impl Rooms {
         self.enter(now, socket, init);
     }
 
+    /// `init` came with the URL and comes again as a message, which alone may bring a secret; or it is another one.
+    fn handle_init_again(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        room_id: &RoomId,
+        member: MemberKey,
+        init: Init,
+    ) {
+        let secret =
+            init.resume.filter(|secret| RESUME_SECRET_BYTES.contains(&secret.len())).map(Secret::new);
+        let same = *room_id == init.room_id
+            && self.in_room(now, room_id, |room, _| room.is_user(member, &init.user_id)) == Some(true);
+        if same {
+            self.in_room(now, room_id, |room, _| room.bring_secret(member, secret));
+        } else {
+            let message = "this connection is a member already: send `close` first, or open another";
+            self.effects.refuse(socket, ErrorCode::NotAllowed, message);
+        }
+    }
+
     fn enter(&mut self, now: Instant, socket: SocketId, init: Init) {
         let Init { user_id, room_id, have, resume } = init;
         let kind = match have {
-            Some(have) => Kind::ours(have, self.draw_secret(), self.limits.members_per_room),
+            Some(have) => {
+                let secret = self.choose_secret(resume.as_deref());
+                Kind::ours(have, secret, self.limits.members_per_room)
+            }
             None => Kind::Original,
         };
         let newcomer = Newcomer { socket, user: user_id, kind, resume: resume.map(Secret::new) };
@@ -447,6 +365,14 @@ impl Rooms {
         self.in_room(now, &room_id, |room, turn| room.meet_everyone(member, turn));
         for signal in early {
             self.handle_member_signal(now, socket, &room_id, member, signal);
+        }
+    }
+
+    /// A newcomer may bring its own secret: then it can come back even if the welcome was lost on its way.
+    fn choose_secret(&mut self, brought: Option<&str>) -> Secret {
+        match brought.filter(|secret| RESUME_SECRET_BYTES.contains(&secret.len())) {
+            Some(secret) => Secret::new(secret.to_owned()),
+            None => self.draw_secret(),
         }
     }
 

@@ -43,6 +43,11 @@ impl<K: Ord + Clone> Timers<K> {
         Some(key)
     }
 
+    /// Whether `key` has a deadline.
+    pub fn contains(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// How many deadlines there are.
     pub fn len(&self) -> usize {
         self.by_key.len()

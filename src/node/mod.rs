@@ -13,7 +13,7 @@ pub mod api;
 mod roster;
 pub mod signaling;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::core::link::PeerKind;
 use crate::core::mesh::{self, Mesh};
 use crate::core::peer::{LinkKey, PeerCommand, PeerEvent};
-use crate::core::transfer::{self, OpId, Transfers};
+use crate::core::transfer::{self, OpId, TransferEvent, Transfers};
 use crate::io::disk::Disk;
 use crate::io::rtc::{RtcConfig, RtcDriver, RtcError};
 use crate::wire::signal::ErrorCode;
@@ -33,8 +33,11 @@ use roster::Roster;
 /// Inputs taken in one turn before the outputs are carried out and everybody else is looked at.
 const TURN_BUDGET: usize = 64;
 
-/// Events of connections, and completions of the disk, that may wait for the loop.
+/// Commands of the face, events for it, and answers of the disk, that may wait.
 const QUEUE: usize = 256;
+
+/// Events that may wait for a face before the server is not listened to, either: far more than a server has reason to cause.
+const OUTBOUND_MAX: usize = 4096;
 
 /// A peer that has this much waiting in front of it holds back the commands of the faces. The driver closes a connection
 /// at 16 MiB.
@@ -123,7 +126,7 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
         outbound: VecDeque::new(),
         stage: Stage::Outside,
         ready_by: None,
-        congested_since: None,
+        congested: BTreeMap::new(),
         leave_by: None,
     };
     let inlets = Inlets { rtc_events, disk_done, asked, news: signaling.news };
@@ -160,7 +163,8 @@ struct Node {
     outbound: VecDeque<Event>,
     stage: Stage,
     ready_by: Option<Instant>,
-    congested_since: Option<Instant>,
+    /// The connections that are far behind, and since when.
+    congested: BTreeMap<LinkKey, Instant>,
     leave_by: Option<Instant>,
 }
 
@@ -216,7 +220,9 @@ impl Node {
             command = inlets.asked.recv(), if peers_keep_up && self.stage != Stage::Leaving => {
                 self.handle_command(command.unwrap_or(Command::Quit));
             }
-            Some(news) = inlets.news.recv() => return self.handle_news(news),
+            Some(news) = inlets.news.recv(), if self.outbound.len() < OUTBOUND_MAX => {
+                return self.handle_news(news);
+            }
             () = sleep_until(wake_at) => self.handle_timeout(),
         }
         Flow::On
@@ -348,21 +354,18 @@ impl Node {
     fn wake_at(&self) -> Option<Instant> {
         let mesh = self.mesh.poll_timeout().map(|(at, _)| at);
         let transfers = self.transfers.poll_timeout().map(|(at, _)| at);
-        let congestion = self.congested_since.map(|_| Instant::now() + CONGESTION_POLL);
+        let congestion = (!self.congested.is_empty()).then(|| Instant::now() + CONGESTION_POLL);
         let leaving = self.leave_by.map(|by| by.min(Instant::now() + CONGESTION_POLL));
         let own = [mesh, transfers, congestion, leaving, self.ready_by, self.roster.poll_timeout()];
         own.into_iter().flatten().min()
     }
 
-    /// Whether the faces may say more: no peer is far behind, or one has been for too long.
+    /// Whether the faces may say more: nobody is far behind, except who has been for too long.
     fn peers_keep_up(&mut self) -> bool {
         let now = Instant::now();
-        if self.rtc.most_waiting_bytes() <= CONGESTED_BYTES {
-            self.congested_since = None;
-            return true;
-        }
-        let since = *self.congested_since.get_or_insert(now);
-        now.duration_since(since) >= CONGESTION_PATIENCE
+        let since = |key| (key, self.congested.get(&key).copied().unwrap_or(now));
+        self.congested = self.rtc.congested(CONGESTED_BYTES).map(since).collect();
+        self.congested.values().all(|since| now.duration_since(*since) >= CONGESTION_PATIENCE)
     }
 
     /// Carries out what the machines want, until neither wants anything more.
@@ -463,6 +466,8 @@ impl Node {
                 self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
             }
             transfer::Output::Disk(op) => self.disk.submit(op),
+            // The next one says more: nothing is lost on a face that is behind.
+            transfer::Output::Event(TransferEvent::Progress(_)) if self.outbound.len() >= QUEUE => {}
             transfer::Output::Event(event) => self.tell(Event::Transfer(event)),
         }
     }

@@ -27,11 +27,21 @@ impl Candidate {
         self.candidate.is_empty() || self.candidate.contains(" typ host")
     }
 
+    /// Whether the candidate is reached over UDP. Others are TCP (RFC 6544), which this program does not speak.
+    pub fn is_udp(&self) -> bool {
+        line_is_udp(&self.candidate)
+    }
+
     /// The bytes this candidate takes, for limits.
     pub fn len_bytes(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         self.candidate.len() + optional(&self.sdp_mid) + optional(&self.username_fragment)
     }
+}
+
+/// Whether the third field of a candidate line, its transport, is UDP (RFC 8839 §5.1).
+pub(super) fn line_is_udp(line: &str) -> bool {
+    line.split_ascii_whitespace().nth(2).is_some_and(|transport| transport.eq_ignore_ascii_case("udp"))
 }
 
 /// Reads what stands for a candidate: an object, or one of the ways to say that there are no more (`null`, `""`, an

@@ -149,6 +149,8 @@ impl ServerDialect {
                 let user_id = raw.user_id.ok_or_else(|| DialectError::missing("userId"))?;
                 Ok(ClientSignal::Want { user_id })
             }
+            "withdraw" => Ok(ClientSignal::Withdraw { id: raw.take_id()? }),
+            "leave" => Ok(ClientSignal::Leave { id: raw.take_id()? }),
             "close" => Ok(ClientSignal::Close),
             _ => Err(unknown_type()),
         }
@@ -178,7 +180,7 @@ impl ServerDialect {
 /// Messages only servers send are refused by name: passing them on was how one client could speak for the server.
 fn check_kind(kind: &str) -> Result<(), DialectError> {
     match kind {
-        "init" | "offer" | "answer" | "candidate" | "want" | "close" => Ok(()),
+        "init" | "offer" | "answer" | "candidate" | "want" | "withdraw" | "leave" | "close" => Ok(()),
         "accept" | "offerAccepted" | "offerRequest" | "leaveSwarm" | "welcome" | "gone" | "signal_error" => {
             Err(DialectError::new(ErrorCode::NotAllowed, "only the server sends this message"))
         }

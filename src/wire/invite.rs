@@ -294,13 +294,10 @@ fn token_in(url: &Url) -> Result<Option<Secret>, InviteError> {
 
 /// Takes the last segment of the path for the room; a slash behind it does not matter.
 fn split_room(mut url: Url) -> Result<(ServerUrl, RoomId), InviteError> {
-    let room = {
-        let path = url.path().trim_end_matches('/');
-        let segment =
-            path.rsplit('/').next().filter(|segment| !segment.is_empty()).ok_or(InviteError::NoRoom)?;
-        RoomId::new(percent_decode_str(segment).decode_utf8_lossy())?
-    };
-    url.path_segments_mut().expect("ws and wss URLs have a path").pop_if_empty().pop();
+    let path = url.path().trim_end_matches('/').to_owned();
+    let (prefix, room) = path.rsplit_once('/').ok_or(InviteError::NoRoom)?;
+    let room = RoomId::new(percent_decode_str(room).decode_utf8_lossy())?;
+    url.set_path(prefix.trim_end_matches('/'));
     Ok((ServerUrl::from_url(url), room))
 }
 
@@ -345,6 +342,13 @@ mod tests {
         assert_eq!((invite.server().host(), invite.server().port()), ("[::1]", 443));
         assert!(invite.server().is_tls());
         assert_eq!(invite.reveal(), "wss://[::1]/r");
+    }
+
+    #[test]
+    fn slashes_behind_the_room_do_not_matter() {
+        for text in ["ws://h/p/r", "ws://h/p/r/", "ws://h/p/r//", "ws://h/p//r"] {
+            assert_eq!(parse(text), parse("ws://h/p/r"), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::candidate::line_is_udp;
 use super::limits::SDP_MAX_BYTES;
 
 /// The session-level attribute by which our peers recognise each other. The published libraries ignore it
@@ -48,9 +49,17 @@ impl Sdp {
         if self.has_marker() {
             return self.clone();
         }
-        let at = self.0.find("\nm=").map_or(self.0.len(), |newline| newline + 1);
-        let (session, media) = self.0.split_at(at);
-        Self(format!("{session}{MARKER}\r\n{media}"))
+        let session_bytes: usize =
+            self.0.split_inclusive('\n').take_while(|line| !line.starts_with("m=")).map(str::len).sum();
+        let (session, media) = self.0.split_at(session_bytes);
+        let line_end = if session.is_empty() || session.ends_with('\n') { "" } else { "\r\n" };
+        Self(format!("{session}{line_end}{MARKER}\r\n{media}"))
+    }
+
+    /// The description without the candidates that are not reached over UDP.
+    pub fn with_udp_only(&self) -> Self {
+        let is_wanted = |line: &&str| !line.starts_with("a=candidate:") || line_is_udp(line);
+        Self(self.0.split_inclusive('\n').filter(is_wanted).collect())
     }
 
     fn session_lines(&self) -> impl Iterator<Item = &str> {
@@ -90,5 +99,13 @@ mod tests {
     fn a_media_level_marker_does_not_count() {
         let sdp = Sdp::new("v=0\r\nm=application 9\r\na=x-swarm:1\r\n").expect("short enough");
         assert!(!sdp.has_marker());
+    }
+
+    #[test]
+    fn only_udp_candidates_are_kept() {
+        let udp = "a=candidate:1 1 udp 2122265343 192.0.2.2 47805 typ host\r\n";
+        let tcp = "a=candidate:2 1 tcp 1518285567 192.0.2.2 50083 typ host tcptype passive\r\n";
+        let sdp = Sdp::new(format!("v=0\r\n{tcp}{udp}a=mid:0\r\n")).expect("short");
+        assert_eq!(sdp.with_udp_only().as_str(), format!("v=0\r\n{udp}a=mid:0\r\n"));
     }
 }

@@ -108,13 +108,17 @@ export class OriginalPeer {
     return this.options.generation === 1 ? peer.id : peer.userId
   }
 
-  // Tells of every channel that the other side opens, also of those that the library ignores.
+  // Tells of every channel that the other side opens, also of those that the library ignores, and of broken paths.
   #watched(wrtc) {
     const peer = this
     class RTCPeerConnection extends wrtc.RTCPeerConnection {
       constructor(config) {
         super(config)
         this.addEventListener('datachannel', ({ channel }) => peer.#emit('channel', { label: channel.label }))
+        this.addEventListener('iceconnectionstatechange', () => {
+          const state = this.iceConnectionState
+          if (['disconnected', 'failed'].includes(state)) peer.#emit('ice', { state })
+        })
       }
     }
     const { RTCSessionDescription, RTCIceCandidate } = wrtc
@@ -124,7 +128,7 @@ export class OriginalPeer {
   // What an event says may be a promise (a hash); events keep their order all the same.
   #emit(event, fields = {}) {
     this.events = this.events.then(async () => {
-      this.host.emit({ event, peer: this.options.peer, ...(await fields) })
+      this.host.emit({ event, peer: this.options.peer, ms: Math.round(performance.now()), ...(await fields) })
     })
   }
 }

@@ -1,10 +1,20 @@
 //! The integration tests, in one binary.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
+
+mod chaos;
+mod cli;
+mod corpus;
+mod help;
 mod interop;
+mod malicious;
 mod mesh_sim;
 mod process;
 mod rtc;
+mod scene;
+mod secrets;
 mod signaling;
 mod sim;
-mod sim;
 mod swarm;
+mod threat_model;
+mod transfers;

@@ -5,9 +5,8 @@ use std::time::Duration;
 use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{self, Event};
 use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, UserId};
-use proptest::prelude::*;
 
-use crate::sim::{PeerNo, World, was_told_of};
+use crate::sim::{Break, Newcomer, PeerNo, World, was_told_of};
 
 const KEY: Option<[u8; 16]> = Some([1; 16]);
 
@@ -81,7 +80,7 @@ fn a_killed_peer_is_noticed_within_seconds() {
     world.run_for(seconds(4));
     let survivors = [peers[0], peers[1], peers[3], peers[4]];
     for peer in survivors {
-        assert_eq!(world.peers[peer].mesh.ready_peers().count(), 3);
+        assert_eq!(world.peers[peer].ready_peers().len(), 3);
     }
     world.settle();
     world.assert_full_mesh(&survivors);
@@ -91,13 +90,13 @@ fn a_killed_peer_is_noticed_within_seconds() {
 fn a_killed_peer_is_noticed_without_the_server_too() {
     let (mut world, peers) = world_of(3, 6);
     for &peer in &peers {
-        world.break_socket(peer);
+        world.break_socket(peer, Break::Clean);
     }
     world.crash(peers[2]);
     world.run_for(seconds(15));
     let survivors = [peers[0], peers[1]];
     for peer in survivors {
-        assert_eq!(world.peers[peer].mesh.ready_peers().count(), 1);
+        assert_eq!(world.peers[peer].ready_peers().len(), 1);
     }
     world.settle();
     world.assert_full_mesh(&survivors);
@@ -108,8 +107,8 @@ fn a_lost_socket_closes_no_link() {
     let (mut world, peers) = world_of(6, 7);
     let before: Vec<usize> = world.peers.iter().map(|peer| peer.events.len()).collect();
     for _ in 0..5 {
-        world.break_socket(peers[0]);
-        world.break_socket(peers[3]);
+        world.break_socket(peers[0], Break::Clean);
+        world.break_socket(peers[3], Break::Clean);
         world.run_for(seconds(45));
     }
     world.settle();
@@ -159,7 +158,7 @@ fn a_second_peer_with_the_same_id_is_refused_and_harms_nobody() {
     world.settle();
     world.assert_full_mesh(&peers);
     assert!(world.peers[twin].events.iter().any(|event| matches!(event, Event::Refused { .. })));
-    assert_eq!(world.peers[twin].mesh.ready_peers().count(), 0);
+    assert_eq!(world.peers[twin].ready_peers().len(), 0);
 }
 
 #[test]
@@ -169,7 +168,7 @@ fn a_frozen_member_holds_nobody_up() {
     world.run_for(seconds(1));
     let newcomer = world.join("newcomer", "lobby", KEY);
     world.run_for(seconds(3));
-    assert_eq!(world.peers[newcomer].mesh.ready_peers().count(), 3, "everyone but the frozen one, at once");
+    assert_eq!(world.peers[newcomer].ready_peers().len(), 3, "everyone but the frozen one, at once");
     world.settle();
     peers.push(newcomer);
     world.assert_full_mesh(&peers);
@@ -198,7 +197,7 @@ fn a_pair_without_a_path_is_tried_again_and_heals() {
     let second = world.join("second", "lobby", KEY);
     world.set_path(first, second, false);
     world.run_for(seconds(30));
-    assert_eq!(world.peers[first].mesh.ready_peers().count(), 0);
+    assert_eq!(world.peers[first].ready_peers().len(), 0);
     world.set_path(first, second, true);
     world.settle();
     world.assert_full_mesh(&[first, second]);
@@ -209,7 +208,7 @@ fn a_pair_that_loses_its_path_and_gets_it_back_is_linked_again() {
     let (mut world, peers) = world_of(3, 14);
     world.set_path(peers[0], peers[1], false);
     world.run_for(seconds(20));
-    assert_eq!(world.peers[peers[0]].mesh.ready_peers().count(), 1);
+    assert_eq!(world.peers[peers[0]].ready_peers().len(), 1);
     world.set_path(peers[0], peers[1], true);
     world.settle();
     world.assert_full_mesh(&peers);
@@ -261,88 +260,214 @@ fn an_init_under_a_members_name_does_not_touch_that_member() {
     world.assert_full_mesh(&peers);
 }
 
-/// Something that happens to the world.
-#[derive(Debug, Clone)]
-enum Happening {
-    Join,
-    Leave(usize),
-    Crash(usize),
-    BreakSocket(usize),
-    RestartServer,
-    Freeze(usize, u64),
-    CutPath(usize, usize),
-    HealPaths,
-    Pass(u64),
+#[test]
+fn a_newcomer_whose_welcome_is_lost_is_let_in_again_at_once() {
+    let (mut world, mut peers) = world_of(2, 18);
+    let newcomer = world.join("newcomer", "lobby", KEY);
+    // Its `init` arrives; the answer does not.
+    world.run_for(Duration::from_millis(90));
+    world.break_socket(newcomer, Break::Clean);
+    world.run_for(seconds(8));
+    assert_eq!(world.peers[newcomer].ready_peers().len(), 2, "long before the grace is over");
+    peers.push(newcomer);
+    world.settle();
+    world.assert_full_mesh(&peers);
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
-    prop_oneof![
-        4 => Just(Happening::Join),
-        1 => any::<usize>().prop_map(Happening::Leave),
-        1 => any::<usize>().prop_map(Happening::Crash),
-        2 => any::<usize>().prop_map(Happening::BreakSocket),
-        1 => Just(Happening::RestartServer),
-        1 => (any::<usize>(), 1..40_000u64).prop_map(|(no, ms)| Happening::Freeze(no, ms)),
-        1 => any::<(usize, usize)>().prop_map(|(a, b)| Happening::CutPath(a, b)),
-        1 => Just(Happening::HealPaths),
-        4 => (0..5_000u64).prop_map(Happening::Pass),
-    ]
+#[test]
+fn a_peer_is_back_before_the_server_knows_that_it_was_away() {
+    let (mut world, peers) = world_of(4, 19);
+    world.break_socket(peers[1], Break::ServerLate);
+    world.run_for(seconds(5));
+    assert_eq!(world.rooms.stats().counters.resumed, 1);
+    world.settle();
+    world.assert_full_mesh(&peers);
 }
 
-struct Chaos {
-    world: World,
-    cut: Vec<(PeerNo, PeerNo)>,
+#[test]
+fn an_id_is_free_again_when_the_grace_of_its_crashed_owner_is_over() {
+    let (mut world, peers) = world_of(3, 20);
+    world.crash(peers[1]);
+    world.run_for(seconds(1));
+    let refused = world.join("peer-1", "lobby", KEY);
+    world.run_for(seconds(5));
+    assert!(world.peers[refused].events.iter().any(|event| matches!(event, Event::Refused { .. })));
+    let stubborn = world.enter(Newcomer::new("peer-1", "lobby", KEY).insisting());
+    world.settle();
+    world.assert_full_mesh(&[peers[0], stubborn, peers[2]]);
 }
 
-impl Chaos {
-    fn happen(&mut self, happening: Happening) {
-        let alive = self.world.alive();
-        let pick = |index: usize| (!alive.is_empty()).then(|| alive[index % alive.len()]);
-        match happening {
-            Happening::Join if alive.len() < 8 => {
-                let name = format!("peer-{}", self.world.peers.len());
-                self.world.join(&name, "lobby", KEY);
-            }
-            Happening::Join => {}
-            Happening::Leave(no) => pick(no).into_iter().for_each(|no| self.world.leave(no)),
-            Happening::Crash(no) => pick(no).into_iter().for_each(|no| self.world.crash(no)),
-            Happening::BreakSocket(no) => pick(no).into_iter().for_each(|no| self.world.break_socket(no)),
-            Happening::RestartServer => self.world.restart_server(),
-            Happening::Freeze(no, ms) => {
-                pick(no).into_iter().for_each(|no| self.world.freeze(no, Duration::from_millis(ms)));
-            }
-            Happening::CutPath(a, b) => {
-                if let (Some(a), Some(b)) = (pick(a), pick(b)) {
-                    self.world.set_path(a, b, false);
-                    self.cut.push((a, b));
-                }
-            }
-            Happening::HealPaths => self.heal(),
-            Happening::Pass(ms) => self.world.run_for(Duration::from_millis(ms)),
-        }
+#[test]
+fn originals_and_ours_meet_in_an_open_room() {
+    let mut world = World::new(21);
+    let mut peers = Vec::new();
+    for round in 0..3 {
+        peers.push(world.join(&format!("ours-{round}"), "lobby", None));
+        world.run_for(seconds(1));
+        peers.push(world.enter(Newcomer::original(&format!("original-{round}"), "lobby")));
+        world.run_for(seconds(1));
     }
+    world.settle();
+    world.assert_full_mesh(&peers);
+    world.assert_everyone_hears_everyone(&peers);
+    world.assert_quiet();
+}
 
-    fn heal(&mut self) {
-        for (a, b) in self.cut.drain(..) {
-            self.world.set_path(a, b, true);
-        }
+#[test]
+fn originals_and_ours_all_at_once_meet_too() {
+    let mut world = World::new(22);
+    let mut peers: Vec<PeerNo> = Vec::new();
+    for round in 0..5 {
+        peers.push(world.enter(Newcomer::original(&format!("original-{round}"), "lobby")));
+        peers.push(world.join(&format!("ours-{round}"), "lobby", None));
+    }
+    world.settle();
+    world.assert_full_mesh(&peers);
+    world.assert_everyone_hears_everyone(&peers);
+}
+
+#[test]
+fn an_original_that_leaves_is_gone_at_once_for_everyone() {
+    let mut world = World::new(23);
+    let ours = [world.join("a", "lobby", None), world.join("b", "lobby", None)];
+    let original = world.enter(Newcomer::original("o", "lobby"));
+    world.run_for(seconds(3));
+    world.leave(original);
+    world.run_for(seconds(1));
+    world.assert_full_mesh(&ours);
+}
+
+#[test]
+fn an_original_whose_socket_breaks_takes_its_links_down_and_nobody_asks_for_it() {
+    let mut world = World::new(24);
+    let ours = [world.join("a", "lobby", None), world.join("b", "lobby", None)];
+    let original = world.enter(Newcomer::original("o", "lobby"));
+    world.run_for(seconds(3));
+    let wants = world.wants_sent;
+    world.break_socket(original, Break::Clean);
+    world.settle();
+    world.assert_full_mesh(&ours);
+    assert_eq!(world.wants_sent, wants);
+}
+
+#[test]
+fn originals_stay_outside_a_room_with_a_key_and_peace_returns() {
+    let mut world = World::new(25);
+    let first = world.join("first", "lobby", KEY);
+    world.run_for(seconds(1));
+    let originals = [1, 2, 3].map(|no| world.enter(Newcomer::original(&format!("original-{no}"), "lobby")));
+    world.run_for(seconds(1));
+    let second = world.join("second", "lobby", KEY);
+    world.run_for(seconds(5));
+    for original in originals {
+        let id = &world.peers[original].id;
+        assert!(was_told_of(&world.peers[first], id, CloseReason::Unverified), "as the offerer");
+        assert!(was_told_of(&world.peers[second], id, CloseReason::Unverified), "as the answerer");
+        assert_eq!(world.peers[original].ready_peers().len(), 2, "the originals have each other");
+    }
+    world.assert_full_mesh(&[first, second]);
+    world.assert_quiet();
+}
+
+#[test]
+fn originals_are_let_into_a_room_with_a_key_by_those_who_allow_it() {
+    let mut world = World::new(26);
+    let open = world.enter(Newcomer::new("open", "lobby", KEY).allowing_unverified());
+    let strict = world.join("strict", "lobby", KEY);
+    let original = world.enter(Newcomer::original("original", "lobby"));
+    world.settle();
+    let ids = |peers: &[PeerNo]| peers.iter().map(|no| world.peers[*no].id.clone()).collect();
+    world.assert_connected_to(open, &ids(&[strict, original]));
+    world.assert_connected_to(strict, &ids(&[open]));
+    assert_eq!(world.peers[original].ready_peers(), ids(&[open]));
+    let is_verified = |event: &Event| matches!(event, Event::Opened { peer, verified: true, .. } if *peer == world.peers[original].id);
+    assert!(!world.peers[open].events.iter().any(is_verified));
+}
+
+#[test]
+fn a_peer_that_has_as_many_links_as_it_may_is_left_alone() {
+    let mut world = World::new(27);
+    let small = world.enter(Newcomer::new("small", "lobby", KEY).with_max_peers(2));
+    world.run_for(seconds(1));
+    let others: Vec<PeerNo> = (0..4).map(|no| world.join(&format!("peer-{no}"), "lobby", KEY)).collect();
+    world.run_for(seconds(600));
+    assert_eq!(world.peers[small].ready_peers().len(), 2);
+    for &other in &others {
+        assert!(world.peers[other].ready_peers().len() >= 3);
+    }
+    world.assert_quiet();
+}
+
+#[test]
+fn a_pair_without_a_path_gives_up_in_the_end() {
+    let (mut world, peers) = world_of(3, 28);
+    world.set_path(peers[0], peers[1], false);
+    world.run_for(seconds(1_200));
+    world.assert_quiet();
+    assert_eq!(world.peers[peers[0]].ready_peers().len(), 1);
+}
+
+#[test]
+fn a_pair_that_gave_up_is_tried_again_when_one_of_them_reconnects() {
+    let (mut world, peers) = world_of(2, 29);
+    world.set_path(peers[0], peers[1], false);
+    world.run_for(seconds(1_200));
+    world.set_path(peers[0], peers[1], true);
+    world.break_socket(peers[0], Break::Clean);
+    world.settle();
+    world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn a_peer_stopped_while_it_connects_is_tried_again() {
+    for ms in (0..400).step_by(20) {
+        let (mut world, mut peers) = world_of(2, 30 + ms);
+        let newcomer = world.join("newcomer", "lobby", KEY);
+        world.run_for(Duration::from_millis(ms));
+        world.freeze(newcomer, seconds(14));
+        world.settle();
+        peers.push(newcomer);
+        world.assert_full_mesh(&peers);
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(20), ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_happens_each_pair_ends_with_exactly_one_link(
-        seed in any::<u64>(),
-        happenings in proptest::collection::vec(happening(), 1..40),
-    ) {
-        let mut chaos = Chaos { world: World::new(seed), cut: Vec::new() };
-        for happening in happenings {
-            chaos.happen(happening);
+#[test]
+fn a_line_said_as_soon_as_a_peer_is_ready_is_heard_by_it() {
+    for seed in 0..40 {
+        let mut world = World::new(seed);
+        let peers = [world.join("a", "lobby", KEY), world.join("b", "lobby", KEY)];
+        let mut first = None;
+        while first.is_none() {
+            world.run_for(Duration::from_millis(1));
+            first = peers.into_iter().find(|peer| !world.peers[*peer].ready_peers().is_empty());
         }
-        chaos.heal();
-        chaos.world.settle();
-        chaos.world.assert_full_mesh(&chaos.world.alive());
+        let speaker = first.expect("the loop ended");
+        world.say(speaker, "hello");
+        world.run_for(seconds(2));
+        let listener = peers[usize::from(speaker == peers[0])];
+        assert_eq!(world.lines(listener).len(), 1, "seed {seed}");
     }
+}
+
+#[test]
+fn after_everybody_left_the_server_holds_nothing() {
+    let (mut world, peers) = world_of(5, 31);
+    world.leave(peers[0]);
+    world.break_socket(peers[1], Break::MidMessage);
+    world.crash(peers[2]);
+    world.assert_server_forgets();
+}
+
+#[test]
+fn a_peer_that_left_makes_no_more_links() {
+    let (mut world, peers) = world_of(3, 32);
+    let newcomer = world.join("newcomer", "lobby", KEY);
+    // Offers of all three travel towards it as it leaves.
+    world.run_for(Duration::from_millis(60));
+    world.input(newcomer, mesh::Input::Close);
+    world.run_for(seconds(2));
+    assert_eq!(world.peers[newcomer].mesh().held().links, 0);
+    world.crash(newcomer);
+    world.settle();
+    world.assert_full_mesh(&peers);
 }

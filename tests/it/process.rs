@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up. Generous: it is only ever waited for in vain.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running program. It is killed when dropped.
 pub struct Process {
@@ -34,7 +34,17 @@ enum Line {
 
 /// The program under test.
 pub fn swarm(name: &str, args: &[&str]) -> Process {
-    Process::start(name, Command::new(env!("CARGO_BIN_EXE_swarm")).args(args))
+    Process::start(name, &mut swarm_command(args))
+}
+
+/// The program under test, not yet started, with nothing from the environment of whoever runs the tests.
+pub fn swarm_command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swarm"));
+    command.args(args);
+    for variable in ["SWARM_TOKEN", "SWARM_URL", "SWARM_INVITE", "SWARM_NAME", "SWARM_LOG"] {
+        command.env_remove(variable);
+    }
+    command
 }
 
 impl Process {
@@ -96,6 +106,12 @@ impl Process {
         assert!(Instant::now() < deadline, "does not end\n{}", self.report());
         let status = self.child.wait().expect("the child is ours");
         (status, std::mem::take(&mut self.stderr))
+    }
+
+    /// What other users of the machine can see of it.
+    pub fn command_line(&self) -> String {
+        let path = format!("/proc/{}/cmdline", self.child.id());
+        String::from_utf8_lossy(&std::fs::read(path).expect("it runs")).replace('\0', " ")
     }
 
     /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.

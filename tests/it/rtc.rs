@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 const LINK: LinkKey = LinkKey(1);
 
 /// Long enough for a loaded machine; nothing here waits for it to pass.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn loopback() -> RtcConfig {
     RtcConfig { bind: Bind::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]), ..RtcConfig::default() }
@@ -51,7 +51,7 @@ impl Peer {
     async fn next(&mut self) -> PeerEvent {
         let (_, event) = tokio::time::timeout(PATIENCE, self.events.recv())
             .await
-            .expect("an event comes in time")
+            .unwrap_or_else(|_| panic!("no event in time; said so far: {:?}", self.said))
             .expect("the driver lives");
         event
     }
@@ -368,29 +368,30 @@ async fn a_consumer_that_does_not_listen_slows_its_peers_and_can_still_command()
     let (mut offerer, mut answerer) = (Peer::new(), Peer::with(RtcConfig { event_queue: 4, ..loopback() }));
     connect(&mut offerer, &mut answerer).await;
     offerer.opened(Channel::Fast).await;
+    answerer.opened(Channel::Fast).await;
     offerer.ask(PeerCommand::OpenChannel(Channel::Bulk));
     offerer.opened(Channel::Bulk).await;
     // The answerer reads nothing from here on. What the offerer may send without anybody reading is bounded: the
-    // engine's queues take 768 messages (48 MiB of these), SCTP's window and send buffer 4 MiB each.
+    // engine's queues take about a thousand messages (64 MiB of these), SCTP's window and send buffer 4 MiB each.
     let mut sent = 0_usize;
-    let mut room = 0_usize;
+    let mut room = 0_i64;
     let stalled = Duration::from_secs(3);
     loop {
-        while room > 0 && sent < 128 << 20 {
+        while room > 0 && sent < 256 << 20 {
             offerer.say(Channel::Bulk, binary(64 * 1024, 7));
             sent += 64 * 1024;
-            room = room.saturating_sub(64 * 1024);
+            room -= 64 * 1024;
         }
         let writable = offerer.wait(|event| match event {
             PeerEvent::Writable { bytes } => Some(*bytes),
             _ => None,
         });
         match tokio::time::timeout(stalled, writable).await {
-            Ok(bytes) => room = bytes,
+            Ok(bytes) => room += bytes as i64,
             Err(_) => break,
         }
     }
-    assert!(sent < 64 << 20, "{sent} bytes were taken for a consumer that reads nothing");
+    assert!(sent < 128 << 20, "{sent} bytes were taken for a consumer that reads nothing");
     answerer.say(Channel::Fast, text("I am still here"));
     assert_eq!(offerer.message().await, (Channel::Fast, text("I am still here")));
     let mut received = 0;
@@ -418,18 +419,17 @@ async fn bulk_flows_as_long_as_there_is_room() {
         received
     });
     let frame = Payload::Binary(Bytes::from(vec![9; 64 * 1024]));
-    let mut sent = 0;
+    let (mut sent, mut room) = (0, 0_i64);
     while sent < total {
-        let mut room = offerer
-            .wait(|event| match event {
-                PeerEvent::Writable { bytes } => Some(*bytes),
-                _ => None,
-            })
-            .await;
+        let writable = offerer.wait(|event| match event {
+            PeerEvent::Writable { bytes } => Some(*bytes),
+            _ => None,
+        });
+        room += writable.await as i64;
         while room > 0 && sent < total {
             offerer.say(Channel::Bulk, frame.clone());
             sent += frame.len_bytes();
-            room = room.saturating_sub(frame.len_bytes());
+            room -= frame.len_bytes() as i64;
         }
     }
     assert_eq!(receiver.await.expect("the receiver ends"), total);
@@ -462,4 +462,168 @@ async fn an_offer_may_lie_unclaimed_and_still_be_taken() {
     offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
     offerer.opened(Channel::Fast).await;
     answerer.opened(Channel::Fast).await;
+}
+
+/// A peer that is not ours: the library by itself, free to misbehave.
+mod stranger {
+    use std::sync::Arc;
+
+    use webrtc::data_channel::DataChannel;
+    use webrtc::peer_connection::{
+        PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceCandidateInit,
+        RTCSessionDescription,
+    };
+
+    use super::{Channel, PATIENCE, Peer, PeerCommand, Sdp};
+
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl PeerConnectionEventHandler for Silent {}
+
+    pub struct Stranger {
+        pub pc: Arc<dyn PeerConnection>,
+        pub channels: Vec<Arc<dyn DataChannel>>,
+    }
+
+    impl Stranger {
+        /// Offers a connection with these channels to one of our peers.
+        pub async fn offer_to(peer: &mut Peer, labels: &[&str]) -> Self {
+            let pc = PeerConnectionBuilder::new()
+                .with_handler(Arc::new(Silent))
+                .with_udp_addrs(vec!["127.0.0.1:0"])
+                .build()
+                .await
+                .expect("a connection");
+            let pc: Arc<dyn PeerConnection> = Arc::new(pc);
+            let mut channels = Vec::new();
+            for label in labels {
+                channels.push(pc.create_data_channel(label, None).await.expect("a channel"));
+            }
+            let offer = pc.create_offer(None).await.expect("an offer");
+            let sdp = Sdp::new(offer.sdp.clone()).expect("short enough");
+            pc.set_local_description(offer).await.expect("it is our own");
+            peer.ask(PeerCommand::AcceptOffer { sdp });
+            let answer = peer.description().await;
+            let answer = RTCSessionDescription::answer(answer.as_str().to_owned()).expect("an answer");
+            pc.set_remote_description(answer).await.expect("it is good");
+            for candidate in peer.candidates().await.into_iter().flatten() {
+                let init = RTCIceCandidateInit { candidate: candidate.candidate, ..Default::default() };
+                pc.add_ice_candidate(init).await.expect("a good candidate");
+            }
+            Self { pc, channels }
+        }
+
+        /// Sends on a channel as soon as it is there.
+        pub async fn send(&self, channel: usize, text: &str) {
+            let sent = async {
+                while self.channels[channel].send_text(text).await.is_err() {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, sent).await.expect("the channel opens");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_first_channel_of_an_original_is_fast_and_others_are_ignored() {
+        let mut peer = Peer::new();
+        let mut original = Stranger::offer_to(&mut peer, &["fastRTC"]).await;
+        peer.opened(Channel::Fast).await;
+        for label in ["swarm", "swarm-bulk", "fast"] {
+            original.channels.push(original.pc.create_data_channel(label, None).await.expect("a channel"));
+        }
+        original.send(0, "hi").await;
+        assert_eq!(peer.message().await, (Channel::Fast, super::text("hi")));
+        peer.say(Channel::Fast, super::text("hello"));
+        let closed = async {
+            for channel in &original.channels[1..] {
+                while let Some(event) = channel.poll().await {
+                    if matches!(event, webrtc::data_channel::DataChannelEvent::OnClose) {
+                        break;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, closed).await.expect("the channels of no use are closed");
+        original.pc.close().await.expect("it closes");
+        assert_eq!(peer.closed().await, super::PeerClosed::Remote);
+        let others = peer.said.iter().filter(|event| matches!(event, super::PeerEvent::ChannelOpen(_)));
+        assert_eq!(others.count(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_peer_that_opens_channels_without_end_is_cut_off() {
+        let mut peer = Peer::new();
+        let labels = ["flood"; 200];
+        let flood = Stranger::offer_to(&mut peer, &labels).await;
+        assert_eq!(peer.closed().await, super::PeerClosed::Failed);
+        flood.pc.close().await.expect("it closes");
+    }
+}
+
+#[test]
+fn a_peer_that_dies_is_missed_within_fifteen_seconds() {
+    let dying =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let living =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let (sdp_to_answerer, offer) = tokio::sync::oneshot::channel();
+    let (answer_to_offerer, answer) = tokio::sync::oneshot::channel();
+    let (opened, is_open) = tokio::sync::oneshot::channel::<()>();
+    dying.spawn(async move {
+        let mut answerer = Peer::new();
+        let (sdp, candidates): (Sdp, Vec<Option<Candidate>>) = offer.await.expect("an offer");
+        answerer.ask(PeerCommand::AcceptOffer { sdp });
+        candidates.into_iter().for_each(|candidate| answerer.ask(PeerCommand::AddCandidate(candidate)));
+        let described = (answerer.description().await, answerer.candidates().await);
+        answer_to_offerer.send(described).expect("the offerer waits");
+        answerer.opened(Channel::Fast).await;
+        opened.send(()).expect("the offerer waits");
+        std::future::pending::<()>().await;
+    });
+    living.block_on(async {
+        let mut offerer = Peer::new();
+        offerer.ask(PeerCommand::CreateOffer);
+        let described = (offerer.description().await, offerer.candidates().await);
+        sdp_to_answerer.send(described).expect("the answerer waits");
+        let (sdp, candidates) = answer.await.expect("an answer");
+        offerer.ask(PeerCommand::AcceptAnswer { sdp });
+        candidates.into_iter().for_each(|candidate| offerer.ask(PeerCommand::AddCandidate(candidate)));
+        offerer.opened(Channel::Fast).await;
+        is_open.await.expect("both ends are open");
+        // Its sockets are closed without a word, as by SIGKILL.
+        dying.shutdown_background();
+        let died = std::time::Instant::now();
+        offerer.wait(|event| (*event == PeerEvent::Disconnected).then_some(())).await;
+        let missed = died.elapsed();
+        assert_eq!(offerer.closed().await, PeerClosed::IceFailed);
+        assert!(missed < Duration::from_secs(8), "missed after {missed:?}");
+        assert!(died.elapsed() < Duration::from_secs(15), "given up after {:?}", died.elapsed());
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_carries_many_connections() {
+    const LINKS: u64 = 40;
+    let (mut left, mut right) = (Peer::new(), Peer::new());
+    (0..LINKS).for_each(|key| left.driver.command(LinkKey(key), PeerCommand::CreateOffer));
+    let mut open = 0;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while open < 2 * LINKS {
+        let (from_left, (key, event)) = tokio::select! {
+            Some(event) = left.events.recv() => (true, event),
+            Some(event) = right.events.recv() => (false, event),
+            () = tokio::time::sleep_until(deadline) => panic!("{open} ends are open"),
+        };
+        let other = if from_left { &mut right.driver } else { &mut left.driver };
+        match event {
+            PeerEvent::Description(sdp) if from_left => other.command(key, PeerCommand::AcceptOffer { sdp }),
+            PeerEvent::Description(sdp) => other.command(key, PeerCommand::AcceptAnswer { sdp }),
+            PeerEvent::Candidate(candidate) => other.command(key, PeerCommand::AddCandidate(candidate)),
+            PeerEvent::ChannelOpen(Channel::Fast) => open += 1,
+            PeerEvent::Closed(reason) => panic!("{key:?} closed: {reason:?}"),
+            _ => {}
+        }
+    }
 }

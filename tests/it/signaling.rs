@@ -8,7 +8,7 @@ use fast_rtc_swarm::core::access::{Access, Claims, TokenKey};
 use fast_rtc_swarm::io::ws::client::{
     ConnectConfig, ConnectError, Lost, SignalReceiver, SignalSender, Trust, connect,
 };
-use fast_rtc_swarm::io::ws::server::{Monitor, Server, ServerConfig, tls_config};
+use fast_rtc_swarm::io::ws::server::{Monitor, Server, ServerConfig, Timeouts, tls_config};
 use fast_rtc_swarm::wire::signal::{ErrorCode, OfferSignal};
 use fast_rtc_swarm::wire::{ClientSignal, Init, LinkId, RoomId, Sdp, Secret, ServerSignal, UserId};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -357,4 +357,33 @@ async fn wss_trusts_whom_it_is_told_to() {
     assert!(matches!(alice.hear().await, ServerSignal::Welcome { .. }));
     let plain = connect(&server.config()).await;
     assert!(plain.is_err(), "no TLS: {plain:?}");
+}
+
+#[tokio::test]
+async fn a_slow_loris_is_cut_off() {
+    let handshake = Duration::from_millis(50);
+    let server = serve(|config| config.timeouts = Timeouts { handshake, ..Timeouts::default() }).await;
+    let mut loris = TcpStream::connect(server.address).await.expect("the server is there");
+    loris.write_all(b"GET /den HTTP/1.1\r\nhost: x\r\n").await.expect("written");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, loris.read_to_end(&mut answer)).await.expect("in time");
+    assert!(read.is_err() || !answer.starts_with(b"HTTP/1.1 101"), "no upgrade");
+}
+
+/// R8.
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_gone() {
+    let timeouts = Timeouts {
+        ping_after: Duration::from_millis(50),
+        gone_after: Duration::from_millis(200),
+        ..Timeouts::default()
+    };
+    let server = serve(|config| config.timeouts = timeouts).await;
+    let mut alice = server.join("alice").await;
+    // Nothing reads from this socket, so nothing answers a ping.
+    let mut frozen = server.raw("/den").await;
+    frozen.say(r#"{"type":"init","userId":"frozen","roomId":"den","have":[]}"#).await;
+    let frozen_id = UserId::new("frozen").expect("a good id");
+    while alice.hear().await != (ServerSignal::Gone { user_id: frozen_id.clone() }) {}
+    assert_eq!(server.monitor.stats().sockets, 1);
 }

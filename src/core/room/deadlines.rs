@@ -58,6 +58,11 @@ impl Deadlines {
         self.0.first().cloned()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Reason> {
         let (at, _) = self.0.first()?;
         if *at > now {

@@ -77,6 +77,22 @@ impl Member {
         }
     }
 
+    /// Whether a secret is this member's.
+    pub(super) fn knows(&self, claimed: &Secret) -> bool {
+        match &self.kind {
+            Kind::Ours { resume, brought, .. } => resume == claimed || brought.as_ref() == Some(claimed),
+            Kind::Original => false,
+        }
+    }
+
+    /// Takes a secret that the member brought after it was welcomed.
+    pub(super) fn bring(&mut self, secret: Secret) {
+        match &mut self.kind {
+            Kind::Ours { brought, .. } => *brought = Some(secret),
+            Kind::Original => {}
+        }
+    }
+
     pub(super) fn lists(&self, user: &UserId) -> bool {
         match &self.kind {
             Kind::Ours { have, .. } => have.contains(user),
@@ -108,13 +124,14 @@ pub(super) enum Presence {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// Understands our extensions. `have` are the members it says it is connected to.
-    Ours { have: BTreeSet<UserId>, resume: Secret },
+    /// With either secret the member comes back: the one it was welcomed with, or one that it brought later.
+    Ours { have: BTreeSet<UserId>, resume: Secret, brought: Option<Secret> },
     /// A published library.
     Original,
 }
 
 impl Kind {
     pub(super) fn ours(have: Vec<UserId>, resume: Secret, at_most: usize) -> Self {
-        Self::Ours { have: have.into_iter().take(at_most).collect(), resume }
+        Self::Ours { have: have.into_iter().take(at_most).collect(), resume, brought: None }
     }
 }

@@ -55,9 +55,7 @@ impl Room {
     fn may_take(&self, key: MemberKey, resume: Option<&Secret>) -> Claimant {
         let Some(member) = self.members.get(&key) else { return Claimant::Successor };
         match &member.kind {
-            Kind::Ours { resume: secret, .. } if resume.is_some_and(|claimed| secret == claimed) => {
-                Claimant::Itself
-            }
+            Kind::Ours { .. } if resume.is_some_and(|claimed| member.knows(claimed)) => Claimant::Itself,
             Kind::Ours { .. } => Claimant::Stranger,
             Kind::Original if member.socket().is_none() => Claimant::Successor,
             Kind::Original => Claimant::Stranger,
@@ -123,7 +121,7 @@ impl Room {
                 self.send(newcomer, ServerSignal::LeaveSwarm { id: link }, turn);
                 self.wait(other, newcomer, 0, Queue::Last);
             }
-            Some(Pair::Theirs | Pair::Apart) => self.wait(other, newcomer, 0, Queue::Last),
+            Some(Pair::Theirs | Pair::Apart { .. }) => self.wait(other, newcomer, 0, Queue::Last),
             Some(Pair::Waiting { owner, tries }) => self.resume_waiting(newcomer, owner, pair, tries),
             None if both_have => {
                 self.pairs.insert(pair, Pair::Theirs);
@@ -173,7 +171,8 @@ impl Room {
                     self.wait(other, key, *tries, Queue::Last);
                     self.serve(other, turn);
                 }
-                Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart) | None => {}
+                Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart { .. })
+                | None => {}
             }
         }
         self.serve(key, turn);
@@ -196,7 +195,8 @@ impl Room {
         for other in self.others(key) {
             match self.pairs.get(&PairKey::of(key, other)) {
                 Some(Pair::Waiting { owner, .. }) if *owner == other => {}
-                Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart) | None => {
+                Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart { .. })
+                | None => {
                     continue;
                 }
             }
@@ -300,7 +300,7 @@ impl Room {
                     self.say_left(key, other, Some(link), how, turn);
                 }
                 Some(Pair::Theirs) => self.say_left(key, other, None, how, turn),
-                Some(Pair::Waiting { .. } | Pair::Apart) | None => {}
+                Some(Pair::Waiting { .. } | Pair::Apart { .. }) | None => {}
             }
         }
         self.drop_pool(key);

@@ -1,5 +1,7 @@
 //! Offers, answers and candidates: from their sender to the pool, or to the other end of the link, and to nobody else.
 
+use std::time::Instant;
+
 use super::Turn;
 use super::member::MemberKey;
 use super::state::{Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes};
@@ -155,13 +157,12 @@ impl Room {
                 if taken.claim.is_some() {
                     return Ok(());
                 }
-                if turn.now.saturating_duration_since(taken.since) < turn.limits.want_interval {
-                    return Err(Refusal::limit("the connection to this member is new: wait a moment"));
-                }
+                turn.check_want(taken.since)?;
                 self.drop_taken(&link, turn);
                 self.send(owner, ServerSignal::LeaveSwarm { id: link }, turn);
             }
-            Some(Pair::Theirs | Pair::Apart) | None => {}
+            Some(Pair::Apart { since }) => turn.check_want(since)?,
+            Some(Pair::Theirs) | None => {}
         }
         self.wait(owner, sender, 0, Queue::Last);
         self.serve(owner, turn);
@@ -198,8 +199,9 @@ impl Room {
     ) -> Result<(), Refusal> {
         let Some(Link::Taken(taken)) = self.links.get(&id) else { return Ok(()) };
         let other = taken.other_end(sender).ok_or(NOT_YOURS)?;
+        let since = taken.since;
         self.drop_taken(&id, turn);
-        self.pairs.insert(PairKey::of(sender, other), Pair::Apart);
+        self.pairs.insert(PairKey::of(sender, other), Pair::Apart { since });
         self.send(other, ServerSignal::LeaveSwarm { id }, turn);
         Ok(())
     }
@@ -207,6 +209,16 @@ impl Room {
     fn relay(&self, to: MemberKey, signal: ServerSignal, turn: &mut Turn<'_>) {
         turn.effects.counters.relayed += 1;
         self.send(to, signal, turn);
+    }
+}
+
+impl Turn<'_> {
+    /// Every `want` costs the other member an offer: no pair may ask for them faster than this.
+    fn check_want(&self, linked_at: Instant) -> Result<(), Refusal> {
+        if self.now.saturating_duration_since(linked_at) < self.limits.want_interval {
+            return Err(Refusal::limit("the connection to this member is new: wait a moment"));
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::member::{Member, MemberKey};
 use super::{Output, Reason, SocketId, Turn};
 use crate::wire::signal::{ErrorCode, OfferSignal};
-use crate::wire::{Candidate, LinkId, RoomId, Sdp, ServerSignal, UserId};
+use crate::wire::{Candidate, LinkId, RoomId, Sdp, Secret, ServerSignal, UserId};
 
 #[derive(Debug)]
 pub(super) struct Room {
@@ -124,8 +124,8 @@ pub(super) enum Pair {
     Linked { link: LinkId, tries: u32 },
     /// Both said that they are connected, over a link that this server never saw.
     Theirs,
-    /// One of the two gave the connection up for good. They stay apart until one of them asks.
-    Apart,
+    /// One of the two gave up for good the link that was made at `since`. They stay apart until one of them asks.
+    Apart { since: Instant },
 }
 
 impl Room {
@@ -146,6 +146,12 @@ impl Room {
 
     pub(super) fn is_user(&self, member: MemberKey, user: &UserId) -> bool {
         self.users.get(user) == Some(&member)
+    }
+
+    pub(super) fn bring_secret(&mut self, member: MemberKey, secret: Option<Secret>) {
+        if let (Some(member), Some(secret)) = (self.members.get_mut(&member), secret) {
+            member.bring(secret);
+        }
     }
 
     /// How many offers are unclaimed and how many links there are.
@@ -192,7 +198,7 @@ impl Room {
         let pair = PairKey::of(owner, taker);
         let tries = match self.pairs.get(&pair) {
             Some(Pair::Waiting { tries, .. } | Pair::Linked { tries, .. }) => *tries,
-            Some(Pair::Theirs | Pair::Apart) | None => 0,
+            Some(Pair::Theirs | Pair::Apart { .. }) | None => 0,
         };
         let until = turn.now + turn.limits.claim_timeout * (1 << tries.min(3));
         let claim = Claim { until, answered: false, owner_seen: false };

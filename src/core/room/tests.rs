@@ -194,6 +194,7 @@ fn closed(socket: u64, code: ErrorCode) -> Output {
     Output::Close { socket: SocketId(socket), reason: CloseReason::Refused(code) }
 }
 
+/// R20.
 #[test]
 fn a_newcomer_takes_one_offer_of_every_member() {
     let mut server = Server::new();
@@ -227,6 +228,7 @@ fn a_newcomer_takes_one_offer_of_every_member() {
     );
 }
 
+/// R23, R24.
 #[test]
 fn candidates_go_with_the_offer_and_then_to_the_other_end() {
     let mut server = Server::new();
@@ -251,7 +253,7 @@ fn a_socket_that_never_says_init_harms_nobody() {
     assert_eq!(server.say(2, init("bob")).len(), 4);
 }
 
-/// Defect 2.
+/// Defect 2. R21.
 #[test]
 fn the_waiting_list_is_first_come_first_served_and_forgets_who_left() {
     let mut server = Server::new();
@@ -269,7 +271,7 @@ fn the_waiting_list_is_first_come_first_served_and_forgets_who_left() {
     assert_eq!(server.say(1, offer("alice-3")), []);
 }
 
-/// Defect 3.
+/// Defect 3. R16.
 #[test]
 fn a_duplicate_id_is_refused_to_the_newcomer_and_the_owner_keeps_everything() {
     let mut server = Server::new();
@@ -283,7 +285,7 @@ fn a_duplicate_id_is_refused_to_the_newcomer_and_the_owner_keeps_everything() {
     assert_eq!(server.rooms.stats().members, 2);
 }
 
-/// Defect 4.
+/// Defect 4. R15.
 #[test]
 fn an_offer_that_overtakes_init_is_kept() {
     let mut server = Server::new();
@@ -297,7 +299,7 @@ fn an_offer_that_overtakes_init_is_kept() {
     assert!(outputs.contains(&accept(3, "bob-1", "bob", &["one"])));
 }
 
-/// Defect 5.
+/// Defect 5. R24.
 #[test]
 fn no_message_reaches_another_room_or_another_pair() {
     let mut server = Server::new();
@@ -314,7 +316,7 @@ fn no_message_reaches_another_room_or_another_pair() {
     assert_eq!((forged.len(), code_of(&forged)), (1, Some(ErrorCode::NotAllowed)));
 }
 
-/// Defect 7.
+/// Defect 7. R25, R26.
 #[test]
 fn a_frozen_owner_is_given_up_and_served_when_it_wakes() {
     let mut server = Server::new();
@@ -338,7 +340,7 @@ fn a_frozen_owner_is_given_up_and_served_when_it_wakes() {
     );
 }
 
-/// Defect 8.
+/// Defect 8. R23.
 #[test]
 fn a_candidate_that_overtakes_its_offer_is_kept() {
     let mut server = Server::new();
@@ -350,6 +352,7 @@ fn a_candidate_that_overtakes_its_offer_is_kept() {
     assert_eq!(server.say(2, init("bob"))[0], accept(2, "alice-1", "alice", &["early"]));
 }
 
+/// R27, R30.
 #[test]
 fn a_lost_socket_closes_no_link() {
     let mut server = Server::new();
@@ -361,6 +364,7 @@ fn a_lost_socket_closes_no_link() {
     assert_eq!(server.say(3, candidate("alice-1", "again")).len(), 1);
 }
 
+/// R17.
 #[test]
 fn a_half_dead_socket_gives_way_to_its_owner() {
     let mut server = Server::new();
@@ -373,6 +377,34 @@ fn a_half_dead_socket_gives_way_to_its_owner() {
     assert_eq!(server.lose(2), []);
 }
 
+/// R17.
+#[test]
+fn a_newcomer_whose_welcome_was_lost_comes_back_with_the_secret_it_brought() {
+    let mut server = Server::new();
+    let secret = "chosen-by-bob-22-bytes";
+    server.connect(1);
+    assert_eq!(server.say(1, init_with("bob", &[], Some(secret))), [welcome(1, secret, 0)]);
+    server.connect(2);
+    assert_eq!(
+        server.say(2, init_with("bob", &[], Some(secret))),
+        [Output::Close { socket: SocketId(1), reason: CloseReason::Replaced }, welcome(2, secret, 0)]
+    );
+}
+
+#[test]
+fn a_secret_too_short_to_be_one_is_not_taken() {
+    let mut server = Server::new();
+    server.connect(1);
+    let outputs = server.say(1, init_with("bob", &[], Some("1234")));
+    assert!(!outputs.contains(&welcome(1, "1234", 0)));
+    server.connect(2);
+    assert!(server.say(2, init_with("bob", &[], Some("1234"))).contains(&Output::Close {
+        socket: SocketId(2),
+        reason: CloseReason::Refused(ErrorCode::DuplicateId)
+    }));
+}
+
+/// R17.
 #[test]
 fn an_impostor_cannot_resume() {
     let mut server = Server::new();
@@ -384,6 +416,7 @@ fn an_impostor_cannot_resume() {
     assert_eq!(outputs[1..], [closed(3, ErrorCode::DuplicateId)]);
 }
 
+/// R28.
 #[test]
 fn a_member_who_stays_away_is_given_up_after_its_grace() {
     let mut server = Server::new();
@@ -401,6 +434,7 @@ fn a_member_who_stays_away_is_given_up_after_its_grace() {
     assert_eq!(code_of(&server.say(4, init("bob"))), None);
 }
 
+/// R28.
 #[test]
 fn close_tells_everybody_at_once_and_frees_the_place() {
     let mut server = Server::new();
@@ -411,6 +445,7 @@ fn close_tells_everybody_at_once_and_frees_the_place() {
     assert_eq!(server.rooms.stats().members, 1);
 }
 
+/// R29.
 #[test]
 fn an_original_that_reloads_is_not_locked_out() {
     let mut server = Server::new();
@@ -432,6 +467,7 @@ fn an_original_that_reloads_is_not_locked_out() {
     );
 }
 
+/// R30.
 #[test]
 fn after_a_restart_of_the_server_links_that_both_ends_list_are_kept() {
     let mut server = Server::new();
@@ -445,6 +481,7 @@ fn after_a_restart_of_the_server_links_that_both_ends_list_are_kept() {
     assert!(outputs.contains(&request(1)), "alice does not list carol: {outputs:?}");
 }
 
+/// R30.
 #[test]
 fn a_member_who_comes_back_without_a_link_gets_a_new_one() {
     let mut server = Server::new();
@@ -465,6 +502,7 @@ fn a_member_who_comes_back_without_a_link_gets_a_new_one() {
     );
 }
 
+/// R31.
 #[test]
 fn want_replaces_a_link_but_not_one_that_is_being_made() {
     let mut server = Server::new();
@@ -485,6 +523,7 @@ fn want_replaces_a_link_but_not_one_that_is_being_made() {
     assert_eq!(server.say(1, want("bob")), []);
 }
 
+/// R27.
 #[test]
 fn a_claim_is_given_back_when_its_taker_disappears() {
     let mut server = Server::new();
@@ -495,6 +534,7 @@ fn a_claim_is_given_back_when_its_taker_disappears() {
     assert!(server.is_quiet());
 }
 
+/// R25, R26.
 #[test]
 fn a_taker_who_answers_nothing_is_tried_again_ever_more_slowly() {
     let mut server = Server::new();
@@ -520,6 +560,7 @@ fn a_taker_who_answers_nothing_is_tried_again_ever_more_slowly() {
     assert_eq!(server.rooms.poll_timeout().map(|(at, _)| at - server.now), Some(Duration::from_secs(20)));
 }
 
+/// R22.
 #[test]
 fn an_offer_that_does_not_come_is_asked_for_again() {
     let mut server = Server::new();
@@ -530,6 +571,7 @@ fn an_offer_that_does_not_come_is_asked_for_again() {
     assert_eq!(server.wait(Duration::from_secs(10)), [request(1)]);
 }
 
+/// R18.
 #[test]
 fn init_again_with_the_same_ids_changes_nothing() {
     let mut server = Server::new();
@@ -538,6 +580,7 @@ fn init_again_with_the_same_ids_changes_nothing() {
     assert_eq!(code_of(&server.say(1, init("bob"))), Some(ErrorCode::NotAllowed));
 }
 
+/// R24.
 #[test]
 fn either_end_may_renegotiate_but_only_answer_what_is_open() {
     let mut server = Server::new();
@@ -554,6 +597,7 @@ fn either_end_may_renegotiate_but_only_answer_what_is_open() {
     );
 }
 
+/// R33.
 #[test]
 fn every_limit_has_its_error() {
     let limits = Limits {
@@ -586,6 +630,7 @@ fn every_limit_has_its_error() {
     assert_eq!(server.connect(7)[1..], [closed(7, ErrorCode::LimitExceeded)]);
 }
 
+/// R33.
 #[test]
 fn a_flood_is_cut_off_and_others_go_on() {
     let limits = Limits { messages_per_sec: 10, messages_burst: 3, ..Limits::default() };
@@ -603,6 +648,7 @@ fn a_flood_is_cut_off_and_others_go_on() {
     assert_eq!(server.say(1, offer("alice-2")), []);
 }
 
+/// R33, R35.
 #[test]
 fn a_token_for_one_room_opens_no_other() {
     let mut server = Server::new();
@@ -623,6 +669,7 @@ fn a_shutdown_tells_everybody_and_leaves_nothing() {
     assert!(server.is_quiet());
 }
 
+/// R34.
 #[test]
 fn nothing_is_left_of_a_room_that_everybody_left() {
     let mut server = Server::new();
@@ -632,4 +679,77 @@ fn nothing_is_left_of_a_room_that_everybody_left() {
     let stats = server.rooms.stats();
     assert_eq!((stats.rooms, stats.members, stats.offers, stats.links), (0, 0, 0, 0));
     assert!(server.is_quiet());
+}
+
+/// R31, R32.
+#[test]
+fn leaving_and_asking_again_costs_the_other_member_one_offer_in_a_while() {
+    let mut server = Server::new();
+    server.linked_pair();
+    let id = link("alice-1");
+    assert_eq!(server.say(2, ClientSignal::Leave { id }), [leave(1, "alice-1")]);
+    assert_eq!(code_of(&server.say(2, want("alice"))), Some(ErrorCode::LimitExceeded));
+    server.pass(Duration::from_secs(2));
+    assert_eq!(server.say(2, want("alice"))[0], accept(2, "alice-2", "alice", &[]));
+}
+
+#[test]
+fn an_offer_that_is_withdrawn_is_handed_to_nobody() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    assert_eq!(server.say(1, ClientSignal::Withdraw { id: link("alice-1") }), [request(1)]);
+    server.say(1, offer("alice-2"));
+    server.connect(2);
+    assert_eq!(server.say(2, init("bob"))[0], accept(2, "alice-2", "alice", &[]));
+    assert_eq!(server.say(1, ClientSignal::Withdraw { id: link("alice-2") }), []);
+    assert_eq!(code_of(&server.say(2, ClientSignal::Withdraw { id: link("alice-2") })), None);
+}
+
+/// Defect 10: the originals look through everything for every message.
+#[test]
+fn a_pair_costs_the_same_number_of_messages_in_a_room_of_any_size() {
+    const MEMBERS: usize = 60;
+    let mut server = Server::new();
+    let mut todo = VecDeque::new();
+    let mut outputs = 0;
+    for n in 0..MEMBERS {
+        server.connect(n as u64);
+        todo.extend(server.say(n as u64, init(&format!("user-{n}"))));
+        todo.extend(server.say(n as u64, offer(&format!("first-{n}"))));
+    }
+    while let Some(output) = todo.pop_front() {
+        outputs += 1;
+        let Output::Send { socket: SocketId(socket), signal } = output else { continue };
+        match signal {
+            ServerSignal::Accept { id, .. } => {
+                let answer = ClientSignal::Answer { id, sdp: sdp() };
+                todo.extend(server.say(socket, answer));
+            }
+            ServerSignal::OfferRequest => todo.extend(server.say(socket, offer(&format!("more-{outputs}")))),
+            ServerSignal::OfferAccepted { .. }
+            | ServerSignal::Offer { .. }
+            | ServerSignal::Answer { .. }
+            | ServerSignal::Candidate { .. }
+            | ServerSignal::LeaveSwarm { .. }
+            | ServerSignal::Welcome { .. }
+            | ServerSignal::Gone { .. }
+            | ServerSignal::SignalError { .. } => {}
+        }
+    }
+    let pairs = MEMBERS * (MEMBERS - 1) / 2;
+    assert_eq!(server.rooms.stats().links, pairs);
+    assert!(outputs <= 5 * pairs, "accept, offerAccepted, ping, offerRequest, answer: {outputs} for {pairs}");
+}
+
+/// R6, R17.
+#[test]
+fn a_secret_that_comes_after_the_url_opens_the_way_back_too() {
+    let mut server = Server::new();
+    let secret = "chosen-by-bob-22-bytes";
+    server.ours(1, "bob");
+    assert_eq!(server.say(1, init_with("bob", &[], Some(secret))), []);
+    server.connect(2);
+    let outputs = server.say(2, init_with("bob", &[], Some(secret)));
+    assert_eq!(outputs[0], Output::Close { socket: SocketId(1), reason: CloseReason::Replaced });
+    assert_eq!(code_of(&outputs), None);
 }

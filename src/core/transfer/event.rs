@@ -8,8 +8,7 @@ use super::disk::DiskError;
 use super::{SendToken, TransferId};
 use crate::wire::UserId;
 use crate::wire::path::SafePath;
-pub use crate::wire::transfer::DeclineReason;
-use crate::wire::transfer::StopReason;
+pub use crate::wire::transfer::{DeclineReason, StopReason};
 
 /// Whether we send or receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +137,7 @@ pub enum TransferEvent {
         /// Who.
         peer: UserId,
         /// Why, in the receiver's word; absent where the peer just left.
-        reason: Option<FailReason>,
+        reason: Option<StopReason>,
     },
     /// Received, verified, on disk under its final names.
     Done {
@@ -170,8 +169,8 @@ pub enum TransferEvent {
     },
     /// A peer broke the protocol: nothing is asked of it or given to it any more.
     PeerCutOff {
-        /// In which transfer.
-        transfer: TransferId,
+        /// In which transfer, if it was in one.
+        transfer: Option<TransferId>,
         /// Who.
         peer: UserId,
         /// What it did.
@@ -251,20 +250,6 @@ pub enum FailReason {
     /// The manifest is malformed or hostile.
     #[error("the list of files was refused: {0}")]
     Manifest(String),
-    /// The other side says that it failed there.
-    #[error("it failed on the other side")]
-    Remote,
-}
-
-impl From<StopReason> for FailReason {
-    fn from(reason: StopReason) -> Self {
-        match reason {
-            StopReason::Stopped => Self::Stopped,
-            StopReason::SourceChanged => Self::SourceChanged,
-            StopReason::DiskFull => Self::Disk(DiskError::Full { needed_bytes: 0 }),
-            StopReason::Disk | StopReason::Manifest | StopReason::Other => Self::Remote,
-        }
-    }
 }
 
 impl From<DiskError> for FailReason {

@@ -296,13 +296,7 @@ impl Transfers {
         if !self.cut_off.insert(peer.clone()) {
             return;
         }
-        // What makes no sense names no transfer: then it is one that the peer takes part in.
-        let part = |(_, share): &(&TransferId, &Share)| {
-            share.holders.contains(peer) || share.answers.contains_key(peer)
-        };
-        if let Some(transfer) = transfer.or_else(|| self.shares.iter().find(part).map(|(id, _)| *id)) {
-            self.out.event(TransferEvent::PeerCutOff { transfer, peer: peer.clone(), reason });
-        }
+        self.out.event(TransferEvent::PeerCutOff { transfer, peer: peer.clone(), reason });
         if self.ready.remove(peer).is_some() {
             self.forget_peer(now, peer);
         }
@@ -351,6 +345,5 @@ fn stop_word(reason: &FailReason) -> StopReason {
         FailReason::Disk(DiskError::Full { .. }) => StopReason::DiskFull,
         FailReason::Disk(_) => StopReason::Disk,
         FailReason::Manifest(_) => StopReason::Manifest,
-        FailReason::Remote => StopReason::Other,
     }
 }

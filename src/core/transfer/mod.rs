@@ -53,7 +53,8 @@ pub use disk::{
     Written,
 };
 pub use event::{
-    CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, TransferEvent,
+    CutOffReason, DeclineReason, Direction, FailReason, OfferInfo, PeerProgress, Progress, StopReason,
+    TransferEvent,
 };
 pub use machine::Transfers;
 pub use pieces::PieceSet;
@@ -215,8 +216,8 @@ pub enum Input {
         /// The frame, not yet judged.
         frame: Bytes,
     },
-    /// The bulk channel to a peer takes so many bytes more, as in [`PeerEvent::Writable`](crate::core::peer::PeerEvent): while
-    /// any of it is left one more frame is sent even if it is larger, and the excess counts against the next.
+    /// The bulk channel to a peer takes so many bytes more. The machine counts down what it emits, and may go over it
+    /// by less than one frame, which counts against the next, so that a path slower than a frame is used at all.
     Writable {
         /// To whom.
         peer: UserId,

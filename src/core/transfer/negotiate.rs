@@ -431,7 +431,6 @@ impl Transfers {
         let Some(share) = self.shares.get_mut(&id) else { return };
         share.holders.remove(peer);
         if share.answers.remove(peer) == Some(Answer::Accepted) && share.direction == Direction::Send {
-            let reason = reason.map(FailReason::from);
             self.out.event(TransferEvent::Undelivered { transfer: id, peer: peer.clone(), reason });
         }
         let was_origin = share.info.origin == *peer;

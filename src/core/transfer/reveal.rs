@@ -113,10 +113,9 @@ impl Exchange {
         let member = self.members.get(peer)?;
         // Each member begins somewhere else, so that equals are not taken in the same order by all.
         let words = self.have.word_count();
-        let start = peer
-            .as_str()
-            .bytes()
-            .fold(member.shown.count() as usize, |sum, byte| sum * 31 + usize::from(byte));
+        let start = peer.as_str().bytes().fold(member.shown.count() as usize, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(usize::from(byte))
+        });
         (0..words)
             .map(|step| (start.wrapping_add(step)) % words)
             .flat_map(|at| {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
 use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelMessage};
-use webrtc::error::Result;
+use webrtc::error::{Error, Result};
 use webrtc::peer_connection::PeerConnection;
 
 use super::load::Load;
@@ -22,6 +23,9 @@ use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 /// While bulk data waits, its rate is measured at least this often.
 const PACE_EVERY: Duration = Duration::from_millis(50);
 
+/// How long a message waits for a channel that the engine is about to open.
+const NOT_OPEN_PAUSE: Duration = Duration::from_millis(1);
+
 /// How often the round trip is looked up while bulk data flows.
 const RTT_EVERY: Duration = Duration::from_secs(1);
 
@@ -30,7 +34,6 @@ const RTT_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Outlet {
     pub(super) key: LinkKey,
     pub(super) events: mpsc::Sender<(LinkKey, PeerEvent)>,
-    pub(super) signals: mpsc::UnboundedSender<Signal>,
     pub(super) load: Arc<Load>,
 }
 
@@ -39,43 +42,62 @@ impl Outlet {
     pub(super) async fn say(&self, event: PeerEvent) {
         let _ = self.events.send((self.key, event)).await;
     }
-
-    fn signal(&self, signal: Signal) {
-        let _ = self.signals.send(signal);
-    }
 }
 
 /// Reports what arrives on one of our channels until it closes.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum may grow")]
+///
+/// A channel carries messages as soon as the association is up: what is sent then travels right behind the OPEN
+/// message, and the ACK that the engine waits for is a round trip later (RFC 8832 §6 allows ordered data before it).
 pub(super) async fn read(
     channel: Channel,
     data_channel: Arc<dyn DataChannel>,
     outlet: Outlet,
+    signals: mpsc::UnboundedSender<Signal>,
+    mut associated: watch::Receiver<bool>,
     opened: oneshot::Sender<()>,
 ) {
     let mut opened = Some(opened);
-    while let Some(event) = data_channel.poll().await {
-        match event {
-            DataChannelEvent::OnOpen => {
-                outlet.say(PeerEvent::ChannelOpen(channel)).await;
-                if let Some(opened) = opened.take() {
-                    let _ = opened.send(());
-                }
-                outlet.signal(Signal::ChannelOpened);
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = data_channel.poll() => event,
+            () = is_up(&mut associated), if opened.is_some() => {
+                announce(channel, &outlet, &mut opened).await;
+                continue;
             }
-            DataChannelEvent::OnMessage(message) if message.data.len() > CHANNEL_MESSAGE_MAX_BYTES => {
-                outlet.signal(Signal::Violation("a message over the limit"));
+        };
+        match event {
+            Some(DataChannelEvent::OnOpen) => {
+                announce(channel, &outlet, &mut opened).await;
+                let _ = signals.send(Signal::ChannelOpened);
+            }
+            Some(DataChannelEvent::OnMessage(message)) if message.data.len() > CHANNEL_MESSAGE_MAX_BYTES => {
+                let _ = signals.send(Signal::Violation("a message over the limit"));
                 return;
             }
-            DataChannelEvent::OnMessage(message) => {
+            Some(DataChannelEvent::OnMessage(message)) => {
                 outlet.say(PeerEvent::Message { channel, payload: payload_of(message) }).await;
             }
-            DataChannelEvent::OnBufferedAmountLow => outlet.load.bulk_moved.notify_one(),
-            DataChannelEvent::OnClose => break,
-            _ => {}
+            Some(DataChannelEvent::OnBufferedAmountLow) => outlet.load.bulk_moved.notify_one(),
+            Some(DataChannelEvent::OnClose) | None => break,
+            Some(_) => {}
         }
     }
-    outlet.signal(Signal::ChannelClosed);
+    let _ = signals.send(Signal::ChannelClosed);
+}
+
+async fn is_up(associated: &mut watch::Receiver<bool>) {
+    if associated.wait_for(|up| *up).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Once.
+async fn announce(channel: Channel, outlet: &Outlet, opened: &mut Option<oneshot::Sender<()>>) {
+    if let Some(opened) = opened.take() {
+        outlet.say(PeerEvent::ChannelOpen(channel)).await;
+        let _ = opened.send(());
+    }
 }
 
 /// Reads a channel that is none of ours and forgets what comes, so that nothing piles up in the engine.
@@ -95,15 +117,34 @@ pub(super) async fn write(
     if opened.await.is_err() {
         return;
     }
+    let mut is_first = true;
     while let Some(payload) = queue.recv().await {
         let len = payload.len_bytes();
-        let sent = match payload {
-            Payload::Text(text) => data_channel.send_text(&text).await,
-            Payload::Binary(bytes) => data_channel.send(BytesMut::from(bytes)).await,
+        let sent = match is_first {
+            true => send_first(&*data_channel, payload).await,
+            false => send(&*data_channel, payload).await,
         };
         load.written(channel, len);
         if sent.is_err() {
             return;
+        }
+        is_first = false;
+    }
+}
+
+async fn send(data_channel: &dyn DataChannel, payload: Payload) -> Result<()> {
+    match payload {
+        Payload::Text(text) => data_channel.send_text(&text).await,
+        Payload::Binary(bytes) => data_channel.send(BytesMut::from(bytes)).await,
+    }
+}
+
+/// The association is up a moment before the engine has opened its channels on it.
+async fn send_first(data_channel: &dyn DataChannel, payload: Payload) -> Result<()> {
+    loop {
+        match send(data_channel, payload.clone()).await {
+            Err(Error::ErrDataChannelNotOpen) => sleep(NOT_OPEN_PAUSE).await,
+            sent => return sent,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
@@ -23,12 +23,12 @@ use webrtc::peer_connection::{
     PeerConnection, RTCIceCandidateInit, RTCIceConnectionState, RTCPeerConnectionState, RTCSessionDescription,
 };
 
-use super::Shared;
 use super::channel::{self, Outlet};
 use super::path;
 use super::runtime::Pulse;
 use super::session::{attribute, fingerprint_of, fingerprints};
 use super::signal::Signal;
+use super::{Engine, Shared};
 use crate::core::peer::{Channel, Fingerprint, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
 use crate::wire::limits::CANDIDATES_MAX;
 use crate::wire::{Candidate, Sdp};
@@ -80,7 +80,8 @@ pub(super) struct Link {
     shared: Arc<Shared>,
     outlet: Outlet,
     requests: mpsc::UnboundedReceiver<Request>,
-    signals: mpsc::UnboundedReceiver<Signal>,
+    signals: mpsc::UnboundedSender<Signal>,
+    noticed: mpsc::UnboundedReceiver<Signal>,
     pc: Arc<dyn PeerConnection>,
     pulse: Arc<Pulse>,
     role: Role,
@@ -90,6 +91,8 @@ pub(super) struct Link {
     connected: bool,
     disconnected: bool,
     dtls_deadline: Option<Instant>,
+    /// Whether the SCTP association is up.
+    associated: watch::Sender<bool>,
     path: Option<Path>,
     outbox: VecDeque<PeerEvent>,
     channels: BTreeMap<Channel, OpenChannel>,
@@ -103,13 +106,11 @@ pub(super) struct Link {
 pub(super) async fn run(
     shared: Arc<Shared>,
     outlet: Outlet,
-    signals: mpsc::UnboundedReceiver<Signal>,
     requests: mpsc::UnboundedReceiver<Request>,
     first: PeerCommand,
 ) {
-    let pulse = Arc::new(Pulse::default());
-    let pc = match shared.connect(&pulse, &outlet.signals).await {
-        Ok(pc) => pc,
+    let Engine { pc, pulse, signals, noticed } = match shared.connect().await {
+        Ok(engine) => engine,
         Err(error) => {
             warn!(%error, "cannot make a connection");
             return outlet.say(PeerEvent::Closed(PeerClosed::Failed)).await;
@@ -120,6 +121,7 @@ pub(super) async fn run(
         outlet,
         requests,
         signals,
+        noticed,
         pc,
         pulse,
         role: Role::Offerer,
@@ -129,6 +131,7 @@ pub(super) async fn run(
         connected: false,
         disconnected: false,
         dtls_deadline: None,
+        associated: watch::Sender::new(false),
         path: None,
         outbox: VecDeque::new(),
         channels: BTreeMap::new(),
@@ -150,6 +153,7 @@ impl Link {
         let mut path_tick = ticks(PATH_EVERY);
         let load = Arc::clone(&self.outlet.load);
         let events = self.outlet.events.clone();
+        let pulse = Arc::clone(&self.pulse);
         loop {
             self.start_readers();
             let dtls_deadline = self.dtls_deadline;
@@ -163,14 +167,21 @@ impl Link {
                     // The consumer is gone.
                     Err(_) => Err(PeerClosed::Local),
                 },
-                Some(signal) = self.signals.recv() => self.notice(signal).await,
+                Some(signal) = self.noticed.recv() => self.notice(signal).await,
                 request = self.requests.recv() => match request {
                     Some(request) => self.serve(request).await,
                     None => Err(PeerClosed::Local),
                 },
-                () = load.refused() => Err(PeerClosed::Failed),
+                () = load.refused() => {
+                    warn!(load = ?load, "the peer does not take what it is sent");
+                    Err(PeerClosed::Failed)
+                }
                 () = sleep_until(dtls_deadline.unwrap_or_else(Instant::now)), if dtls_deadline.is_some() => {
                     Err(PeerClosed::DtlsFailed)
+                }
+                () = pulse.sent.notified(), if self.connected && !*self.associated.borrow() => {
+                    self.look_for_association().await;
+                    Ok(())
                 }
                 _ = path_tick.tick(), if self.connected => {
                     self.report_path(Freshness::Changed).await;
@@ -198,7 +209,10 @@ impl Link {
             PeerCommand::CreateOffer => self.offer().await,
             PeerCommand::AcceptOffer { sdp } => self.answer(sdp).await,
             PeerCommand::AcceptAnswer { sdp } => {
-                let answer = refuse("the answer", RTCSessionDescription::answer(sdp.as_str().to_owned()))?;
+                let answer = refuse(
+                    "the answer",
+                    RTCSessionDescription::answer(sdp.with_udp_only().as_str().to_owned()),
+                )?;
                 self.set_remote(sdp, answer).await
             }
             PeerCommand::AddCandidate(candidate) => {
@@ -223,7 +237,8 @@ impl Link {
 
     async fn answer(&mut self, sdp: Sdp) -> Result<(), PeerClosed> {
         self.role = Role::Answerer;
-        let offer = refuse("the offer", RTCSessionDescription::offer(sdp.as_str().to_owned()))?;
+        let offer =
+            refuse("the offer", RTCSessionDescription::offer(sdp.with_udp_only().as_str().to_owned()))?;
         self.set_remote(sdp, offer).await?;
         let answer = refuse("making an answer", self.pc.create_answer(None).await)?;
         self.describe(answer).await
@@ -232,8 +247,8 @@ impl Link {
     async fn describe(&mut self, description: RTCSessionDescription) -> Result<(), PeerClosed> {
         let sdp = refuse("our description", Sdp::new(description.sdp.clone()))?.with_marker();
         self.local_ufrag = attribute(&sdp, "ice-ufrag").map(str::to_owned);
-        self.pulse.beat();
         refuse("our description", self.pc.set_local_description(description).await)?;
+        self.pulse.nudge();
         self.outbox.push_back(PeerEvent::Description(sdp));
         Ok(())
     }
@@ -243,9 +258,8 @@ impl Link {
             debug!("a description without a SHA-256 fingerprint");
             return Err(PeerClosed::Failed);
         }
-        self.pulse.beat();
         refuse("the remote description", self.pc.set_remote_description(description).await)?;
-        self.pulse.beat();
+        self.pulse.nudge();
         self.remote = Some(sdp);
         Ok(())
     }
@@ -254,7 +268,8 @@ impl Link {
     async fn add_candidate(&mut self, candidate: Option<Candidate>) {
         let Some(candidate) = candidate else { return };
         self.remote_candidates += 1;
-        if self.remote_candidates > CANDIDATES_MAX {
+        // The engine would dial a TCP candidate, wherever it leads, and ends the connection when that fails.
+        if self.remote_candidates > CANDIDATES_MAX || !candidate.is_udp() {
             return;
         }
         let init = RTCIceCandidateInit {
@@ -267,7 +282,7 @@ impl Link {
         if let Err(error) = self.pc.add_ice_candidate(init).await {
             debug!(%error, "a remote candidate was skipped");
         }
-        self.pulse.beat();
+        self.pulse.nudge();
     }
 
     async fn open_channel(&mut self, channel: Channel) -> Result<(), PeerClosed> {
@@ -389,6 +404,14 @@ impl Link {
         self.outbox.push_back(PeerEvent::Path(Path { rtt, ..path }));
     }
 
+    /// The engine does not say when the association is up, but it sends something then.
+    async fn look_for_association(&mut self) {
+        let Some(sctp) = self.pc.sctp().await else { return };
+        if let Ok(Some(_)) = sctp.max_channels().await {
+            self.associated.send_replace(true);
+        }
+    }
+
     /// The first channel from an original is `fast`, whatever its label; our peers use our labels.
     async fn notice_channel(&mut self, data_channel: Arc<dyn DataChannel>) {
         let label = data_channel.label().await.unwrap_or_default();
@@ -419,6 +442,8 @@ impl Link {
                 channel,
                 Arc::clone(&data_channel),
                 self.outlet.clone(),
+                self.signals.clone(),
+                self.associated.subscribe(),
                 opened,
             ));
             if channel == Channel::Bulk {

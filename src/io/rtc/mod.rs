@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | commands of a connection | 16 MiB of messages | that connection is closed, [`PeerClosed::Failed`] |
 //! | events of all connections | [`RtcConfig::event_queue`] | channels are no longer read; SCTP's window closes |
-//! | received messages of a channel | 768 messages, in the engine, and SCTP's window | the sender waits |
+//! | received messages of a channel | about 1000 messages, in the engine, and SCTP's window | the sender waits |
 //! | channels a peer opens | 16 | the connection is closed, [`PeerClosed::Failed`] |
 //! | candidates of a peer | [`CANDIDATES_MAX`](crate::wire::limits::CANDIDATES_MAX) | further ones are ignored |
 
@@ -21,6 +21,7 @@ mod path;
 mod runtime;
 mod session;
 mod signal;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
+use rtc::mdns::MulticastSocket;
 use rtc::peer_connection::certificate::CertificateParams;
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, error, info_span};
@@ -93,8 +95,8 @@ impl RtcDriver {
         let fingerprint = own_fingerprint(&certificate, &*crypto)?;
         let (events, receiver) = mpsc::channel(config.event_queue.max(1));
         let shared = Shared {
-            mdns_works: AtomicBool::new(config.mdns),
-            window_bytes: runtime::receive_window_bytes().map_err(RtcError::Socket)?,
+            mdns_works: AtomicBool::new(config.mdns && MulticastSocket::new().into_std().is_ok()),
+            window_bytes: socket::receive_window_bytes().map_err(RtcError::Socket)?,
             runtime: default_runtime().ok_or(RtcError::Runtime)?,
             certificate,
             fingerprint,
@@ -127,9 +129,11 @@ impl RtcDriver {
         self.request(key, Request::Path);
     }
 
-    /// The most bytes that wait in front of one connection's channels. A connection is closed at 16 MiB.
-    pub fn most_waiting_bytes(&self) -> usize {
-        self.links.values().map(|link| link.load.waiting_bytes()).max().unwrap_or(0)
+    /// The connections in front of whose channels more than so many bytes wait. A connection is closed at 16 MiB.
+    pub fn congested(&self, bytes: usize) -> impl Iterator<Item = LinkKey> {
+        let is_congested =
+            move |link: &LinkHandle| !link.requests.is_closed() && link.load.waiting_bytes() > bytes;
+        self.links.iter().filter(move |(_, link)| is_congested(link)).map(|(key, _)| *key)
     }
 
     /// Whether no connection is open, opening or closing.
@@ -155,11 +159,10 @@ impl RtcDriver {
             return;
         }
         let (requests, asked) = mpsc::unbounded_channel();
-        let (signals, noticed) = mpsc::unbounded_channel();
         let load = Arc::new(Load::default());
-        let outlet = Outlet { key, events: self.events.clone(), signals, load: Arc::clone(&load) };
+        let outlet = Outlet { key, events: self.events.clone(), load: Arc::clone(&load) };
         let farewell = outlet.clone();
-        let link = link::run(Arc::clone(&self.shared), outlet, noticed, asked, first);
+        let link = link::run(Arc::clone(&self.shared), outlet, asked, first);
         // A panic in the library must cost one connection, not a silent hole in the mesh.
         let guarded = async move {
             if AssertUnwindSafe(link).catch_unwind().await.is_err() {
@@ -171,33 +174,34 @@ impl RtcDriver {
     }
 }
 
+/// A connection whose engine runs, and what the engine says.
+pub(super) struct Engine {
+    pc: Arc<dyn PeerConnection>,
+    pulse: Arc<Pulse>,
+    signals: mpsc::UnboundedSender<Signal>,
+    noticed: mpsc::UnboundedReceiver<Signal>,
+}
+
 impl Shared {
     /// Makes a connection and starts its engine.
-    async fn connect(
-        &self,
-        pulse: &Arc<Pulse>,
-        signals: &mpsc::UnboundedSender<Signal>,
-    ) -> webrtc::error::Result<Arc<dyn PeerConnection>> {
+    async fn connect(&self) -> webrtc::error::Result<Engine> {
         let mdns = self.mdns_works.load(Ordering::Relaxed);
-        match self.build(pulse, signals, mdns).await {
+        match self.build(mdns).await {
             Err(error) if mdns => {
-                let pc = self.build(pulse, signals, false).await?;
+                let engine = self.build(false).await?;
                 debug!(%error, "no multicast here: .local candidates are not resolved");
                 self.mdns_works.store(false, Ordering::Relaxed);
-                Ok(pc)
+                Ok(engine)
             }
             built => built,
         }
     }
 
-    async fn build(
-        &self,
-        pulse: &Arc<Pulse>,
-        signals: &mpsc::UnboundedSender<Signal>,
-        mdns: bool,
-    ) -> webrtc::error::Result<Arc<dyn PeerConnection>> {
+    async fn build(&self, mdns: bool) -> webrtc::error::Result<Engine> {
+        let pulse = Arc::new(Pulse::default());
+        let (signals, noticed) = mpsc::unbounded_channel();
         let stopped = signals.clone();
-        let runtime = LinkRuntime::new(Arc::clone(&self.runtime), Arc::clone(pulse), move || {
+        let runtime = LinkRuntime::new(Arc::clone(&self.runtime), Arc::clone(&pulse), move || {
             let _ = stopped.send(Signal::Stopped);
         });
         let pc = PeerConnectionBuilder::new()
@@ -209,7 +213,7 @@ impl Shared {
             .with_data_channel_send_buffer_limit(SEND_BUFFER_BYTES)
             .build()
             .await?;
-        Ok(Arc::new(pc))
+        Ok(Engine { pc: Arc::new(pc), pulse, signals, noticed })
     }
 }
 

@@ -3,27 +3,21 @@
 //! The engine sends what it has queued at the top of its loop, but several of its steps queue packets further down
 //! (ClientHello, SCTP INIT, DCEP), where they lie until the next 200 ms tick. While a connection is being set up,
 //! [`LinkRuntime::sleep`] therefore returns at once for the next few calls after something happened: the loop goes
-//! round once more and sends them. A connection that is up sleeps as usual.
+//! round once more and sends them. It can also be cut short, because the engine does not wake its loop for a new
+//! remote candidate. A connection that is up sleeps as usual.
 
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use webrtc::runtime::{
-    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, Transmit,
-};
-
-/// What is asked of the kernel for each socket, in each direction. A burst of one SCTP window must fit.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
-
-/// The least SCTP receive window: one message of the largest size must fit (RFC 9260 §6.2).
-const WINDOW_MIN_BYTES: usize = 256 * 1024;
+use super::socket::{LinkSocket, enlarge_buffers};
+use tokio::sync::Notify;
+use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime};
 
 /// The loop queues packets at most three steps below the place where it sends them.
 const EARLY_WAKES: u8 = 3;
@@ -31,42 +25,29 @@ const EARLY_WAKES: u8 = 3;
 /// How long a STUN or TURN server's name may take to resolve; candidates of the host wait for it.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
-const DTLS_ALERT: u8 = 21;
-
-/// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
-///
-/// A window larger than the socket's buffer makes the kernel drop packets, and each loss meets SCTP's minimum
-/// retransmission time of one second. Linux reports twice what it grants for payload.
-pub(super) fn receive_window_bytes() -> io::Result<u32> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0)).or_else(|_| UdpSocket::bind(("::", 0)))?;
-    enlarge_buffers(&socket);
-    let granted = socket2::SockRef::from(&socket).recv_buffer_size()? / 2;
-    let window = granted.clamp(WINDOW_MIN_BYTES, SOCKET_BUFFER_BYTES);
-    Ok(u32::try_from(window).expect("4 MiB fit 32 bits"))
-}
-
-/// Best effort: a kernel that refuses keeps its default, and the window follows what was granted.
-fn enlarge_buffers(socket: &UdpSocket) {
-    let socket = socket2::SockRef::from(socket);
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-}
-
 /// What the sockets of one connection tell its clock and its task.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
     alert_sent: AtomicBool,
+    nudged: Notify,
+    /// Told of each packet sent, until the connection is settled.
+    pub(super) sent: Notify,
 }
 
 impl Pulse {
-    /// Something happened that may leave packets queued: the next sleeps return at once.
+    /// Something was received that may leave packets queued: the next sleeps return at once.
     pub(super) fn beat(&self) {
-        if !self.settled.load(Ordering::Relaxed) {
+        if !self.is_settled() {
             self.early_wakes.store(EARLY_WAKES, Ordering::Relaxed);
         }
+    }
+
+    /// The same from outside of the loop, which may be asleep.
+    pub(super) fn nudge(&self) {
+        self.beat();
+        self.nudged.notify_one();
     }
 
     /// The connection is set up, or being torn down: time is time again.
@@ -78,7 +59,7 @@ impl Pulse {
     /// The connection is being set up (again).
     pub(super) fn unsettle(&self) {
         self.settled.store(false, Ordering::Relaxed);
-        self.beat();
+        self.nudge();
     }
 
     /// Whether our end sent a DTLS alert. Before the handshake is done that means that it failed; the engine does
@@ -87,7 +68,15 @@ impl Pulse {
         self.alert_sent.load(Ordering::Relaxed)
     }
 
-    fn is_settled(&self) -> bool {
+    /// A packet was sent.
+    pub(super) fn note_sent(&self, is_alert: bool) {
+        if is_alert {
+            self.alert_sent.store(true, Ordering::Relaxed);
+        }
+        self.sent.notify_one();
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
         self.settled.load(Ordering::Relaxed)
     }
 
@@ -141,15 +130,9 @@ impl Runtime for LinkRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        // The mDNS socket is shared by its port and carries little.
-        if socket.local_addr()?.port() == rtc::mdns::MDNS_PORT {
-            return self.inner.wrap_udp_socket(socket);
-        }
         enlarge_buffers(&socket);
-        Ok(Arc::new(LinkSocket {
-            inner: self.inner.wrap_udp_socket(socket)?,
-            pulse: Arc::clone(&self.pulse),
-        }))
+        let inner = self.inner.wrap_udp_socket(socket)?;
+        Ok(Arc::new(LinkSocket::new(inner, Arc::clone(&self.pulse))))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -181,7 +164,17 @@ impl Runtime for LinkRuntime {
         if self.pulse.take_early_wake() {
             return Box::pin(std::future::ready(()));
         }
-        self.inner.sleep(duration)
+        let asleep = self.inner.sleep(duration);
+        if self.pulse.is_settled() {
+            return asleep;
+        }
+        let pulse = Arc::clone(&self.pulse);
+        Box::pin(async move {
+            tokio::select! {
+                () = asleep => {}
+                () = pulse.nudged.notified() => {}
+            }
+        })
     }
 
     fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
@@ -198,46 +191,5 @@ impl Runtime for LinkRuntime {
 
     fn name(&self) -> &'static str {
         self.inner.name()
-    }
-}
-
-/// A socket that wakes its connection's clock and watches for DTLS alerts until the connection is settled.
-#[derive(Debug)]
-struct LinkSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
-    pulse: Arc<Pulse>,
-}
-
-impl AsyncUdpSocket for LinkSocket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        if !self.pulse.is_settled() && transmit.contents.first() == Some(&DTLS_ALERT) {
-            self.pulse.alert_sent.store(true, Ordering::Relaxed);
-        }
-        self.inner.poll_send(cx, transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let received = self.inner.poll_recv(cx, bufs, meta);
-        if received.is_ready() {
-            self.pulse.beat();
-        }
-        received
-    }
-
-    fn max_gso_segments(&self) -> usize {
-        self.inner.max_gso_segments()
-    }
-
-    fn max_gro_segments(&self) -> usize {
-        self.inner.max_gro_segments()
     }
 }

@@ -15,6 +15,7 @@ mod tls;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,9 +37,6 @@ use crate::core::room::{Input, Limits, Stats};
 use hub::Hub;
 pub use tls::{TlsError, server_config as tls_config};
 
-/// How long a client may take for the TLS handshake, and again for its request's header.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Connections from one address that are not upgraded yet. More are dropped: a slow loris holds nobody else up.
 const PENDING_PER_ADDRESS: usize = 512;
 
@@ -48,8 +46,29 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// After a failed `accept` (out of file descriptors, most likely) others get a moment to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long the server waits for its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A client may take so long for the TLS handshake, and again for its request's header.
+    pub handshake: Duration,
+    /// A client that says nothing for so long is pinged.
+    pub ping_after: Duration,
+    /// A client that gives no sign of life for so long is gone. Long, because an original does not come back by itself,
+    /// and a suspended laptop or a paused tab may.
+    pub gone_after: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            ping_after: Duration::from_secs(15),
+            gone_after: Duration::from_secs(60),
+        }
+    }
+}
+
 /// What a server is made of.
-#[derive(Debug)]
 pub struct ServerConfig {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
@@ -59,6 +78,8 @@ pub struct ServerConfig {
     pub origins: Option<Vec<String>>,
     /// What each may take.
     pub limits: Limits,
+    /// How long to wait for whom.
+    pub timeouts: Timeouts,
     /// Certificate and key, for `wss`.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The seed of resume secrets: 32 bytes of the system's randomness.
@@ -68,8 +89,15 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// A server with the default limits and fresh randomness, without TLS.
     pub fn new(listen: SocketAddr, access: Access) -> Self {
-        let limits = Limits::default();
-        Self { listen, access, origins: None, limits, tls: None, seed: rand::random() }
+        let (limits, timeouts) = (Limits::default(), Timeouts::default());
+        Self { listen, access, origins: None, limits, timeouts, tls: None, seed: rand::random() }
+    }
+}
+
+impl fmt::Debug for ServerConfig {
+    /// The seed is as secret as what is drawn from it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig").field("listen", &self.listen).finish_non_exhaustive()
     }
 }
 
@@ -92,7 +120,7 @@ impl Server {
             listener,
             local_addr,
             tls: config.tls,
-            gate: Arc::new(gate::Gate::new(config.access, config.origins, hub)),
+            gate: Arc::new(gate::Gate::new(config.access, config.origins, config.timeouts, hub)),
         })
     }
 
@@ -142,7 +170,8 @@ impl Server {
             };
             let guest = gate::Guest { address: address.ip(), alive: alive.clone() };
             let front = Front { router: TowerToHyperService::new(router.clone()), guest };
-            tokio::spawn(serve_connection(stream, tls.clone(), front, place));
+            let handshake = self.gate.timeouts.handshake;
+            tokio::spawn(serve_connection(stream, tls.clone(), front, handshake, place));
         }
     }
 }
@@ -164,23 +193,33 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     }
 }
 
-async fn serve_connection(stream: TcpStream, tls: Option<TlsAcceptor>, service: Front, _place: Place) {
+async fn serve_connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    front: Front,
+    handshake: Duration,
+    _place: Place,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         return tracing::debug!(%error, "a connection was gone at once");
     }
-    let Some(tls) = tls else { return serve_http(stream, service).await };
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, service).await,
+    let Some(tls) = tls else { return serve_http(stream, front, handshake).await };
+    match tokio::time::timeout(handshake, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve_http(stream, front, handshake).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
 }
 
 /// An upgrade, or probes. A connection that brings no request in time is closed.
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, service: Front) {
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    front: Front,
+    header_timeout: Duration,
+) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
-    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    http.timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    let connection = http.serve_connection(TokioIo::new(stream), front).with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a request failed");
     }

@@ -47,6 +47,7 @@ fn accept() -> ServerSignal {
     }
 }
 
+/// R10.
 #[test]
 fn the_second_generation_is_recognised_and_answered_bare() {
     let mut dialect = lobby();
@@ -62,6 +63,7 @@ fn the_second_generation_is_recognised_and_answered_bare() {
     );
 }
 
+/// R10.
 #[test]
 fn a_wrapping_host_is_answered_in_kind() {
     let mut dialect = lobby();
@@ -74,6 +76,7 @@ fn a_wrapping_host_is_answered_in_kind() {
     );
 }
 
+/// R5.
 #[test]
 fn the_published_default_room_is_empty_and_means_the_room_of_the_url() {
     let mut dialect = ServerDialect::new(RoomId::new("attic").expect("a good id"));
@@ -81,6 +84,7 @@ fn the_published_default_room_is_empty_and_means_the_room_of_the_url() {
     assert_eq!(parsed, Ok(vec![init("bob", "attic")]));
 }
 
+/// R11.
 #[test]
 fn the_first_generation_names_users_where_the_second_names_connections() {
     let mut dialect = lobby();
@@ -116,6 +120,7 @@ fn the_first_generation_names_users_where_the_second_names_connections() {
     );
 }
 
+/// R12.
 #[test]
 fn the_first_generation_is_never_told_what_it_does_not_know() {
     let mut dialect = lobby();
@@ -138,6 +143,7 @@ fn the_first_generation_is_never_told_what_it_does_not_know() {
     assert_eq!(code(&mut dialect, late), Some(ErrorCode::NotAllowed));
 }
 
+/// R11.
 #[test]
 fn a_late_answer_is_not_taken_for_the_answer_to_the_next_offer() {
     let mut dialect = lobby();
@@ -158,7 +164,7 @@ fn a_late_answer_is_not_taken_for_the_answer_to_the_next_offer() {
     }
 }
 
-/// Defect 5: the originals pass these on.
+/// R4. The originals pass these on (defect 5).
 #[test]
 fn a_client_cannot_speak_for_the_server() {
     for kind in ["accept", "offerAccepted", "offerRequest", "leaveSwarm", "welcome", "gone", "signal_error"] {
@@ -167,6 +173,7 @@ fn a_client_cannot_speak_for_the_server() {
     }
 }
 
+/// R2, R3, R4.
 #[test]
 fn what_is_no_signal_is_refused_with_a_reason() {
     let cases = [
@@ -192,6 +199,7 @@ fn what_is_no_signal_is_refused_with_a_reason() {
     assert_eq!(code(&mut lobby(), &long), Some(ErrorCode::LimitExceeded));
 }
 
+/// R4, R13.
 #[test]
 fn unknown_fields_are_ignored_and_all_ends_of_candidates_are_one() {
     let mut dialect = lobby();
@@ -213,7 +221,21 @@ fn our_peer_and_the_server_understand_each_other() {
         have: Some(vec![user("alice")]),
         resume: Some("secret".into()),
     });
-    assert_eq!(server.parse(&client.write(&init)), Ok(vec![init]));
+    let id = || link("L");
+    let said = [
+        init,
+        ClientSignal::Offer { id: id(), sdp: sdp("O") },
+        ClientSignal::Answer { id: id(), sdp: sdp("A") },
+        ClientSignal::Candidate { id: id(), candidate: line("one") },
+        ClientSignal::Candidate { id: id(), candidate: None },
+        ClientSignal::Want { user_id: user("alice") },
+        ClientSignal::Withdraw { id: id() },
+        ClientSignal::Leave { id: id() },
+        ClientSignal::Close,
+    ];
+    for signal in said {
+        assert_eq!(server.parse(&client.write(&signal)), Ok(vec![signal]));
+    }
     let signals = [
         accept(),
         ServerSignal::Welcome { resume: "secret".into(), members: 2 },
@@ -226,6 +248,7 @@ fn our_peer_and_the_server_understand_each_other() {
     }
 }
 
+/// R14.
 #[test]
 fn our_peer_wraps_as_soon_as_its_server_does() {
     let mut client = ClientDialect::default();

@@ -3,7 +3,7 @@
 //! These tests need Node.js, the npm packages and Chromium; a plain `cargo test` ignores them, `scripts/test interop`
 //! installs what they need and runs them.
 
+mod doors;
 mod hostile;
 mod originals;
 mod ours;
-mod scene;

@@ -1,8 +1,8 @@
 //! Meshes of the originals alone. Over the minimal server they show what the libraries and their drivers can do; over ours, that
 //! our server takes its place.
 
-use super::scene::Generation::{First, Second};
-use super::scene::{Arrival, Kind, Manner, Scene, Sight};
+use crate::scene::Generation::{First, Second};
+use crate::scene::{Arrival, Kind, Manner, Scene, Sight};
 
 const NAMES: [&str; 8] = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"];
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::scene::Generation::{First, Second};
-use super::scene::{Arrival, Kind, Manner, Scene, Sight, browser};
+use crate::scene::Generation::{First, Second};
+use crate::scene::{Arrival, Kind, Manner, Scene, Sight, browser};
 
 const MIXTURE: [(&str, Kind); 6] = [
     ("ann", Kind::Ours),
@@ -24,8 +24,8 @@ fn mixed_room() -> Scene {
 /// What our peers and originals do together, and what originals must not see of us.
 fn everything_works(scene: &mut Scene) {
     scene.everyone_is_heard("hello");
-    for name in scene.originals() {
-        for len in [1, 16_384, 262_144] {
+    for name in scene.names() {
+        for len in [0, 1, 16_384, 262_144] {
             scene.send_bytes(&name, len);
             scene.others_see(Sight::Bytes(&name, len));
         }

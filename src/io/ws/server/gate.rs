@@ -14,7 +14,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::hub::Hub;
-use super::{metrics, socket};
+use super::socket::{self, Opening};
+use super::{Timeouts, metrics};
 use crate::core::access::{Access, Denied, Grant};
 use crate::wire::dialect::DEFAULT_ROOM;
 use crate::wire::limits::SIGNAL_MAX_BYTES;
@@ -33,6 +34,7 @@ const GREETING: &str = "This is a swarm signaling server. Join a room with `swar
 pub(super) struct Gate {
     access: Access,
     origins: Option<Vec<String>>,
+    pub(super) timeouts: Timeouts,
     pub(super) hub: Arc<Hub>,
 }
 
@@ -63,8 +65,13 @@ pub(super) fn router(gate: Arc<Gate>) -> Router {
 }
 
 impl Gate {
-    pub(super) fn new(access: Access, origins: Option<Vec<String>>, hub: Arc<Hub>) -> Self {
-        Self { access, origins, hub }
+    pub(super) fn new(
+        access: Access,
+        origins: Option<Vec<String>>,
+        timeouts: Timeouts,
+        hub: Arc<Hub>,
+    ) -> Self {
+        Self { access, origins, timeouts, hub }
     }
 
     fn admit(&self, headers: &HeaderMap, parameters: &Parameters) -> Result<Grant, Refusal> {
@@ -166,13 +173,14 @@ fn open(
     };
     let room = RoomId::new(room).map_err(|_| Refusal::Room)?;
     let grant = gate.admit(headers, &parameters)?;
-    let hub = gate.hub.clone();
+    let (hub, timeouts) = (gate.hub.clone(), gate.timeouts);
+    let opening = Opening { guest, grant, room, init: parameters.init, timeouts };
     let upgrade = upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(MESSAGE_MAX_BYTES)
         .max_frame_size(MESSAGE_MAX_BYTES);
-    Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, guest, grant, room, parameters.init)))
+    Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, opening)))
 }
 
 /// The upgrade, or why the request is none.

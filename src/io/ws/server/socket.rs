@@ -10,6 +10,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
+use super::Timeouts;
 use super::gate::Guest;
 use super::hub::{Hub, Inbox, ToSocket};
 use crate::core::access::Grant;
@@ -17,13 +18,6 @@ use crate::core::room::{CloseReason, Input, SocketId};
 use crate::wire::RoomId;
 use crate::wire::dialect::ServerDialect;
 use crate::wire::signal::ErrorCode;
-
-/// A client that says nothing for so long is pinged.
-const PING_AFTER: Duration = Duration::from_secs(15);
-
-/// A client that gives no sign of life for so long is gone. Long, because an original does not come back by itself,
-/// and a suspended laptop or a paused tab may.
-const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// How long a client may take to read what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,25 +28,31 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages written before the socket is read again.
 const WRITE_BUDGET: usize = 64;
 
+/// With what a socket begins.
+pub(super) struct Opening {
+    pub(super) guest: Guest,
+    pub(super) grant: Grant,
+    /// The room of the URL.
+    pub(super) room: RoomId,
+    /// The first message, if it came with the URL.
+    pub(super) init: Option<String>,
+    pub(super) timeouts: Timeouts,
+}
+
 struct Socket {
     id: SocketId,
     stream: WebSocket,
     hub: Arc<Hub>,
     dialect: ServerDialect,
+    timeouts: Timeouts,
 }
 
 /// Serves one socket to its end.
-pub(super) async fn run(
-    stream: WebSocket,
-    hub: Arc<Hub>,
-    guest: Guest,
-    grant: Grant,
-    room: RoomId,
-    init: Option<String>,
-) {
+pub(super) async fn run(stream: WebSocket, hub: Arc<Hub>, opening: Opening) {
+    let Opening { guest, grant, room, init, timeouts } = opening;
     let Guest { address, alive: _alive } = guest;
     let (id, mut inbox) = hub.connect(address, grant);
-    let mut socket = Socket { id, stream, hub, dialect: ServerDialect::new(room) };
+    let mut socket = Socket { id, stream, hub, dialect: ServerDialect::new(room), timeouts };
     tracing::debug!(socket = id.0, "open");
     if let Some(init) = init {
         socket.take_text(&init);
@@ -72,7 +72,7 @@ impl Socket {
         let mut seen = Instant::now();
         let mut pinged = false;
         loop {
-            let deadline = if pinged { seen + GONE_AFTER } else { seen + PING_AFTER };
+            let patience = if pinged { self.timeouts.gone_after } else { self.timeouts.ping_after };
             tokio::select! {
                 message = self.stream.next() => {
                     (seen, pinged) = (Instant::now(), false);
@@ -85,7 +85,7 @@ impl Socket {
                     ControlFlow::Continue(()) => {}
                     ControlFlow::Break(close) => return close,
                 },
-                () = sleep_until(deadline) => {
+                () = sleep_until(seen + patience) => {
                     if pinged || !in_time(self.stream.send(Message::Ping(Bytes::new()))).await {
                         return None;
                     }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::process::{Process, swarm};
+use crate::process::{Process, swarm, swarm_command};
 
 /// What a member runs, and in what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An original in Node; these share a process.
+    /// An original in Node; a few of them share a process.
     Node(Generation),
     /// An original in a process of its own, so that it can be stopped and killed.
     Alone(Generation),
@@ -60,13 +62,19 @@ pub enum Arrival {
     AllAtOnce,
 }
 
+/// With 8 in a process, thus 56 connections, `@roamhq/wrtc` on a busy machine now and then stops answering checks.
+const PEERS_PER_NODE: usize = 4;
+
 /// A server and the members of one room at a time.
 pub struct Scene {
     pub server: Process,
     pub url: String,
+    /// The server's token.
+    pub token: Option<String>,
     room: u32,
     processes: Vec<Process>,
-    node: Option<usize>,
+    /// The Node process that is not full yet, and how many peers it has.
+    node: Option<(usize, usize)>,
     browser: Option<usize>,
     members: BTreeMap<String, Member>,
 }
@@ -94,7 +102,16 @@ impl Scene {
     pub fn with_server(mut server: Process) -> Self {
         let url = text(&server.wait_event("listening")["url"]);
         let url = url.trim_end_matches('/').into();
-        Self { server, url, room: 0, processes: vec![], node: None, browser: None, members: BTreeMap::new() }
+        Self {
+            server,
+            url,
+            token: None,
+            room: 0,
+            processes: vec![],
+            node: None,
+            browser: None,
+            members: BTreeMap::new(),
+        }
     }
 
     /// Uses this browser for tabs.
@@ -136,7 +153,9 @@ impl Scene {
     pub fn join_ours(&mut self, name: &str, args: &[&str]) {
         let (url, room) = (self.url.clone(), self.room_name());
         let fixed = ["join", "--json", "--url", &url, "--room", &room, "--name", name];
-        let process = self.add(swarm(name, &[&fixed, args].concat()));
+        let mut command = swarm_command(&[&fixed, args].concat());
+        command.envs(self.token.iter().map(|token| ("SWARM_TOKEN", token)));
+        let process = self.add(Process::start(name, &mut command));
         self.members.insert(name.into(), Member { kind: Kind::Ours, process, id: None });
     }
 
@@ -168,9 +187,14 @@ impl Scene {
         }
     }
 
-    /// Lets an original send so many bytes of the pattern to everyone.
+    /// Sends so many bytes of the pattern to everyone.
     pub fn send_bytes(&mut self, name: &str, len: usize) {
-        self.command(name, json!({ "cmd": "sendBytes", "len": len }));
+        if self.members[name].kind == Kind::Ours {
+            let base64 = STANDARD.encode(pattern(len));
+            self.process(name).command(&json!({ "cmd": "data", "base64": base64 }));
+        } else {
+            self.command(name, json!({ "cmd": "sendBytes", "len": len }));
+        }
     }
 
     /// Lets a member leave as its users do: `close()` and the end of the socket, a closed tab, `quit`.
@@ -196,6 +220,7 @@ impl Scene {
             self.leave(&name);
         }
         self.members.clear();
+        self.node = None;
         self.room += 1;
     }
 
@@ -256,6 +281,15 @@ impl Scene {
         self.process(name).wait(&format!("{signal} at {name}"), is_it)
     }
 
+    /// Waits until an original's socket is closed before the swarm was made.
+    pub fn is_shut_out(&mut self, name: &str) {
+        let handle = self.handle(name);
+        let end = |said: &Value| said["peer"] == handle && said["event"] == "socketClosed";
+        self.process(name).wait(&format!("closed door for {name}"), end);
+        let told = self.told(name);
+        assert!(told.iter().all(|said| said["event"] != "connected"), "{name} was let in: {told:?}");
+    }
+
     /// What an original's driver told of it so far.
     pub fn told(&mut self, name: &str) -> Vec<Value> {
         let handle = self.handle(name);
@@ -291,7 +325,8 @@ impl Scene {
 
     /// Where originals connect to. The first generation can name a room in no other way.
     pub fn room_url(&self) -> String {
-        format!("{}/{}", self.url, self.room_name())
+        let token = self.token.as_ref().map_or(String::new(), |token| format!("?token={token}"));
+        format!("{}/{}{token}", self.url, self.room_name())
     }
 
     /// The room that members join now.
@@ -305,8 +340,9 @@ impl Scene {
     }
 
     fn node_process(&mut self) -> usize {
-        let process = self.node.unwrap_or_else(|| self.add(up(driver("node", &["node.js"]))));
-        *self.node.insert(process)
+        let (process, peers) = self.node.unwrap_or_else(|| (self.add(up(driver("node", &["node.js"]))), 0));
+        self.node = (peers + 1 < PEERS_PER_NODE).then_some((process, peers + 1));
+        process
     }
 
     fn browser_process(&mut self) -> usize {

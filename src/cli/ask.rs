@@ -1,0 +1,38 @@
+//! What faces ask about files, in the node's words.
+
+use std::path::PathBuf;
+
+use crate::core::transfer::{AcceptScope, Audience, SendToken, SourceOptions, TransferCommand};
+use crate::node::api::{Command, To};
+use crate::wire::TransferId;
+
+/// Takes this offer, and no other.
+pub fn accept(transfer: TransferId) -> Command {
+    Command::Transfer(TransferCommand::Accept { transfer, scope: AcceptScope::Once })
+}
+
+/// Declines an offer, or stops a transfer.
+pub fn reject(transfer: TransferId) -> Command {
+    Command::Transfer(TransferCommand::Reject { transfer })
+}
+
+/// Offers files.
+pub fn send(token: SendToken, paths: Vec<PathBuf>, to: To, options: SourceOptions) -> Command {
+    let audience = match to {
+        To::Everyone => Audience::Everyone,
+        To::Peers(peers) => Audience::Peers(peers.into_iter().collect()),
+    };
+    Command::Transfer(TransferCommand::Send { token, paths, options, audience })
+}
+
+/// Gives each request to send a token of its own.
+#[derive(Debug, Default)]
+pub struct Tokens(u64);
+
+impl Tokens {
+    /// One that was not given before.
+    pub fn fresh(&mut self) -> SendToken {
+        self.0 += 1;
+        SendToken(self.0)
+    }
+}

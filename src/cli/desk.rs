@@ -1,0 +1,174 @@
+//! What `send` and `recv` show: bars and sentences on stderr for people, or JSON on stdout for programs.
+
+use std::io;
+
+use super::bars::Bars;
+use super::exit::{Exit, Failure};
+use super::join;
+use super::json::{ErrorCode, Event as JsonEvent, Translator, VERSION, to_line};
+use super::room::{Origin, Room};
+use super::roster::Roster;
+use super::shelf::{Item, Shelf, State};
+use super::term::{self, Ink};
+use super::words::{Narrator, Note};
+use crate::core::transfer::{Direction, TransferEvent};
+use crate::node::api::Event;
+use crate::wire::text::{self, Name};
+
+/// What is known, and how it is told.
+pub struct Desk {
+    /// Who is here.
+    pub roster: Roster,
+    /// The transfers.
+    pub shelf: Shelf,
+    voice: Voice,
+}
+
+enum Voice {
+    People { narrator: Narrator, bars: Bars },
+    Program(Box<Translator>),
+}
+
+/// Who listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Somebody at a terminal, or who reads stderr later.
+    People,
+    /// A program that reads JSON.
+    Program,
+}
+
+impl Desk {
+    /// A desk that has just been opened.
+    pub fn new(audience: Audience, own: Name, keyed: bool, invite: &str) -> Self {
+        let voice = match audience {
+            Audience::People => Voice::People { narrator: Narrator::new(keyed), bars: Bars::new() },
+            Audience::Program => {
+                Voice::Program(Box::new(Translator::new(own.clone(), Some(invite.to_owned()))))
+            }
+        };
+        Self { roster: Roster::new(own), shelf: Shelf::default(), voice }
+    }
+
+    /// Tells the invite where others need it. `command` is what they do with it.
+    pub fn tell_invite(&self, room: &Room, command: &str) -> io::Result<()> {
+        if room.origin == Origin::Given {
+            return Ok(());
+        }
+        match &self.voice {
+            Voice::People { .. } => {
+                join::how_to_join(room, command).iter().for_each(|line| term::eprint_line(line));
+                Ok(())
+            }
+            Voice::Program(_) => print(&JsonEvent::Invite {
+                version: VERSION,
+                invite: room.invite.reveal(),
+                room: room.invite.room().clone(),
+            }),
+        }
+    }
+
+    /// Takes news in and tells them.
+    pub fn tell(&mut self, event: &Event) -> io::Result<()> {
+        self.roster.learn(event);
+        let told = match &mut self.voice {
+            Voice::Program(translator) => {
+                if let Event::Transfer(event) = event {
+                    self.shelf.on_event(event, &self.roster);
+                }
+                translator.event(event).map_or(Ok(()), |event| print(&event))
+            }
+            Voice::People { narrator, bars } => {
+                if let Event::Transfer(event) = event {
+                    tell_transfer(event, &mut self.shelf, &self.roster, bars);
+                } else if let Event::Message { from, text, .. } = event {
+                    let label = self.roster.label(&from.id);
+                    let lines = text::lines(text).into_iter().map(|line| format!("<{label}> {line}"));
+                    lines.for_each(|line| bars.note(&Note::new(Ink::Dim, line)));
+                } else if let Some(note) = narrator.event(event, &self.roster) {
+                    bars.note(&note);
+                }
+                Ok(())
+            }
+        };
+        self.roster.forget(event);
+        told
+    }
+
+    /// Says something to people. Programs learn it from the events.
+    pub fn note(&self, ink: Ink, text: impl Into<String>) {
+        if let Voice::People { bars, .. } = &self.voice {
+            bars.note(&Note::new(ink, text));
+        }
+    }
+
+    /// Asks people something, with the bars out of the way.
+    pub fn ask(&self, question: &str) {
+        if let Voice::People { bars, .. } = &self.voice {
+            bars.suspend(|| {
+                let _ = io::Write::write_all(&mut io::stderr(), question.as_bytes());
+            });
+        }
+    }
+
+    /// Ends: the bars go, and programs hear how it ended.
+    pub fn close(&mut self, result: &Result<Exit, Failure>) -> io::Result<()> {
+        match &mut self.voice {
+            Voice::People { bars, .. } => bars.clear(),
+            Voice::Program(_) => {
+                if let Err(failure) = result {
+                    let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
+                    print(&JsonEvent::Error { code, message, r#ref: None })?;
+                }
+                let exit = result.as_ref().map_or_else(Failure::exit, |exit| *exit);
+                print(&JsonEvent::End { exit: exit as u8 })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print(event: &JsonEvent) -> io::Result<()> {
+    term::print_line(&to_line(event))
+}
+
+fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars: &mut Bars) {
+    let note = shelf.on_event(event, roster);
+    match event {
+        TransferEvent::Progress(progress) => {
+            let running = shelf.item(&progress.transfer).is_some_and(|item| item.state == State::Running);
+            if running { bars.update(progress, shelf, roster) } else { bars.remove(&progress.transfer) }
+        }
+        TransferEvent::Done { transfer, .. } | TransferEvent::Failed { transfer, .. } => {
+            bars.remove(transfer)
+        }
+        TransferEvent::Preparing { .. }
+        | TransferEvent::Prepared { .. }
+        | TransferEvent::NotPrepared { .. }
+        | TransferEvent::Offered { .. }
+        | TransferEvent::Withdrawn { .. }
+        | TransferEvent::Accepting { .. }
+        | TransferEvent::Refused { .. }
+        | TransferEvent::Accepted { .. }
+        | TransferEvent::Declined { .. }
+        | TransferEvent::Conflicts { .. }
+        | TransferEvent::Resumed { .. }
+        | TransferEvent::Stalled { .. }
+        | TransferEvent::Delivered { .. }
+        | TransferEvent::Undelivered { .. }
+        | TransferEvent::PeerCutOff { .. } => {}
+    }
+    // What ends `send` is its last word, and said once.
+    let last_word = matches!(
+        event,
+        TransferEvent::NotPrepared { .. } | TransferEvent::Failed { direction: Direction::Send, .. }
+    );
+    if let Some(note) = note.filter(|_| !last_word) {
+        bars.note(&note);
+    }
+}
+
+/// `film.mkv (256 MiB)`.
+pub fn what(item: &Item) -> String {
+    format!("{} ({})", item.name(), item.size())
+}

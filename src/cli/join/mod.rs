@@ -1,0 +1,271 @@
+//! `swarm join`: chat, with three faces.
+
+pub mod commands;
+pub mod editor;
+pub mod json;
+pub mod pipe;
+pub mod repl;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::args::JoinArgs;
+use super::config::RoomConfig;
+use super::consent::Consent;
+use super::exit::{Exit, Failure};
+use super::input::{self, Input};
+use super::json::{ErrorCode, Event as JsonEvent, VERSION, to_line};
+use super::room::{self, Files, Origin, Reach, Room};
+use super::roster::Roster;
+use super::session::{Happening, Session};
+use super::signals::Signals;
+use super::term::{self, Palette, SavedTerminal};
+use super::{log, words};
+use crate::core::transfer::Target;
+use crate::node::api::Ended;
+
+use editor::{History, Prompter};
+use json::JsonFace;
+use pipe::PipeFace;
+use repl::{Ask, Repl, Settings, Step};
+
+/// How often the status line is looked at while nothing happens.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs `swarm join`.
+pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
+    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
+    if args.accept.out.as_os_str() == "-" {
+        return Err(Failure::new(
+            Exit::Usage,
+            "a chat can't be mixed with a file on stdout: swarm recv -o - does that",
+        ));
+    }
+    let consent = Consent::new(&args.accept, config.place.is_keyed());
+    let files =
+        Files { target: Target::Folder(args.accept.out.clone()), conflict: args.accept.on_conflict.into() };
+    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let mut room = room::enter(&config, files).await?;
+    let server = room.server.take();
+    let face = if args.json {
+        Face::Json
+    } else if term::is_interactive() {
+        Face::Terminal
+    } else {
+        Face::Pipe
+    };
+    let result = match face {
+        Face::Json => speak_json(room, &config, consent, &args, signals).await,
+        Face::Pipe => pipe_lines(room, &config, consent, &args, signals).await,
+        Face::Terminal => chat(room, &config, consent, &args, signals).await,
+    };
+    if let Some(server) = server {
+        server.close().await;
+    }
+    result
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Face {
+    Json,
+    Pipe,
+    Terminal,
+}
+
+/// How a stay ended, for the shell.
+pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
+    let exit = match ended {
+        Some(Ended::Quit) => return Ok(Exit::Done),
+        Some(Ended::Refused { .. }) => Exit::Refused,
+        Some(Ended::Unreachable { .. }) => Exit::Unreachable,
+        None => Exit::Failed,
+    };
+    Err(Failure::new(exit, words::ended(ended).unwrap_or_default()))
+}
+
+/// What the first in a room tells about the invite, and the command that others use it with.
+pub(super) fn how_to_join(room: &Room, command: &str) -> Vec<String> {
+    let Origin::Made { reach } = room.origin else { return Vec::new() };
+    let mut lines = vec![
+        format!("The room is {}. Others join with this; whoever has it can read along:", room.invite.room()),
+        String::new(),
+        format!("  swarm {command} '{}'", room.invite.reveal()),
+        String::new(),
+    ];
+    if reach == Reach::Machine {
+        lines.push("It works on this machine only; --listen 0.0.0.0:0 opens it to your network.".to_owned());
+        lines.push(String::new());
+    }
+    lines
+}
+
+/// The terminal.
+async fn chat(
+    room: Room,
+    config: &RoomConfig,
+    consent: Consent,
+    args: &JoinArgs,
+    signals: Signals,
+) -> Result<Exit, Failure> {
+    let _saved = SavedTerminal::save();
+    let history = if args.no_history { History::Forgotten } else { History::Kept };
+    let (prompter, typed) = editor::start(history)?;
+    let printer = prompter.printer().clone();
+    log::redirect(Some(Arc::new(move |line| printer.print(line))));
+    for line in how_to_join(&room, "join") {
+        term::print_line(&line)?;
+    }
+    let mut repl = Repl::new(Settings {
+        roster: Roster::new(config.name.clone()),
+        consent,
+        palette: Palette::of(&io::stdout()),
+        keyed: config.place.is_keyed(),
+        invite: Some(room.invite.reveal()),
+        now: || jiff::Zoned::now().strftime("%H:%M").to_string(),
+    });
+    let node = room.node;
+    let mut session = Session::new(node.commands, node.events, Some(typed), signals);
+    prompter.prompt(Vec::new(), repl.prompt());
+    let ended = converse(&mut session, &mut repl, &prompter).await;
+    log::redirect(None);
+    exit_of(ended.as_ref())
+}
+
+async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -> Option<Ended> {
+    loop {
+        repl.set_columns(terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)));
+        prompter.set_labels(repl.labels());
+        prompter.set_status(repl.status());
+        let happening = match tokio::time::timeout(STATUS_EVERY, session.next(true)).await {
+            Ok(happening) => happening,
+            Err(_) => continue,
+        };
+        let step = match happening {
+            // What breaks off because we leave is no news.
+            Happening::Event(_) if session.is_leaving() => continue,
+            Happening::Event(event) => repl.on_event(&event),
+            Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
+            Happening::Input(Input::Line(line)) => {
+                let step = repl.on_line(&line);
+                if !step.asks.iter().any(|ask| matches!(ask, Ask::Quit)) {
+                    prompter.prompt(step.lines, repl.prompt());
+                }
+                Step { lines: Vec::new(), asks: step.asks }
+            }
+            Happening::Interrupted if session.is_leaving() => return Some(Ended::Quit),
+            Happening::Input(Input::Interrupt | Input::End) | Happening::Interrupted => {
+                Step { lines: Vec::new(), asks: vec![Ask::Quit] }
+            }
+            Happening::Ended(ended) => return ended,
+        };
+        step.lines.into_iter().for_each(|line| prompter.printer().print(line));
+        for ask in step.asks {
+            match ask {
+                Ask::Command(command) => session.ask(command),
+                Ask::Peers => session.ask_peers(None),
+                Ask::Quit => session.leave(),
+            }
+        }
+    }
+}
+
+/// A pipe.
+async fn pipe_lines(
+    room: Room,
+    config: &RoomConfig,
+    consent: Consent,
+    args: &JoinArgs,
+    signals: Signals,
+) -> Result<Exit, Failure> {
+    how_to_join(&room, "join").iter().for_each(|line| term::eprint_line(line));
+    let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
+    let node = room.node;
+    let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    let wait = args.wait.unwrap_or(1);
+    let mut reading = wait == 0;
+    loop {
+        match session.next(reading).await {
+            Happening::Event(event) => {
+                let step = face.on_event(&event);
+                step.err.iter().for_each(|line| term::eprint_line(line));
+                // Whoever closed the pipe has read enough.
+                if step.out.iter().try_for_each(|line| term::print_line(line)).is_err() {
+                    session.leave();
+                }
+                step.ask.into_iter().for_each(|command| session.ask(command));
+                reading = reading || face.peers() >= wait;
+            }
+            Happening::Input(Input::Line(line)) => session.ask(face.on_line(line)),
+            Happening::Input(Input::End | Input::Interrupt) if args.keep => reading = false,
+            Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
+            Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
+            Happening::Answer(_) => {}
+            Happening::Ended(ended) => return exit_of(ended.as_ref()),
+        }
+    }
+}
+
+/// A program.
+async fn speak_json(
+    room: Room,
+    config: &RoomConfig,
+    consent: Consent,
+    args: &JoinArgs,
+    signals: Signals,
+) -> Result<Exit, Failure> {
+    let invite = room.invite.reveal();
+    if let Origin::Made { .. } = room.origin {
+        let event =
+            JsonEvent::Invite { version: VERSION, invite: invite.clone(), room: room.invite.room().clone() };
+        term::print_line(&to_line(&event))?;
+    }
+    let mut face = JsonFace::new(config.name.clone(), Some(invite), consent);
+    let node = room.node;
+    let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    let wait = args.wait.unwrap_or(0);
+    let mut reading = wait == 0;
+    loop {
+        let mut shown = None;
+        match session.next(reading).await {
+            Happening::Event(event) => {
+                let (event, ask) = face.on_event(&event);
+                shown = event;
+                ask.into_iter().for_each(|command| session.ask(command));
+                reading = reading || face.peers() >= wait;
+            }
+            Happening::Answer(answer) => shown = Some(face.on_answer(answer)),
+            Happening::Input(Input::Line(line)) => match face.on_line(&line) {
+                Ok(Some(json::Ask::Command(command))) => session.ask(command),
+                Ok(Some(json::Ask::Peers(r#ref))) => session.ask_peers(r#ref),
+                Ok(Some(json::Ask::Quit)) => session.leave(),
+                Ok(None) => {}
+                Err(event) => shown = Some(*event),
+            },
+            Happening::Input(Input::End | Input::Interrupt) if args.keep => reading = false,
+            Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
+            Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
+            Happening::Ended(ended) => return end_json(ended.as_ref()),
+        }
+        if let Some(event) = shown
+            && term::print_line(&to_line(&event)).is_err()
+        {
+            session.leave();
+        }
+    }
+}
+
+/// Says why it is over, where nobody asked for it, and that it is over.
+pub(super) fn end_json(ended: Option<&Ended>) -> Result<Exit, Failure> {
+    let result = exit_of(ended);
+    let (exit, code) = match &result {
+        Ok(exit) => (*exit, None),
+        Err(failure) => (failure.exit(), Some(ErrorCode::from(failure.exit()))),
+    };
+    if let Some(code) = code {
+        let message = words::ended(ended).unwrap_or_default();
+        term::print_line(&to_line(&JsonEvent::Error { code, message, r#ref: None }))?;
+    }
+    term::print_line(&to_line(&JsonEvent::End { exit: exit as u8 }))?;
+    result
+}

@@ -1,0 +1,164 @@
+//! The face of a pipe: lines of stdin are said, stdout has `<name> text`, the rest is on stderr.
+
+use super::commands;
+use crate::cli::ask;
+use crate::cli::consent::{Consent, Decision};
+use crate::cli::roster::Roster;
+use crate::cli::shelf::{Shelf, State};
+use crate::cli::words::Narrator;
+use crate::core::transfer::TransferEvent;
+use crate::node::api::{Command, Event, PeerInfo, To};
+use crate::wire::text;
+
+/// What the pipe's face knows.
+pub struct PipeFace {
+    roster: Roster,
+    shelf: Shelf,
+    consent: Consent,
+    keyed: bool,
+    narrator: Narrator,
+}
+
+/// What comes of an event.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Data, for stdout.
+    pub out: Vec<String>,
+    /// News, for stderr.
+    pub err: Vec<String>,
+    /// To be asked of the node.
+    pub ask: Option<Command>,
+}
+
+impl PipeFace {
+    /// A fresh face.
+    pub fn new(roster: Roster, consent: Consent, keyed: bool) -> Self {
+        Self { roster, shelf: Shelf::default(), consent, keyed, narrator: Narrator::new(keyed) }
+    }
+
+    /// How many peers are here.
+    pub fn peers(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// A line came in on stdin. Commands are for people: here, a line is a line.
+    pub fn on_line(&self, line: String) -> Command {
+        Command::Say { text: line, to: To::Everyone }
+    }
+
+    /// The node says something.
+    pub fn on_event(&mut self, event: &Event) -> Step {
+        self.roster.learn(event);
+        let mut step = Step::default();
+        if let Event::Message { from, text, .. } = event {
+            step.out = self.message(from, text);
+        } else if let Event::Transfer(event) = event {
+            step = self.transfer(event);
+        } else {
+            step.err.extend(self.narrator.event(event, &self.roster).map(|note| note.text));
+        }
+        self.roster.forget(event);
+        step
+    }
+
+    /// Each line of a message has its name in front, so that no line is anybody else's. Nothing is cut: whoever reads this
+    /// is a program.
+    fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
+        let label = self.roster.label(&from.id);
+        let doubt = if self.keyed && !from.verified { "?" } else { "" };
+        if let Some(what) = commands::action(message) {
+            return text::split_lines(what)
+                .map(|line| format!("* {label}{doubt} {}", text::whole_line(line)))
+                .collect();
+        }
+        text::split_lines(message)
+            .map(|line| format!("<{label}{doubt}> {}", text::whole_line(line)))
+            .collect()
+    }
+
+    fn transfer(&mut self, event: &TransferEvent) -> Step {
+        let note = self.shelf.on_event(event, &self.roster);
+        let mut step = Step::default();
+        let TransferEvent::Offered { from, offer, .. } = event else {
+            step.err.extend(note.map(|note| note.text));
+            if let TransferEvent::Delivered { transfer, .. } | TransferEvent::Undelivered { transfer, .. } =
+                event
+            {
+                let over = self.shelf.item(transfer).filter(|item| item.state == State::Done);
+                step.err.extend(over.map(|item| item.sent_summary()));
+            }
+            return step;
+        };
+        let transfer = offer.transfer;
+        match self.consent.judge(from, &self.roster) {
+            Decision::Accept => step.ask = Some(ask::accept(transfer)),
+            Decision::Ask => {
+                let name =
+                    self.shelf.item(&transfer).map(|item| format!("{} ({})", item.name(), item.size()));
+                let (name, label) = (name.unwrap_or_default(), self.roster.label(from));
+                step.err
+                    .push(format!("declined {name} from {label}: --yes or --accept-from NAME takes files"));
+                step.ask = Some(ask::reject(transfer));
+            }
+        }
+        step
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::AcceptArgs;
+    use crate::cli::roster::tests::{peer, roster};
+    use crate::cli::shelf::tests::{id, offer};
+    use crate::core::transfer::TransferCommand;
+
+    fn face(yes: bool) -> PipeFace {
+        let on_conflict = crate::cli::values::Arrival::Rename;
+        let args = AcceptArgs { out: ".".into(), yes, accept_from: Vec::new(), on_conflict };
+        PipeFace::new(roster(&[("1111", "ada")]), Consent::new(&args, true), true)
+    }
+
+    fn message(text: &str) -> Event {
+        Event::Message { from: peer("1111", "ada"), text: text.into(), direct: false }
+    }
+
+    #[test]
+    fn each_line_of_a_message_has_its_name() {
+        let step = face(false).on_event(&message("one\n<eve> two\r\n"));
+        assert_eq!(step.out, ["<ada> one", "<ada> <eve> two"]);
+        assert_eq!(face(false).on_event(&message("/me waves")).out, ["* ada waves"]);
+    }
+
+    #[test]
+    fn a_long_line_comes_out_whole() {
+        let long = "x".repeat(2 << 20);
+        assert_eq!(face(false).on_event(&message(&long)).out, [format!("<ada> {long}")]);
+    }
+
+    #[test]
+    fn news_are_not_data() {
+        let step = face(false).on_event(&Event::Opened(peer("2222", "bob")));
+        assert!(step.out.is_empty());
+        assert_eq!(step.err, ["bob joined (verified)"]);
+    }
+
+    #[test]
+    fn what_nobody_can_be_asked_about_is_declined() {
+        let offered = Event::Transfer(TransferEvent::Offered {
+            from: id("1111"),
+            offer: offer(1, "film.mkv", "1111"),
+            free_bytes: None,
+        });
+        let step = face(false).on_event(&offered);
+        assert!(matches!(step.ask, Some(Command::Transfer(TransferCommand::Reject { .. }))));
+        assert_eq!(
+            step.err,
+            ["declined film.mkv (1.0 MiB) from ada: --yes or --accept-from NAME takes files"]
+        );
+        assert!(matches!(
+            face(true).on_event(&offered).ask,
+            Some(Command::Transfer(TransferCommand::Accept { .. }))
+        ));
+    }
+}

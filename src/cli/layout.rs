@@ -1,0 +1,86 @@
+//! Text in columns: folded, cut, in tables. For plain text; colour comes after.
+
+use unicode_width::UnicodeWidthChar;
+
+use super::term;
+
+/// Cuts a text to so many columns, with … where something is missing.
+pub fn clip(text: &str, columns: usize) -> String {
+    if term::width(text) <= columns {
+        return text.to_owned();
+    }
+    let mut used = 1;
+    let fits = |c: &char| {
+        used += c.width().unwrap_or(0);
+        used <= columns
+    };
+    let mut clipped: String = text.chars().take_while(fits).collect();
+    clipped.push('…');
+    clipped
+}
+
+/// Folds a line into lines of at most so many columns (at least two), at spaces where there are some.
+pub fn fold(line: &str, columns: usize) -> Vec<String> {
+    let columns = columns.max(2);
+    let mut folded = Vec::new();
+    let mut current = String::new();
+    let mut used = 0;
+    for word in line.split_inclusive(' ') {
+        if used > 0 && used + term::width(word.trim_end_matches(' ')) > columns {
+            folded.push(std::mem::take(&mut current));
+            used = 0;
+        }
+        for c in word.chars() {
+            let wide = c.width().unwrap_or(0);
+            if used + wide > columns {
+                folded.push(std::mem::take(&mut current));
+                used = 0;
+            }
+            used += wide;
+            current.push(c);
+        }
+    }
+    folded.push(current);
+    folded
+}
+
+/// Columns as wide as they need to be, two spaces apart.
+pub fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let widths: [usize; N] =
+        std::array::from_fn(|at| rows.iter().map(|row| term::width(&row[at])).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| term::pad(cell, width));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_folded_at_spaces_and_long_words_anywhere() {
+        assert_eq!(fold("one two three", 8), ["one two ", "three"]);
+        assert_eq!(fold("abcdefghij", 4), ["abcd", "efgh", "ij"]);
+        assert_eq!(fold("  indented", 20), ["  indented"]);
+        assert_eq!(fold("你好你好", 5), ["你好", "你好"]);
+        assert_eq!(fold("", 5), [""]);
+    }
+
+    #[test]
+    fn nothing_is_wider_than_it_may_be() {
+        let long = "x ".repeat(100) + &" ".repeat(100) + &"你".repeat(50);
+        for columns in 2..40 {
+            assert!(fold(&long, columns).iter().all(|line| term::width(line) <= columns), "{columns}");
+            assert!(term::width(&clip(&long, columns)) <= columns);
+        }
+        assert_eq!(clip("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["a".to_owned(), "b".to_owned()], ["long".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&rows), ["a     b", "long  c"]);
+    }
+}

@@ -1,0 +1,151 @@
+//! What becomes of the links.
+
+use std::time::{Duration, Instant};
+
+use super::{Event, Mesh, Output, Signaling, TimerKey};
+use crate::core::link::{self, CloseReason, Link};
+use crate::core::peer::LinkKey;
+use crate::wire::UserId;
+
+/// A link that was ready for so long worked: if it breaks, asking for it starts from the shortest delay. Otherwise a pair
+/// whose links break as soon as they are ready would ask for ever.
+const STEADY: Duration = Duration::from_secs(10);
+
+impl Mesh {
+    /// Carries out what a link wants, and keeps what is known about it in step.
+    pub(super) fn drain(&mut self, now: Instant, key: LinkKey) {
+        while let Some(output) = self.links.get_mut(&key).and_then(Link::poll) {
+            match output {
+                link::Output::Signal(signal) => self.signal(signal),
+                link::Output::Peer(command) => self.outbox.push_back(Output::Peer(key, command)),
+                link::Output::Event(event) => self.handle_link_event(now, key, event),
+            }
+        }
+        let link = self.links.get(&key);
+        self.timers.set(TimerKey::Link(key), link.and_then(Link::poll_timeout).map(|(at, _)| at));
+        if link.is_some_and(Link::is_unclaimed) {
+            self.unclaimed.insert(key);
+        } else {
+            self.unclaimed.remove(&key);
+        }
+    }
+
+    fn handle_link_event(&mut self, now: Instant, key: LinkKey, event: link::Event) {
+        match event {
+            link::Event::Closed(reason) => return self.handle_link_closed(now, key, reason),
+            link::Event::Stale => return self.handle_stale_offer(now, key),
+            link::Event::Ready { .. }
+            | link::Event::Text { .. }
+            | link::Event::Data(_)
+            | link::Event::Renamed(_)
+            | link::Event::Transfer(_)
+            | link::Event::Bulk(_)
+            | link::Event::Writable(_)
+            | link::Event::Path(_) => {}
+        }
+        let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
+        let is_ignored = self.ignored.contains(&peer);
+        match event {
+            // Where peers without a proof are let in, whoever has one keeps the place against them.
+            link::Event::Ready { verified: false, .. } if self.has_verified_link(&peer) => {
+                self.feed(now, key, link::Input::Close(CloseReason::Unverified));
+            }
+            link::Event::Ready { kind, verified, name } => {
+                self.handle_link_ready(now, key, &peer);
+                self.event(Event::Opened { peer, kind, verified, name });
+            }
+            link::Event::Path(path) => self.event(Event::Path { peer, path }),
+            link::Event::Writable(bytes) => self.event(Event::Writable { peer, bytes }),
+            link::Event::Text { .. }
+            | link::Event::Data(_)
+            | link::Event::Renamed(_)
+            | link::Event::Transfer(_)
+            | link::Event::Bulk(_)
+                if is_ignored => {}
+            link::Event::Renamed(name) => self.event(Event::Renamed { peer, name }),
+            link::Event::Text { text, direct } => self.event(Event::Text { from: peer, text, direct }),
+            link::Event::Data(bytes) => self.event(Event::Data { from: peer, bytes }),
+            link::Event::Transfer(message) => self.event(Event::Transfer { from: peer, message }),
+            link::Event::Bulk(frame) => self.event(Event::Bulk { from: peer, frame }),
+            link::Event::Closed(_) | link::Event::Stale => unreachable!("returned above"),
+        }
+    }
+
+    fn has_verified_link(&self, peer: &UserId) -> bool {
+        self.ready_link(peer).and_then(|key| self.links.get(&key)).is_some_and(Link::is_verified)
+    }
+
+    fn handle_link_ready(&mut self, now: Instant, key: LinkKey, peer: &UserId) {
+        self.rest_want(peer);
+        let slot = self.slots.entry(peer.clone()).or_default();
+        slot.ready_since = Some(now);
+        if slot.attempt == Some(key) {
+            slot.attempt = None;
+        }
+        if let Some(older) = slot.ready.replace(key) {
+            self.feed(now, older, link::Input::Close(CloseReason::Replaced));
+            self.event(Event::Closed { peer: peer.clone(), reason: CloseReason::Replaced });
+        }
+    }
+
+    fn handle_link_closed(&mut self, now: Instant, key: LinkKey, reason: CloseReason) {
+        let Some(link) = self.links.remove(&key) else { return };
+        self.by_id.remove(link.id());
+        if self.signaling == Signaling::Down {
+            self.forget_unsent(link.id());
+        }
+        if self.unclaimed.remove(&key) && is_failure(reason) {
+            self.handle_broken_offer(now, link.id().clone());
+        }
+        let Some(peer) = link.peer() else { return };
+        let Some(slot) = self.slots.get_mut(peer) else { return };
+        let was_ready = slot.ready == Some(key);
+        if was_ready {
+            slot.ready = None;
+        } else if slot.attempt == Some(key) {
+            slot.attempt = None;
+        } else {
+            return;
+        }
+        let is_alone = slot.ready.is_none() && slot.attempt.is_none();
+        let was_steady = was_ready && slot.ready_since.is_some_and(|since| now >= since + STEADY);
+        if is_alone {
+            self.slots.remove(peer);
+        }
+        if was_ready {
+            self.event(Event::Closed { peer: peer.clone(), reason });
+        } else if is_failure(reason) {
+            self.event(Event::Failed { peer: peer.clone(), reason });
+        }
+        if was_steady || !is_worth_another_try(reason) {
+            self.forget_want(peer);
+        }
+        if is_alone && is_worth_another_try(reason) {
+            self.schedule_want(now, peer.clone());
+        }
+    }
+}
+
+/// Whether people should hear that a link that was never ready came to this end.
+fn is_failure(reason: CloseReason) -> bool {
+    match reason {
+        CloseReason::NoPath
+        | CloseReason::Lost
+        | CloseReason::KeyMismatch
+        | CloseReason::Unverified
+        | CloseReason::Misbehaved => true,
+        CloseReason::Left | CloseReason::GivenBack | CloseReason::Replaced | CloseReason::Local => false,
+    }
+}
+
+/// Whether a fresh connection may fare better.
+fn is_worth_another_try(reason: CloseReason) -> bool {
+    match reason {
+        CloseReason::NoPath | CloseReason::Lost | CloseReason::GivenBack | CloseReason::Replaced => true,
+        CloseReason::Left
+        | CloseReason::KeyMismatch
+        | CloseReason::Unverified
+        | CloseReason::Misbehaved
+        | CloseReason::Local => false,
+    }
+}

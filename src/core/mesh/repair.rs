@@ -1,0 +1,60 @@
+//! Broken links are asked for again.
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::{Mesh, Output, TimerKey};
+use crate::wire::{ClientSignal, UserId};
+
+/// First delay before a broken link is asked for again; doubled each time, plus up to half of it at random.
+const WANT_DELAY: Duration = Duration::from_millis(500);
+
+/// How often a peer is asked for before it is given up, until the server is entered anew: two minutes of delays in all.
+const WANT_ATTEMPTS: u32 = 8;
+
+/// Peers that are counted as asked for. Beyond, a broken link is left to the other end to repair.
+const WANTS_MAX: usize = 1024;
+
+impl Mesh {
+    /// Sets the time to ask for this peer, unless it was asked for too often. While the server is away nothing is asked:
+    /// on return `have` tells it what is missing.
+    pub(super) fn schedule_want(&mut self, now: Instant, peer: UserId) {
+        let is_known = self.wants.contains_key(&peer);
+        if !self.signaling.is_up() || (!is_known && self.wants.len() >= WANTS_MAX) {
+            return;
+        }
+        let tries = *self.wants.entry(peer.clone()).or_insert(0);
+        if tries >= WANT_ATTEMPTS {
+            return;
+        }
+        let delay = WANT_DELAY * 2u32.pow(tries);
+        let delay = delay + delay.mul_f64(self.rng.random_range(0.0..0.5));
+        self.timers.set(TimerKey::Want(peer), Some(now + delay));
+    }
+
+    /// Asks, and sets the time to ask again in case nothing comes of it.
+    pub(super) fn want(&mut self, now: Instant, peer: UserId) {
+        let Some(tries) = self.wants.get_mut(&peer) else { return };
+        *tries += 1;
+        self.outbox.push_back(Output::Signal(ClientSignal::Want { user_id: peer.clone() }));
+        self.schedule_want(now, peer);
+    }
+
+    /// The peer need not be asked for, for now.
+    pub(super) fn rest_want(&mut self, peer: &UserId) {
+        self.timers.set(TimerKey::Want(peer.clone()), None);
+    }
+
+    /// The count begins anew.
+    pub(super) fn forget_want(&mut self, peer: &UserId) {
+        self.wants.remove(peer);
+        self.rest_want(peer);
+    }
+
+    pub(super) fn forget_wants(&mut self) {
+        for peer in std::mem::take(&mut self.wants).into_keys() {
+            self.rest_want(&peer);
+        }
+    }
+}

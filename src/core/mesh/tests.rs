@@ -1,0 +1,567 @@
+//! One input, the exact outputs, then nothing more.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::core::link::{Deadline, Identity, OFFER_MAX_AGE, PROBE_TIMEOUT, WITHDRAWN_GRACE};
+use crate::core::peer::{Channel, Fingerprint, PeerClosed, PeerCommand, PeerEvent};
+use crate::wire::signal::OfferSignal;
+use crate::wire::{Init, RoomId, RoomKey, Sdp, ServerSignal};
+
+const FIRST: LinkKey = LinkKey(1);
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).expect("a good id")
+}
+
+fn id(text: &str) -> LinkId {
+    LinkId::new(text).expect("a good id")
+}
+
+fn ours() -> Sdp {
+    Sdp::new("v=0\r\n").expect("short").with_marker()
+}
+
+fn original() -> Sdp {
+    Sdp::new("v=0\r\n").expect("short")
+}
+
+fn candidate(kind: &str) -> Option<Candidate> {
+    Some(Candidate {
+        candidate: format!("candidate:1 1 udp 1 192.0.2.1 9 typ {kind}"),
+        sdp_mid: Some("0".into()),
+        sdp_m_line_index: Some(0),
+        username_fragment: None,
+    })
+}
+
+/// The mesh of `me`, with its first offer made.
+struct Peer {
+    now: Instant,
+    mesh: Mesh,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self::with(None, 200)
+    }
+
+    fn with(key: Option<RoomKey>, max_peers: usize) -> Self {
+        let room = RoomId::new("den").expect("a good id");
+        let identity = Identity { me: user("me"), name: "me".into(), room, key, allow_unverified: false };
+        let now = Instant::now();
+        let mesh = Mesh::new(now, Config { identity, peer_buffer: 1, max_peers, seed: [1; 32] });
+        let mut peer = Self { now, mesh };
+        assert_eq!(peer.drain(), [create(FIRST)]);
+        peer
+    }
+
+    /// In a room of a server that knows our extensions, with its first offer in the pool.
+    fn inside() -> Self {
+        let mut peer = Self::new();
+        peer.enter();
+        peer
+    }
+
+    fn enter(&mut self) {
+        self.feed(Input::SignalingUp);
+        self.signal(ServerSignal::Welcome { resume: "secret".into(), members: 0 });
+        self.link(FIRST, PeerEvent::Description(ours()));
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.mesh.handle(self.now, input);
+        self.drain()
+    }
+
+    fn signal(&mut self, signal: ServerSignal) -> Vec<Output> {
+        self.feed(Input::Signal(signal))
+    }
+
+    fn link(&mut self, key: LinkKey, event: PeerEvent) -> Vec<Output> {
+        self.feed(Input::Peer(key, event))
+    }
+
+    fn accept(&mut self, link: &str, from: &str, sdp: Sdp) -> Vec<Output> {
+        let signals = vec![OfferSignal::Offer { sdp }];
+        self.signal(ServerSignal::Accept { id: id(link), user_id: user(from), signals })
+    }
+
+    /// Takes an offer of `from`, who runs our program. Returns the link's number.
+    fn accepting(&mut self, link: &str, from: &str) -> LinkKey {
+        let outputs = self.accept(link, from, ours());
+        let [Output::Peer(key, PeerCommand::AcceptOffer { .. })] = outputs[..] else { panic!("{outputs:?}") };
+        key
+    }
+
+    fn hears(&mut self, key: LinkKey, control: &Control) -> Vec<Output> {
+        let payload = Payload::Text(control.to_text());
+        self.link(key, PeerEvent::Message { channel: Channel::Control, payload })
+    }
+
+    fn comes_up(&mut self, key: LinkKey) -> Vec<Output> {
+        let (local, remote) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        self.link(key, PeerEvent::Connected { local, remote });
+        self.link(key, PeerEvent::ChannelOpen(Channel::Control));
+        self.link(key, PeerEvent::ChannelOpen(Channel::Fast));
+        self.hears(key, &Control::Hello { version: 1, name: "you".into(), proof: None })
+    }
+
+    /// A ready link to `with`, who runs our program.
+    fn ready(&mut self, link: &str, with: &str) -> LinkKey {
+        let key = self.accepting(link, with);
+        assert_eq!(self.comes_up(key), [opened(with)]);
+        key
+    }
+
+    fn ready_original(&mut self, link: &str, with: &str) -> LinkKey {
+        let outputs = self.accept(link, with, original());
+        let [Output::Peer(key, _)] = outputs[..] else { panic!("{outputs:?}") };
+        self.link(key, PeerEvent::ChannelOpen(Channel::Fast));
+        key
+    }
+
+    /// Goes to the next deadline, which must be for this.
+    fn wait(&mut self, reason: &Reason) -> Vec<Output> {
+        let (at, next) = self.mesh.poll_timeout().expect("something is due");
+        assert_eq!(&next, reason);
+        self.pass(at - self.now)
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Output> {
+        self.now += time;
+        self.mesh.handle_timeout(self.now);
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.mesh.poll()).collect()
+    }
+}
+
+fn create(key: LinkKey) -> Output {
+    Output::Peer(key, PeerCommand::CreateOffer)
+}
+
+fn close(key: LinkKey) -> Output {
+    Output::Peer(key, PeerCommand::Close)
+}
+
+fn bye(key: LinkKey, reason: &str) -> Output {
+    let payload = Payload::Text(Control::Bye { reason: reason.into() }.to_text());
+    Output::Peer(key, PeerCommand::Send { channel: Channel::Control, payload })
+}
+
+fn opened(peer: &str) -> Output {
+    let kind = PeerKind::Swarm;
+    Output::Event(Event::Opened { peer: user(peer), kind, verified: false, name: "you".into() })
+}
+
+fn closed(peer: &str, reason: CloseReason) -> Output {
+    Output::Event(Event::Closed { peer: user(peer), reason })
+}
+
+fn failed(peer: &str, reason: CloseReason) -> Output {
+    Output::Event(Event::Failed { peer: user(peer), reason })
+}
+
+fn want(peer: &str) -> Output {
+    Output::Signal(ClientSignal::Want { user_id: user(peer) })
+}
+
+/// The link's name in the first signal about it.
+fn named(outputs: &[Output]) -> LinkId {
+    let name = outputs.iter().find_map(|output| match output {
+        Output::Signal(signal) => signal.link_id().cloned(),
+        Output::Peer(..) | Output::Event(_) => None,
+    });
+    name.expect("a signal about a link")
+}
+
+#[test]
+fn init_comes_first_and_then_what_was_kept() {
+    let mut peer = Peer::new();
+    assert_eq!(peer.link(FIRST, PeerEvent::Description(ours())), []);
+    assert_eq!(peer.link(FIRST, PeerEvent::Candidate(None)), []);
+    let outputs = peer.feed(Input::SignalingUp);
+    let [Output::Signal(ClientSignal::Init(Init { user_id, have, resume, .. })), rest @ ..] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((user_id, have), (&user("me"), &Some(Vec::new())));
+    assert!(resume.as_ref().is_some_and(|secret| secret.len() >= 22));
+    let name = named(rest);
+    assert_eq!(
+        rest,
+        [
+            Output::Signal(ClientSignal::Offer { id: name.clone(), sdp: ours() }),
+            Output::Signal(ClientSignal::Candidate { id: name, candidate: None }),
+        ]
+    );
+}
+
+#[test]
+fn the_secret_of_the_last_welcome_is_used() {
+    let mut peer = Peer::inside();
+    for _ in 0..2 {
+        peer.feed(Input::SignalingDown);
+        let outputs = peer.feed(Input::SignalingUp);
+        let resumes = |output: &Output| matches!(output, Output::Signal(ClientSignal::Init(Init { resume, .. })) if resume.as_deref() == Some("secret"));
+        assert!(resumes(&outputs[0]), "{outputs:?}");
+    }
+}
+
+#[test]
+fn after_a_claim_the_server_asks_for_the_next_offer() {
+    let mut peer = Peer::new();
+    peer.feed(Input::SignalingUp);
+    let name = named(&peer.link(FIRST, PeerEvent::Description(ours())));
+    assert_eq!(peer.signal(ServerSignal::OfferAccepted { id: name, user_id: user("you") }), []);
+    assert_eq!(peer.signal(ServerSignal::OfferRequest), [create(LinkKey(2))]);
+}
+
+#[test]
+fn a_flood_of_offer_requests_is_bounded() {
+    let mut peer = Peer::inside();
+    for _ in 0..1_000 {
+        peer.signal(ServerSignal::OfferRequest);
+    }
+    assert_eq!(peer.mesh.held().links, 32);
+}
+
+#[test]
+fn an_old_offer_is_withdrawn_where_that_is_understood() {
+    let mut peer = Peer::new();
+    peer.feed(Input::SignalingUp);
+    let name = named(&peer.link(FIRST, PeerEvent::Description(ours())));
+    peer.link(FIRST, PeerEvent::Candidate(candidate("srflx")));
+    assert_eq!(peer.pass(OFFER_MAX_AGE), [], "a server of the second generation would go on handing it out");
+    let outputs = peer.signal(ServerSignal::Welcome { resume: "secret".into(), members: 0 });
+    let withdraw = Output::Signal(ClientSignal::Withdraw { id: name });
+    assert_eq!(outputs, [withdraw, Output::Event(Event::Welcome { members: 0 })]);
+    assert_eq!(peer.signal(ServerSignal::OfferRequest), [create(LinkKey(2))]);
+    assert_eq!(peer.pass(WITHDRAWN_GRACE), [close(FIRST)]);
+    assert_eq!(peer.mesh.held().links, 1);
+}
+
+#[test]
+fn an_old_offer_that_the_server_never_saw_is_made_anew() {
+    let mut peer = Peer::new();
+    peer.link(FIRST, PeerEvent::Description(ours()));
+    peer.link(FIRST, PeerEvent::Candidate(candidate("srflx")));
+    assert_eq!(peer.mesh.held().unsent, 2);
+    assert_eq!(peer.pass(OFFER_MAX_AGE), [close(FIRST), create(LinkKey(2))]);
+    assert_eq!(peer.mesh.held().unsent, 0);
+}
+
+#[test]
+fn a_withdrawn_offer_that_was_taken_meanwhile_becomes_a_link() {
+    let mut peer = Peer::inside();
+    peer.link(FIRST, PeerEvent::Candidate(candidate("srflx")));
+    let name = named(&peer.pass(OFFER_MAX_AGE));
+    assert_eq!(peer.signal(ServerSignal::OfferAccepted { id: name.clone(), user_id: user("you") }), []);
+    let outputs = peer.signal(ServerSignal::Answer { id: name, sdp: ours() });
+    assert_eq!(outputs[0], Output::Peer(FIRST, PeerCommand::AcceptAnswer { sdp: ours() }));
+}
+
+#[test]
+fn an_offer_that_breaks_is_made_again_after_a_pause() {
+    let mut peer = Peer::inside();
+    let broken = peer.link(FIRST, PeerEvent::Closed(PeerClosed::Failed));
+    assert!(matches!(broken[..], [Output::Signal(ClientSignal::Withdraw { .. })]));
+    assert_eq!(peer.signal(ServerSignal::OfferRequest), [], "not before the pause is over");
+    assert_eq!(peer.wait(&Reason::Refill), [create(LinkKey(2))]);
+}
+
+#[test]
+fn a_newer_link_replaces_the_older_when_it_is_ready() {
+    let mut peer = Peer::inside();
+    let older = peer.ready("x", "you");
+    let newer = peer.accepting("y", "you");
+    assert_eq!(peer.mesh.ready_peers().count(), 1);
+    assert_eq!(
+        peer.comes_up(newer),
+        [bye(older, "replaced"), close(older), closed("you", CloseReason::Replaced), opened("you")]
+    );
+    assert_eq!(peer.mesh.held().links, 2);
+}
+
+#[test]
+fn an_attempt_is_given_up_for_the_next() {
+    let mut peer = Peer::inside();
+    let first = peer.accepting("x", "you");
+    let outputs = peer.accept("y", "you", ours());
+    assert_eq!(outputs[0], close(first));
+    assert!(matches!(outputs[1..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })]));
+    assert_eq!(peer.mesh.held().members, 1);
+}
+
+#[test]
+fn a_peer_that_says_goodbye_is_not_asked_for() {
+    let mut peer = Peer::inside();
+    let key = peer.ready("x", "you");
+    assert_eq!(peer.hears(key, &Control::Bye { reason: "left".into() }), []);
+    let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::Remote));
+    assert_eq!(outputs, [closed("you", CloseReason::Left)]);
+    assert_eq!(peer.mesh.held().wants, 0);
+    assert_eq!(peer.mesh.held().members, 0);
+}
+
+#[test]
+fn a_lost_peer_is_asked_for_ever_more_seldom_and_then_no_more() {
+    let mut peer = Peer::inside();
+    let key = peer.ready("x", "you");
+    let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(outputs, [closed("you", CloseReason::Lost)]);
+    let mut last = Duration::ZERO;
+    for _ in 0..8 {
+        let before = peer.now;
+        assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+        assert!(peer.now - before > last, "each pause is longer than the last");
+        last = peer.now - before;
+    }
+    assert!(matches!(peer.mesh.poll_timeout(), Some((_, Reason::Link(_, Deadline::OfferAge)))));
+}
+
+#[test]
+fn links_that_break_as_soon_as_they_are_ready_are_not_asked_for_for_ever() {
+    let mut peer = Peer::inside();
+    let mut wants = 0;
+    for round in 0..40 {
+        let key = peer.ready(&format!("x{round}"), "you");
+        peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+        if peer.mesh.poll_timeout().is_some_and(|(_, reason)| reason == Reason::Want(user("you"))) {
+            peer.wait(&Reason::Want(user("you")));
+            wants += 1;
+        }
+    }
+    assert_eq!(wants, 8);
+}
+
+#[test]
+fn a_link_that_held_is_asked_for_from_the_start() {
+    let mut peer = Peer::inside();
+    for round in 0..20 {
+        let key = peer.ready(&format!("x{round}"), "you");
+        peer.pass(Duration::from_secs(11));
+        peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+        let (at, reason) = peer.mesh.poll_timeout().expect("a want");
+        assert_eq!(reason, Reason::Want(user("you")));
+        assert!(at - peer.now < Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn while_the_server_is_away_nobody_is_asked_for_and_have_says_who_is_there() {
+    let mut peer = Peer::inside();
+    let (stays, breaks) = (peer.ready("x", "stays"), peer.ready("y", "breaks"));
+    let unanswered = peer.accepting("z", "underway");
+    assert_eq!(peer.feed(Input::SignalingDown), [close(FIRST), create(LinkKey(5))]);
+    peer.link(breaks, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!((peer.mesh.held().wants, peer.mesh.held().unsent), (0, 0));
+    let outputs = peer.feed(Input::SignalingUp);
+    let [Output::Signal(ClientSignal::Init(Init { have: Some(have), .. }))] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(have, &[user("stays"), user("underway")]);
+    assert!(peer.mesh.links.contains_key(&stays) && peer.mesh.links.contains_key(&unanswered));
+}
+
+#[test]
+fn a_server_that_wants_a_working_link_closed_is_not_believed() {
+    let mut peer = Peer::inside();
+    let key = peer.ready("x", "you");
+    let probe = Payload::Text(Control::Probe { nonce: 1 }.to_text());
+    assert_eq!(
+        peer.signal(ServerSignal::LeaveSwarm { id: id("x") }),
+        [Output::Peer(key, PeerCommand::Send { channel: Channel::Control, payload: probe })]
+    );
+    assert_eq!(peer.hears(key, &Control::Alive { nonce: 1 }), []);
+    assert_eq!(peer.mesh.ready_peers().count(), 1);
+}
+
+#[test]
+fn a_peer_that_is_gone_is_found_out_by_a_probe() {
+    let mut peer = Peer::inside();
+    let key = peer.ready("x", "you");
+    assert_eq!(peer.signal(ServerSignal::Gone { user_id: user("you") }).len(), 1);
+    assert_eq!(peer.signal(ServerSignal::Gone { user_id: user("you") }), [], "once is enough");
+    assert_eq!(peer.signal(ServerSignal::Gone { user_id: user("nobody") }), []);
+    assert_eq!(peer.pass(PROBE_TIMEOUT), [bye(key, "closed"), close(key), closed("you", CloseReason::Lost)]);
+}
+
+#[test]
+fn an_original_that_left_is_closed_on_the_servers_word() {
+    let mut peer = Peer::inside();
+    let key = peer.ready_original("x", "you");
+    let outputs = peer.signal(ServerSignal::LeaveSwarm { id: id("x") });
+    assert_eq!(outputs[1..], [close(key), closed("you", CloseReason::Left)]);
+    assert_eq!(peer.mesh.held().wants, 0);
+}
+
+#[test]
+fn an_attempt_given_back_is_asked_for_again() {
+    let mut peer = Peer::inside();
+    let key = peer.accepting("x", "you");
+    assert_eq!(peer.signal(ServerSignal::LeaveSwarm { id: id("x") }), [close(key)]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+}
+
+#[test]
+fn an_original_that_offers_in_a_room_with_a_key_is_refused_and_told_of() {
+    let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
+    peer.enter();
+    assert_eq!(
+        peer.accept("x", "you", original()),
+        [
+            Output::Signal(ClientSignal::Leave { id: id("x") }),
+            close(LinkKey(2)),
+            failed("you", CloseReason::Unverified),
+        ]
+    );
+    assert_eq!((peer.mesh.held().members, peer.mesh.held().wants), (0, 0));
+}
+
+#[test]
+fn a_full_mesh_declines_newcomers_but_not_its_own_peers() {
+    let mut peer = Peer::with(None, 1);
+    peer.enter();
+    peer.ready("x", "you");
+    let declined = Output::Signal(ClientSignal::Leave { id: id("y") });
+    assert_eq!(peer.accept("y", "other", ours()), [declined]);
+    let outputs = peer.signal(ServerSignal::OfferRequest);
+    let [Output::Peer(key, PeerCommand::CreateOffer)] = outputs[..] else { panic!("{outputs:?}") };
+    let name = named(&peer.link(key, PeerEvent::Description(ours())));
+    assert_eq!(
+        peer.signal(ServerSignal::OfferAccepted { id: name.clone(), user_id: user("other") }),
+        [Output::Signal(ClientSignal::Leave { id: name }), close(key)]
+    );
+    peer.accepting("z", "you");
+}
+
+#[test]
+fn early_candidates_wait_for_their_offer_and_are_bounded() {
+    let mut peer = Peer::inside();
+    for no in 0..1_000 {
+        let candidate = candidate("host");
+        assert_eq!(peer.signal(ServerSignal::Candidate { id: id(&format!("x{no}")), candidate }), []);
+    }
+    assert_eq!(peer.mesh.held().orphans, 16);
+    for _ in 0..1_000 {
+        peer.signal(ServerSignal::Candidate { id: id("x999"), candidate: None });
+    }
+    let outputs = peer.accept("x999", "you", ours());
+    assert_eq!(outputs.len(), 1 + 64);
+    assert_eq!(outputs[1], Output::Peer(LinkKey(2), PeerCommand::AddCandidate(candidate("host"))));
+    assert_eq!(peer.mesh.held().orphans, 15);
+}
+
+#[test]
+fn signals_about_unknown_or_wrong_connections_change_nothing() {
+    let mut peer = Peer::inside();
+    let name = peer.mesh.links[&FIRST].id().clone();
+    let nonsense = [
+        ServerSignal::Answer { id: id("x"), sdp: ours() },
+        ServerSignal::OfferAccepted { id: id("x"), user_id: user("you") },
+        ServerSignal::LeaveSwarm { id: id("x") },
+        ServerSignal::Offer { id: id("x"), sdp: ours() },
+        ServerSignal::Accept { id: id("x"), user_id: user("you"), signals: Vec::new() },
+        // An offer of ourselves, an offer with the name of one of ours, our own offer taken by ourselves.
+        ServerSignal::Accept {
+            id: id("x"),
+            user_id: user("me"),
+            signals: vec![OfferSignal::Offer { sdp: ours() }],
+        },
+        ServerSignal::Accept {
+            id: name.clone(),
+            user_id: user("you"),
+            signals: vec![OfferSignal::Offer { sdp: ours() }],
+        },
+        ServerSignal::OfferAccepted { id: name, user_id: user("me") },
+    ];
+    let before = peer.mesh.held();
+    for signal in nonsense {
+        assert_eq!(peer.signal(signal), []);
+    }
+    assert_eq!(peer.mesh.held(), before);
+    assert_eq!(peer.link(LinkKey(99), PeerEvent::ChannelOpen(Channel::Fast)), []);
+}
+
+#[test]
+fn a_flood_of_offers_from_one_member_leaves_one_attempt() {
+    let mut peer = Peer::inside();
+    for no in 0..500 {
+        peer.accept(&format!("x{no}"), "you", ours());
+    }
+    assert_eq!((peer.mesh.held().links, peer.mesh.held().members), (2, 1));
+}
+
+#[test]
+fn a_flood_of_members_is_bounded_by_max_peers() {
+    let mut peer = Peer::with(None, 10);
+    peer.enter();
+    for no in 0..500 {
+        peer.accept(&format!("x{no}"), &format!("you{no}"), ours());
+        peer.signal(ServerSignal::LeaveSwarm { id: id(&format!("x{no}")) });
+        peer.accept(&format!("y{no}"), &format!("you{no}"), ours());
+    }
+    assert_eq!((peer.mesh.held().links, peer.mesh.held().members), (11, 10));
+    assert!(peer.mesh.held().wants <= 1_024);
+}
+
+#[test]
+fn a_line_goes_to_every_ready_peer_in_the_form_it_understands() {
+    let mut peer = Peer::inside();
+    let (ours, original) = (peer.ready("x", "a"), peer.ready_original("y", "b"));
+    peer.accepting("z", "not-ready");
+    let text = |key, channel, text: String| {
+        Output::Peer(key, PeerCommand::Send { channel, payload: Payload::Text(text) })
+    };
+    assert_eq!(
+        peer.feed(Input::Say { text: "hi".into(), to: To::Everyone }),
+        [text(ours, Channel::Fast, "hi".into()), text(original, Channel::Fast, "hi".into())]
+    );
+    let direct = Control::Direct { text: "psst".into() }.to_text();
+    assert_eq!(
+        peer.feed(Input::Say { text: "psst".into(), to: To::Peers(vec![user("a"), user("b"), user("c")]) }),
+        [text(ours, Channel::Control, direct), text(original, Channel::Fast, "psst".into())]
+    );
+    let bytes = Bytes::from_static(b"x");
+    assert_eq!(peer.feed(Input::Bulk { to: user("b"), frame: bytes }), [], "an original has no such channel");
+}
+
+#[test]
+fn leaving_closes_everything_and_nothing_follows() {
+    let mut peer = Peer::inside();
+    let key = peer.ready("x", "you");
+    let attempt = peer.accepting("y", "other");
+    assert_eq!(
+        peer.feed(Input::Close),
+        [
+            Output::Signal(ClientSignal::Close),
+            close(FIRST),
+            bye(key, "left"),
+            close(key),
+            closed("you", CloseReason::Local),
+            close(attempt),
+        ]
+    );
+    assert_eq!(peer.mesh.poll_timeout(), None);
+    assert_eq!(peer.accept("z", "late", ours()), []);
+    assert_eq!(peer.signal(ServerSignal::OfferRequest), []);
+    assert_eq!(peer.feed(Input::SignalingDown), []);
+    assert_eq!(peer.feed(Input::SignalingUp), []);
+    assert_eq!(peer.link(key, PeerEvent::Closed(PeerClosed::Local)), []);
+    let nothing = Held { links: 0, members: 0, wants: 0, orphans: 0, unsent: 0, timers: 0 };
+    assert_eq!(peer.mesh.held(), nothing);
+}
+
+#[test]
+fn a_socket_that_opens_while_another_is_believed_in_starts_anew() {
+    let mut peer = Peer::inside();
+    let outputs = peer.feed(Input::SignalingUp);
+    assert_eq!(outputs[..2], [close(FIRST), create(LinkKey(2))]);
+    assert!(matches!(outputs[2..], [Output::Signal(ClientSignal::Init(_))]));
+}

@@ -1,0 +1,211 @@
+//! The sockets of connections: large in the kernel, small in the process.
+//!
+//! With segmentation offload one read returns up to 64 datagrams. The engine keeps two buffers of that size (96 KB)
+//! for each socket, most of what an idle connection costs. So it is told that eight is the most, reads go through one
+//! buffer a thread, and what the engine's own does not hold is handed over at its next read.
+
+use std::cell::RefCell;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
+
+use super::runtime::Pulse;
+
+/// What is asked of the kernel for each socket, in each direction. A burst of one SCTP window must fit.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// The least SCTP receive window: one message of the largest size must fit (RFC 9260 §6.2).
+const WINDOW_MIN_BYTES: usize = 256 * 1024;
+
+/// The most datagrams the kernel coalesces, and the most bytes one of them has (the engine's own assumption).
+const COALESCED_MAX: usize = 64;
+const DATAGRAM_MAX_BYTES: usize = 1500;
+
+/// How many datagrams the engine takes at once.
+const HANDED_OVER_MAX: usize = 8;
+
+/// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
+const DTLS_ALERT: u8 = 21;
+
+/// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
+///
+/// A window larger than the socket's buffer makes the kernel drop packets, and each loss meets SCTP's minimum
+/// retransmission time of one second. Linux reports twice what it grants for payload.
+pub(super) fn receive_window_bytes() -> io::Result<u32> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).or_else(|_| UdpSocket::bind(("::", 0)))?;
+    enlarge_buffers(&socket);
+    let granted = socket2::SockRef::from(&socket).recv_buffer_size()? / 2;
+    let window = granted.clamp(WINDOW_MIN_BYTES, SOCKET_BUFFER_BYTES);
+    Ok(u32::try_from(window).expect("4 MiB fit 32 bits"))
+}
+
+/// Best effort: a kernel that refuses keeps its default, and the window follows what was granted.
+pub(super) fn enlarge_buffers(socket: &UdpSocket) {
+    let socket = socket2::SockRef::from(socket);
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+}
+
+thread_local! {
+    static READ_BUFFER: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; COALESCED_MAX * DATAGRAM_MAX_BYTES].into_boxed_slice());
+}
+
+/// A socket that wakes its connection's clock and watches for DTLS alerts until the connection is settled.
+#[derive(Debug)]
+pub(super) struct LinkSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    pulse: Arc<Pulse>,
+    left_over: Mutex<Option<LeftOver>>,
+}
+
+/// Datagrams of one read that were not handed over yet.
+#[derive(Debug)]
+struct LeftOver {
+    bytes: Box<[u8]>,
+    from: usize,
+    meta: RecvMeta,
+}
+
+impl LinkSocket {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, pulse: Arc<Pulse>) -> Self {
+        Self { inner, pulse, left_over: Mutex::new(None) }
+    }
+
+    /// Reads from the socket into this thread's buffer and hands over as much as `buf` holds.
+    fn read(&self, cx: &mut Context<'_>, buf: &mut [u8], meta: &mut RecvMeta) -> Poll<io::Result<usize>> {
+        READ_BUFFER.with_borrow_mut(|read_buffer| {
+            let mut read = [RecvMeta::default()];
+            ready!(self.inner.poll_recv(cx, &mut [IoSliceMut::new(read_buffer)], &mut read))?;
+            let [read] = read;
+            let taken = whole_datagrams(read.len, read.stride, buf.len());
+            buf[..taken].copy_from_slice(&read_buffer[..taken]);
+            *meta = read;
+            meta.len = taken;
+            if taken < read.len && taken > 0 {
+                let bytes = read_buffer[taken..read.len].into();
+                *self.left_over() = Some(LeftOver { bytes, from: 0, meta: read });
+            }
+            Poll::Ready(Ok(1))
+        })
+    }
+
+    fn left_over(&self) -> std::sync::MutexGuard<'_, Option<LeftOver>> {
+        self.left_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_left_over(&self, buf: &mut [u8], meta: &mut RecvMeta) -> bool {
+        let mut slot = self.left_over();
+        let Some(left) = slot.as_mut() else { return false };
+        let bytes = &left.bytes[left.from..];
+        let taken = whole_datagrams(bytes.len(), left.meta.stride, buf.len());
+        buf[..taken].copy_from_slice(&bytes[..taken]);
+        *meta = left.meta;
+        meta.len = taken;
+        left.from += taken;
+        if left.from >= left.bytes.len() || taken == 0 {
+            *slot = None;
+        }
+        taken > 0
+    }
+}
+
+/// How many of `len` bytes of datagrams of `stride` bytes fit into `room`. One that does not fit by itself is cut, as
+/// the kernel would.
+fn whole_datagrams(len: usize, stride: usize, room: usize) -> usize {
+    if len <= room {
+        return len;
+    }
+    let stride = stride.max(1);
+    match room / stride {
+        0 => room,
+        fitting => fitting * stride,
+    }
+}
+
+impl AsyncUdpSocket for LinkSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let sent = self.inner.poll_send(cx, transmit);
+        if !self.pulse.is_settled() {
+            self.pulse.note_sent(transmit.contents.first() == Some(&DTLS_ALERT));
+        }
+        sent
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let ([buf, ..], [meta, ..]) = (bufs, meta) else { return Poll::Ready(Ok(0)) };
+        if self.take_left_over(buf, meta) {
+            return Poll::Ready(Ok(1));
+        }
+        let received = self.read(cx, buf, meta);
+        if received.is_ready() {
+            self.pulse.beat();
+        }
+        received
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.inner.max_gso_segments()
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.inner.max_gro_segments().min(HANDED_OVER_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_read_is_handed_over_in_order_and_in_whole_datagrams() {
+        let runtime = webrtc::runtime::default_runtime().expect("tokio");
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = receiver.local_addr().expect("bound");
+        let receiver = LinkSocket::new(runtime.wrap_udp_socket(receiver).expect("a socket"), Arc::default());
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let sender = runtime.wrap_udp_socket(sender).expect("a socket");
+        const DATAGRAMS: u8 = 40;
+        let contents: Vec<u8> = (0..DATAGRAMS).flat_map(|n| vec![n; 1200]).collect();
+        let segment_size = (sender.max_gso_segments() >= usize::from(DATAGRAMS)).then_some(1200);
+        let step = segment_size.map_or(1200, |_| contents.len());
+        for chunk in contents.chunks(step) {
+            let transmit =
+                Transmit { destination: to, ecn: None, contents: chunk, segment_size, src_ip: None };
+            std::future::poll_fn(|cx| sender.poll_send(cx, &transmit)).await.expect("sent");
+        }
+        let mut received = Vec::new();
+        while received.len() < contents.len() {
+            let mut buf = vec![0; HANDED_OVER_MAX * DATAGRAM_MAX_BYTES];
+            let mut meta = [RecvMeta::default()];
+            let read = std::future::poll_fn(|cx| {
+                receiver.poll_recv(cx, &mut [IoSliceMut::new(&mut buf)], &mut meta)
+            });
+            assert_eq!(read.await.expect("read"), 1);
+            assert_eq!(meta[0].len % 1200, 0);
+            received.extend_from_slice(&buf[..meta[0].len]);
+        }
+        assert!(received == contents);
+    }
+
+    #[test]
+    fn a_datagram_is_cut_only_if_it_does_not_fit_by_itself() {
+        assert_eq!(whole_datagrams(3000, 1200, 12_000), 3000);
+        assert_eq!(whole_datagrams(64 * 1200, 1200, 12_000), 12_000);
+        assert_eq!(whole_datagrams(64 * 1300, 1300, 12_000), 9 * 1300);
+        assert_eq!(whole_datagrams(9000, 9000, 2000), 2000);
+        assert_eq!(whole_datagrams(5, 0, 2), 2);
+    }
+}

@@ -1,0 +1,224 @@
+//! The real program, end to end: several processes on this machine, talking JSON lines.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::process::{Process, swarm, swarm_command};
+use crate::scene::{Arrival, Kind, Scene, Sight};
+
+const THREE: [(&str, Kind); 3] = [("ann", Kind::Ours), ("bob", Kind::Ours), ("cyd", Kind::Ours)];
+
+/// Every order of three.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+#[test]
+fn three_peers_chat_and_one_sends_a_file_to_the_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let film = folder.path().join("film.bin");
+    fs::write(&film, noise(64 << 20)).expect("room for the film");
+
+    let mut scene = Scene::new();
+    scene.join("ann", Kind::Ours);
+    for name in ["bob", "cyd"] {
+        let out = folder.path().join(name);
+        fs::create_dir(&out).expect("a folder for each");
+        scene.join_ours(name, &["--yes", "--out", path(&out)]);
+    }
+    scene.everyone_meets();
+    scene.everyone_is_heard("hello");
+
+    scene.process("ann").command(&json!({ "cmd": "send", "paths": [path(&film)] }));
+    scene.everyone_is_heard("a line passes the file");
+    let sent = fs::read(&film).expect("the film");
+    for name in ["bob", "cyd"] {
+        let done = scene.process(name).wait_event("done");
+        assert_eq!(done["bytes"], 64 << 20);
+        let got = fs::read(folder.path().join(name).join("film.bin")).expect("it is in its place");
+        assert!(got == sent, "{name} got another film");
+    }
+}
+
+#[test]
+fn members_come_and_go_in_every_order() {
+    let mut scene = Scene::new();
+    for (come, go) in ORDERS.into_iter().zip(ORDERS.into_iter().rev()) {
+        scene.gather(&come.map(|i| THREE[i]), Arrival::OneByOne);
+        scene.everyone_is_heard("hello");
+        for name in go.map(|i| THREE[i].0) {
+            scene.leave(name);
+            scene.others_see(Sight::Closed(name));
+            scene.forget(name);
+            scene.everyone_is_heard("good bye");
+        }
+        scene.next_room();
+    }
+}
+
+#[test]
+fn the_mesh_goes_on_without_its_server_and_heals_with_the_next_one() {
+    let address = free_address();
+    let serve = || swarm("serve", &["serve", "--listen", &address, "--open", "--json"]);
+    let mut scene = Scene::with_server(serve());
+    scene.gather(&THREE, Arrival::OneByOne);
+    scene.server.signal("KILL");
+    for (name, _) in THREE {
+        scene
+            .process(name)
+            .wait("the loss of the server", |said| said["event"] == "signaling" && said["state"] == "down");
+    }
+    scene.everyone_is_heard("nobody in the middle");
+
+    scene.server = serve();
+    scene.join("dan", Kind::Ours);
+    scene.meets_everyone("dan");
+    scene.everyone_is_heard("all of us");
+    for (name, _) in THREE {
+        let closed = scene.process(name).said().find(|said| said["event"] == "close");
+        assert_eq!(closed, None, "{name} lost a link that worked");
+    }
+}
+
+#[test]
+fn a_killed_peer_is_reported_within_fifteen_seconds() {
+    let mut scene = Scene::new();
+    scene.gather(&THREE, Arrival::AllAtOnce);
+    scene.process("bob").signal("KILL");
+    let killed = Instant::now();
+    for name in ["ann", "cyd"] {
+        scene.sees(name, Sight::Closed("bob"));
+    }
+    assert!(killed.elapsed() < Duration::from_secs(15), "it took {:?}", killed.elapsed());
+}
+
+#[test]
+fn a_very_long_line_arrives_whole_in_parts() {
+    let mut scene = Scene::new();
+    scene.gather(&THREE, Arrival::AllAtOnce);
+    for len in [262_143, 262_144, 262_145, 2 << 20] {
+        let line: String =
+            ("abcdefghijklmnopqrstuvwxyz ".chars().cycle().take(len - 1)).chain(['.']).collect();
+        scene.say("ann", &line);
+        for name in ["bob", "cyd"] {
+            assert!(lines_until(scene.process(name), '.') == line, "{name} did not get {len} bytes whole");
+        }
+    }
+}
+
+/// The texts of messages up to the first that ends in `end`, in one.
+fn lines_until(process: &mut Process, end: char) -> String {
+    let mut whole = String::new();
+    while !whole.ends_with(end) {
+        whole += process.wait_event("message")["text"].as_str().expect("a message has a text");
+    }
+    whole
+}
+
+#[test]
+fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
+    let mut scene = Scene::new();
+    scene.join("ann", Kind::Ours);
+    let (url, room) = (scene.url.clone(), scene.room_name());
+    scene.id("ann");
+    let mut piped = swarm("piped", &["join", "--url", &url, "--room", &room, "--name", "bob"]);
+    piped.write(b"hello\n");
+    scene.process("ann").wait("hello", |said| said["event"] == "message" && said["text"] == "hello");
+    scene.say("ann", "welcome");
+    piped.wait("welcome", |line| *line == "<ann> welcome");
+    piped.close_stdin();
+    let (status, _) = piped.end();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_wrong_token_is_refused() {
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--token", "the-right-one-of-all", "--json"];
+    let scene = Scene::with_server(swarm("serve", &serve));
+    ends(&["join", &format!("{}/den?token=the-wrong-one", scene.url), "--json"], 3, "token");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_unreachable() {
+    ends(&["join", "--url", &format!("ws://{}", free_address()), "--room", "r", "--json"], 4, "127.0.0.1");
+}
+
+#[test]
+fn a_url_that_is_none_is_a_usage_error() {
+    ends(&["join", "--url", "not a url", "--room", "den"], 2, "ws://");
+    ends(&["join", "gopher://example.org/den"], 2, "ws://");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    ends(&["serve", "--open", "--listen", &address], 1, &address);
+}
+
+#[test]
+fn what_can_not_be_sent_is_named() {
+    let scene = Scene::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let fifo = folder.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let place = ["--url", &scene.url, "--room", "den"];
+    ends(&[&["send", "/nowhere/film.bin"], &place[..]].concat(), 1, "/nowhere/film.bin");
+    ends(&[&["send", path(&fifo)], &place[..]].concat(), 1, "nothing to send");
+}
+
+#[test]
+fn nobody_to_send_to_is_said_in_time() {
+    let scene = Scene::new();
+    let send = ["send", file!(), "--url", &scene.url, "--room", "den", "--timeout", "1"];
+    ends(&send, 1, "nobody came");
+}
+
+#[test]
+fn a_full_disk_under_stdout_is_a_failure_and_a_closed_pipe_is_none() {
+    let scene = Scene::new();
+    let join = ["join", "--json", "--url", &scene.url, "--room", "den"];
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
+    let ended = swarm_command(&join).stdin(Stdio::null()).stdout(full).output().expect("it starts");
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("No space left"), "{ended:?}");
+
+    let mut piped = swarm_command(&join);
+    let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    drop(piped.stdout.take());
+    assert_eq!(piped.wait().expect("it is ours").code(), Some(0));
+}
+
+/// Runs the program to its end: this exit code, and this in what it says on stderr.
+fn ends(args: &[&str], code: i32, reason: &str) {
+    let (status, stderr) = swarm("swarm", args).end();
+    assert_eq!(status.code(), Some(code), "{args:?} said: {stderr}");
+    assert!(stderr.contains(reason), "{args:?} said: {stderr}");
+    assert!(!stderr.contains("panicked"), "{args:?} said: {stderr}");
+}
+
+/// An address on which nothing listens, and nothing else will: the kernel does not hand it out again soon.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+/// Bytes without a pattern, the same each time (xorshift).
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next()).take(len).collect()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have plain names")
+}
