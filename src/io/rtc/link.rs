@@ -180,8 +180,12 @@ impl Link {
                     Err(PeerClosed::Failed)
                 }
                 () = sleep_until(dtls_deadline.unwrap_or_else(Instant::now)), if dtls_deadline.is_some() => {
-                    Err(PeerClosed::IceFailed)
+                    Err(self.failure())
                 }
+                () = pulse.sent.notified(), if !self.connected && dtls_deadline.is_some() => match pulse.alert_sent() {
+                    true => Err(PeerClosed::DtlsFailed),
+                    false => Ok(()),
+                },
                 () = pulse.sent.notified(), if self.connected && !*self.associated.borrow() => {
                     self.look_for_association().await;
                     Ok(())
@@ -461,7 +465,7 @@ impl Link {
     fn failure(&self) -> PeerClosed {
         if self.connected {
             PeerClosed::IceFailed
-        } else if self.pulse.alert_sent() || self.dtls_deadline.is_some() {
+        } else if self.pulse.alert_sent() || self.pulse.alert_received() {
             PeerClosed::DtlsFailed
         } else {
             PeerClosed::IceFailed

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use fast_rtc_swarm::core::transfer::{
     AcceptPolicy, AcceptScope, Audience, Config, ConflictPolicy, DeclineReason, Direction, DiskDone,
-    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Target, TransferCommand, TransferEvent,
+    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Target, TransferCommand,
+    TransferEvent,
 };
 use fast_rtc_swarm::io::disk::Stores;
 use fast_rtc_swarm::wire::UserId;
