@@ -86,7 +86,8 @@ impl Link {
     /// Where in the queue the piece with the fewest copies stands, and how many there are.
     fn rarest(&self, copies: impl Fn(&TransferId, u32) -> u16) -> Option<(usize, u16)> {
         let near = self.queue.iter().take(QUEUE_SEARCHED).enumerate();
-        near.map(|(at, wanted)| (at, copies(&wanted.transfer, wanted.piece))).min_by_key(|(_, copies)| *copies)
+        near.map(|(at, wanted)| (at, copies(&wanted.transfer, wanted.piece)))
+            .min_by_key(|(_, copies)| *copies)
     }
 
     fn may_read_ahead(&self, len: u64) -> bool {
