@@ -3,6 +3,7 @@
 use std::io;
 
 use super::bars::Bars;
+use super::config::Telling;
 use super::exit::{Exit, Failure};
 use super::join;
 use super::json::{ErrorCode, Event as JsonEvent, Translator, VERSION, to_line};
@@ -11,7 +12,7 @@ use super::roster::Roster;
 use super::shelf::{Item, Shelf, State};
 use super::term::{self, Ink};
 use super::words::{Narrator, Note};
-use crate::core::transfer::TransferEvent;
+use crate::core::transfer::{Direction, TransferEvent};
 use crate::node::api::Event;
 use crate::wire::text::{self, Name};
 
@@ -51,13 +52,13 @@ impl Desk {
     }
 
     /// Tells the invite where others need it. `command` is what they do with it.
-    pub fn tell_invite(&self, room: &Room, command: &str) -> io::Result<()> {
+    pub fn tell_invite(&self, room: &Room, told: Telling, command: &str) -> io::Result<()> {
         if room.origin == Origin::Given {
             return Ok(());
         }
         match &self.voice {
             Voice::People { .. } => {
-                join::how_to_join(room, command).iter().for_each(|line| term::eprint_line(line));
+                join::how_to_join(room, told, command).iter().for_each(|line| term::eprint_line(line));
                 Ok(())
             }
             Voice::Program(_) => print(&JsonEvent::Invite {
@@ -158,7 +159,12 @@ fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars
         | TransferEvent::Undelivered { .. }
         | TransferEvent::PeerCutOff { .. } => {}
     }
-    if let Some(note) = note {
+    // What ends `send` is its last word, and said once.
+    let last_word = matches!(
+        event,
+        TransferEvent::NotPrepared { .. } | TransferEvent::Failed { direction: Direction::Send, .. }
+    );
+    if let Some(note) = note.filter(|_| !last_word) {
         bars.note(&note);
     }
 }

@@ -691,7 +691,7 @@ mod tests {
     #[test]
     fn everything_has_an_example() {
         let documented = |tag: &str| -> BTreeSet<String> {
-            let values = examples().into_iter().map(|line| serde_json::from_str::<serde_json::Value>(line));
+            let values = examples().into_iter().map(serde_json::from_str::<serde_json::Value>);
             let tags =
                 values.filter_map(|value| value.expect("checked above")[tag].as_str().map(str::to_owned));
             tags.collect()

@@ -3,8 +3,12 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::args::Cli;
 
@@ -13,14 +17,18 @@ pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
 
 static SINK: Mutex<Option<LineSink>> = Mutex::new(None);
 
-/// What may not be logged whatever is asked for: at `trace` this library writes out the upgrade with its `Authorization`,
-/// and every message.
-const CAPPED: [&str; 4] = [
-    "tungstenite=debug",
-    "tungstenite::handshake::client=debug",
-    "tungstenite::protocol=debug",
-    "tungstenite::protocol::frame=debug",
-];
+/// The most that may be logged of a library, whatever is asked for: beyond it they write out secrets.
+fn cap(target: &str) -> Level {
+    // The upgrade with its `Authorization`, and every message.
+    if target.starts_with("tungstenite") || target.starts_with("tokio_tungstenite") {
+        return Level::DEBUG;
+    }
+    // ICE passwords.
+    if target.starts_with("rtc") || target.starts_with("webrtc") {
+        return Level::INFO;
+    }
+    Level::TRACE
+}
 
 /// Starts logging: `-v` and above, or whatever `SWARM_LOG` filters (`tracing`'s directives).
 pub fn init(cli: &Cli) {
@@ -31,9 +39,9 @@ pub fn init(cli: &Cli) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("SWARM_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
-    let capped = |filter: EnvFilter, cap: &str| filter.add_directive(cap.parse().expect("a directive"));
-    let filter = CAPPED.into_iter().fold(filter, capped);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr).with_ansi(false).init();
+    let capped = filter_fn(|metadata| *metadata.level() <= cap(metadata.target()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter.and(capped))).init();
 }
 
 /// Sends lines of log to `sink` from now on; `None`: to stderr.

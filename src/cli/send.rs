@@ -1,6 +1,6 @@
 //! `swarm send`: offers files to a room, waits for those who take them, and says how it went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,9 +37,11 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
     let server = room.server.take();
     let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
-    desk.tell_invite(&room, "recv")?;
+    desk.tell_invite(&room, config.telling, "recv")?;
     let mut session = Session::new(room.node.commands, room.node.events, None, signals);
-    let plan = Plan { paths, to: args.to.clone(), receivers: args.receivers };
+    let options =
+        SourceOptions { follow_links: args.follow, exclude: args.exclude.clone(), gitignore: args.gitignore };
+    let plan = Plan { paths, options, to: args.to.clone(), receivers: args.receivers };
     let patience = args.timeout.map(Duration::from_secs);
     let result = deliver(&mut session, &mut desk, plan, patience).await;
     desk.close(&result)?;
@@ -59,6 +61,7 @@ fn split_invite(arguments: &[String]) -> (Vec<PathBuf>, Option<&str>) {
 /// What is to be done.
 struct Plan {
     paths: Vec<PathBuf>,
+    options: SourceOptions,
     to: Vec<String>,
     receivers: Option<usize>,
 }
@@ -88,14 +91,13 @@ async fn deliver(
                 if delivery.on_event(&event) {
                     give_up_at = patience.map(|patience| Instant::now() + patience);
                 }
-                if let Some(to) = audience(&mut plan, desk) {
+                if let Some(to) = audience(&plan, desk) {
+                    if let To::Peers(peers) = &to {
+                        delivery.only(peers);
+                    }
                     let token = SendToken(1);
-                    session.ask(ask::send(
-                        token,
-                        std::mem::take(&mut plan.paths),
-                        to,
-                        SourceOptions::default(),
-                    ));
+                    let options = std::mem::take(&mut plan.options);
+                    session.ask(ask::send(token, std::mem::take(&mut plan.paths), to, options));
                 }
                 if verdict.is_none()
                     && let Some(result) = delivery.verdict(desk)
@@ -123,7 +125,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// To whom, once everyone who is named is here; `None` while somebody is missing, or when it is on its way already.
-fn audience(plan: &mut Plan, desk: &Desk) -> Option<To> {
+fn audience(plan: &Plan, desk: &Desk) -> Option<To> {
     if plan.paths.is_empty() {
         return None;
     }
@@ -151,18 +153,31 @@ struct Delivery {
     receivers: Option<usize>,
     transfer: Option<TransferId>,
     failed: Option<String>,
+    /// Those who are meant, where not everyone is.
+    only: Option<BTreeSet<UserId>>,
     parties: BTreeMap<UserId, Party>,
 }
 
 impl Delivery {
     fn new(receivers: Option<usize>) -> Self {
-        Self { receivers, transfer: None, failed: None, parties: BTreeMap::new() }
+        Self { receivers, transfer: None, failed: None, only: None, parties: BTreeMap::new() }
+    }
+
+    /// Only these peers are meant.
+    fn only(&mut self, peers: &[UserId]) {
+        let only: BTreeSet<UserId> = peers.iter().cloned().collect();
+        self.parties.retain(|id, _| only.contains(id));
+        self.only = Some(only);
+    }
+
+    fn is_meant(&self, id: &UserId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(id))
     }
 
     /// Takes news in. `true` if something moved.
     fn on_event(&mut self, event: &Event) -> bool {
         match event {
-            Event::Opened(peer) if peer.kind == PeerKind::Swarm => {
+            Event::Opened(peer) if peer.kind == PeerKind::Swarm && self.is_meant(&peer.id) => {
                 let party = self.parties.entry(peer.id.clone()).or_insert(Party::Asked);
                 // Somebody who comes back takes it up again.
                 if *party == Party::Lost {
@@ -335,6 +350,20 @@ mod tests {
         let story = [prepared(), opened("1111"), accepted("1111"), delivered("1111")];
         assert_eq!(feed(Some(2), &story), None);
         assert_eq!(feed(Some(1), &story), Some(Ok(Exit::Done)));
+    }
+
+    #[test]
+    fn who_is_not_meant_is_not_waited_for() {
+        let mut delivery = Delivery::new(None);
+        delivery.on_event(&opened("1111"));
+        delivery.on_event(&opened("2222"));
+        delivery.only(&[id("1111")]);
+        delivery.on_event(&opened("3333"));
+        for event in [prepared(), accepted("1111"), delivered("1111")] {
+            delivery.on_event(&event);
+        }
+        let desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
+        assert!(matches!(delivery.verdict(&desk), Some(Ok(Exit::Done))));
     }
 
     #[test]

@@ -207,6 +207,9 @@ pub fn ended(ended: Option<&Ended>) -> Option<String> {
     };
     match ended {
         Ended::Quit => None,
+        Ended::Refused { code: ErrorCode::Forbidden, .. } => {
+            Some("the server refused the token: check the invite, --token-file or SWARM_TOKEN".to_owned())
+        }
         Ended::Refused { message, .. } => {
             Some(format!("the server refused: {}", text::line(message, FOREIGN_MAX_CHARS)))
         }

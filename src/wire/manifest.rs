@@ -11,7 +11,7 @@
 //! Files are cut into pieces one by one. The hash of a piece is its node in the BLAKE3 tree of its file: of a file of one
 //! piece the file's hash, else the chaining value of the subtree. Hence the file's hash follows from its pieces' hashes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use blake3::hazmat::{self, HasherExt, Mode};
 
@@ -317,31 +317,45 @@ impl Manifest {
 }
 
 /// Order, twins, and files that are folders at once.
+///
+/// What is in a folder stands together in the order of the paths, so only the folders around the current path are kept: the
+/// cost is that of the paths' bytes, however deep they are.
 fn check_paths(entries: &[Entry]) -> Result<(), ManifestError> {
     for pair in entries.windows(2) {
         if pair[0].path >= pair[1].path {
             return Err(ManifestError::Order(pair[1].path.clone()));
         }
     }
-    // Folded path of every file, folder and folder around them -> its one spelling.
-    let mut spellings: BTreeMap<String, &str> = BTreeMap::new();
-    let mut files: BTreeSet<&str> = BTreeSet::new();
+    let mut open = vec![OpenFolder { prefix: "", names: BTreeMap::new() }];
     for entry in entries {
         let path = entry.path.as_str();
-        if entry.kind != EntryKind::Folder {
-            files.insert(path);
+        while open.last().is_some_and(|folder| !path.starts_with(folder.prefix)) {
+            open.pop();
         }
-        for prefix in path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]) {
-            let spelling = *spellings.entry(fold(prefix)).or_insert(prefix);
-            if spelling != prefix {
-                return Err(ManifestError::Twin(entry.path.clone()));
+        while let Some(folder) = open.last_mut() {
+            let rest = &path[folder.prefix.len()..];
+            let (name, is_last) = rest.split_once('/').map_or((rest, true), |(name, _)| (name, false));
+            let is_file = is_last && entry.kind != EntryKind::Folder;
+            let found = *folder.names.entry(fold(name)).or_insert((name, is_file));
+            match found {
+                (spelling, _) if spelling != name => return Err(ManifestError::Twin(entry.path.clone())),
+                _ if is_last => break,
+                (_, true) => return Err(ManifestError::Overlap(entry.path.clone())),
+                (_, false) => {}
             }
-            if prefix != path && files.contains(prefix) {
-                return Err(ManifestError::Overlap(entry.path.clone()));
-            }
+            let prefix = &path[..folder.prefix.len() + name.len() + 1];
+            open.push(OpenFolder { prefix, names: BTreeMap::new() });
         }
     }
     Ok(())
+}
+
+/// A folder around the path that is looked at.
+struct OpenFolder<'a> {
+    /// Its path with a slash behind it; nothing for the outermost.
+    prefix: &'a str,
+    /// Folded name -> its one spelling, and whether it is a file.
+    names: BTreeMap<String, (&'a str, bool)>,
 }
 
 /// Hashes one piece.
@@ -433,5 +447,50 @@ impl<'a> Reader<'a> {
             _ => return Err(ManifestError::Malformed),
         };
         Ok(Entry { path, kind, mtime })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(paths: &[&str]) -> Result<(), ManifestError> {
+        let entry = |path: &&str| {
+            let (path, kind) = match path.strip_suffix('/') {
+                Some(folder) => (folder, EntryKind::Folder),
+                None => (*path, EntryKind::File { size: 0, executable: false }),
+            };
+            Entry { path: SafePath::parse(path).expect(path), kind, mtime: 0 }
+        };
+        check_paths(&paths.iter().map(entry).collect::<Vec<_>>())
+    }
+
+    fn path(text: &str) -> SafePath {
+        SafePath::parse(text).expect(text)
+    }
+
+    #[test]
+    fn names_may_be_the_same_in_other_folders() {
+        assert_eq!(check(&["a", "a-b", "b/A/x", "b/B/A", "b/B/a2", "c/A", "d/", "d/e/", "d/e/f"]), Ok(()));
+    }
+
+    #[test]
+    fn one_file_has_one_path_whatever_the_case() {
+        assert_eq!(check(&["A", "a"]), Err(ManifestError::Twin(path("a"))));
+        assert_eq!(check(&["x/A/b", "x/a/c"]), Err(ManifestError::Twin(path("x/a/c"))));
+        assert_eq!(check(&["x/A", "x/A-b", "x/a/c"]), Err(ManifestError::Twin(path("x/a/c"))));
+        assert_eq!(check(&["STRASSE/a", "straße/b"]), Err(ManifestError::Twin(path("straße/b"))));
+    }
+
+    #[test]
+    fn nothing_is_a_file_and_a_folder_at_once() {
+        assert_eq!(check(&["a", "a-b", "a/b"]), Err(ManifestError::Overlap(path("a/b"))));
+        assert_eq!(check(&["x/y/a", "x/y/a/b/c"]), Err(ManifestError::Overlap(path("x/y/a/b/c"))));
+    }
+
+    #[test]
+    fn paths_stand_in_order_and_once() {
+        assert_eq!(check(&["b", "a"]), Err(ManifestError::Order(path("a"))));
+        assert_eq!(check(&["a", "a"]), Err(ManifestError::Order(path("a"))));
     }
 }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::process::{Process, swarm};
+use crate::process::{Process, swarm, swarm_command};
 use crate::scene::{Arrival, Kind, Scene, Sight};
 
 const THREE: [(&str, Kind); 3] = [("ann", Kind::Ours), ("bob", Kind::Ours), ("cyd", Kind::Ours)];
@@ -135,12 +136,9 @@ fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
 
 #[test]
 fn a_wrong_token_is_refused() {
-    let scene = Scene::with_server(swarm(
-        "serve",
-        &["serve", "--listen", "127.0.0.1:0", "--token", "the-right-one-of-all", "--json"],
-    ));
-    let args = ["join", "--url", &format!("{}?token=wrong", scene.url), "--room", "r", "--json"];
-    ends(&args, 3, "token");
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--token", "the-right-one-of-all", "--json"];
+    let scene = Scene::with_server(swarm("serve", &serve));
+    ends(&["join", &format!("{}/den?token=the-wrong-one", scene.url), "--json"], 3, "token");
 }
 
 #[test]
@@ -150,8 +148,8 @@ fn a_server_that_is_not_there_is_unreachable() {
 
 #[test]
 fn a_url_that_is_none_is_a_usage_error() {
-    ends(&["join", "--url", "not a url", "--room", "r"], 2, "not a url");
-    ends(&["join", "gopher://example.org/room"], 2, "ws");
+    ends(&["join", "--url", "not a url", "--room", "den"], 2, "ws://");
+    ends(&["join", "gopher://example.org/den"], 2, "ws://");
 }
 
 #[test]
@@ -162,8 +160,37 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
-    ends(&["send", "/nowhere/film.bin", "--url", "ws://127.0.0.1:1", "--room", "r"], 2, "/nowhere/film.bin");
+fn what_can_not_be_sent_is_named() {
+    let scene = Scene::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let fifo = folder.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.is_ok_and(|status| status.success()));
+    let place = ["--url", &scene.url, "--room", "den"];
+    ends(&[&["send", "/nowhere/film.bin"], &place[..]].concat(), 1, "/nowhere/film.bin");
+    ends(&[&["send", path(&fifo)], &place[..]].concat(), 1, "nothing to send");
+}
+
+#[test]
+fn nobody_to_send_to_is_said_in_time() {
+    let scene = Scene::new();
+    let send = ["send", file!(), "--url", &scene.url, "--room", "den", "--timeout", "1"];
+    ends(&send, 1, "nobody came");
+}
+
+#[test]
+fn a_full_disk_under_stdout_is_a_failure_and_a_closed_pipe_is_none() {
+    let scene = Scene::new();
+    let join = ["join", "--json", "--url", &scene.url, "--room", "den"];
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
+    let ended = swarm_command(&join).stdin(Stdio::null()).stdout(full).output().expect("it starts");
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("No space left"), "{ended:?}");
+
+    let mut piped = swarm_command(&join);
+    let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    drop(piped.stdout.take());
+    assert_eq!(piped.wait().expect("it is ours").code(), Some(0));
 }
 
 /// Runs the program to its end: this exit code, and this in what it says on stderr.

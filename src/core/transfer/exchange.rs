@@ -101,6 +101,8 @@ pub(super) struct Member {
     pub(super) has_bytes: u64,
     /// How fast that grows.
     pub(super) gained: Meter,
+    /// Bytes that it has and no other member that lacks something.
+    pub(super) sole_bytes: u64,
     /// What we told it that we have.
     pub(super) shown: PieceSet,
     /// What of that it has neither asked for nor got elsewhere.
@@ -150,12 +152,18 @@ pub(super) struct Asked {
 }
 
 impl Member {
+    /// Whether it takes part and lacks something.
+    pub(super) fn is_taking(&self) -> bool {
+        self.joined && !self.done && !self.complete
+    }
+
     fn new(now: Instant, pieces: u32, piece_bytes: u32) -> Self {
         let window = WINDOW_START_BYTES.max(2 * u64::from(piece_bytes));
         Self {
             has: PieceSet::none(pieces),
             has_bytes: 0,
             gained: Meter::default(),
+            sole_bytes: 0,
             shown: PieceSet::none(pieces),
             open: PieceSet::none(pieces),
             open_bytes: 0,
@@ -262,12 +270,23 @@ impl Exchange {
         member.has_bytes += len;
         member.gained.add(now, len);
         self.copies[piece as usize] += 1;
+        let copies = self.copies[piece as usize];
+        if copies == 1 {
+            member.sole_bytes += len;
+        }
         if member.shown.contains(piece) {
             if member.open.remove(piece) {
                 member.open_bytes -= len;
             }
         } else {
             self.spread[piece as usize] += 1;
+        }
+        if copies == 2 {
+            let mut owners =
+                self.members.iter_mut().filter(|(id, member)| *id != peer && member.has.contains(piece));
+            if let Some((_, owner)) = owners.next() {
+                owner.sole_bytes -= len;
+            }
         }
         true
     }
@@ -279,6 +298,11 @@ impl Exchange {
         for piece in member.has.iter() {
             self.copies[piece as usize] -= 1;
             self.spread[piece as usize] -= 1;
+            if self.copies[piece as usize] == 1 {
+                let len = self.len(piece);
+                let mut owners = self.members.values_mut().filter(|member| member.has.contains(piece));
+                owners.next().expect("one member has it").sole_bytes += len;
+            }
         }
         for piece in member.shown.iter().filter(|piece| !member.has.contains(*piece)) {
             self.spread[piece as usize] -= 1;

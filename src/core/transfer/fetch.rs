@@ -61,15 +61,22 @@ impl Transfers {
         if said.iter().any(|piece| *piece >= exchange.manifest.piece_count()) {
             return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
         }
-        for piece in said {
-            exchange.note_has(now, peer, piece);
+        for piece in &said {
+            exchange.note_has(now, peer, *piece);
+        }
+        let agreed = exchange.agree(peer, &said);
+        for pieces in agreed.chunks(PIECES_PER_MESSAGE) {
+            self.out.control(
+                peer,
+                TransferMessage::Have { id, pieces: pieces.to_vec(), bits: None, complete: false },
+            );
         }
         if exchange.phase == Phase::Downloading {
             exchange.stalled = false;
             self.hungry.insert((id, peer.clone()));
-        } else {
-            self.show_more(id, peer);
         }
+        self.show_all_more(now, id);
+        self.show_more(now, id, peer);
     }
 
     /// Asks peers for pieces, in turns, as far as windows, memory and the rate limit allow.

@@ -423,7 +423,7 @@ impl Transfers {
         }
         exchange.member(now, peer);
         self.out.control(peer, TransferMessage::Join { id });
-        self.tell_all(id, peer);
+        self.tell_all(now, id, peer);
     }
 
     /// A peer leaves a transfer, on purpose or with its link.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, Phase};
+use super::exchange::{Exchange, Member, Phase};
 use super::machine::Transfers;
 use super::share::{Answer, Share, Stage};
 use super::{Direction, PeerProgress, Progress, Reason, TransferEvent};
@@ -40,9 +40,7 @@ impl Transfers {
         let Stage::Sharing(exchange) = &share.stage else { return false };
         match exchange.phase {
             Phase::Downloading | Phase::Finishing => true,
-            Phase::Complete => {
-                exchange.members.values().any(|member| member.joined && !member.done && !member.complete)
-            }
+            Phase::Complete => exchange.members.values().any(Member::is_taking),
         }
     }
 }

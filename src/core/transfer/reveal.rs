@@ -1,13 +1,13 @@
 //! What we show of what we have.
 //!
-//! Who lacks pieces shows every piece at once. Who has everything shows each member a little at a time, and first what
-//! fewest members have or were shown: so members fetch different pieces from it and exchange them, and its uplink carries
-//! each piece about once. When every piece has been shown to somebody, members are shown each other's pieces, too, so that
-//! nobody ever waits for a slow member as long as the uplink has room.
+//! Everybody shows each member a little at a time, and first what fewest members have or were shown: so members fetch
+//! different pieces from one uplink and exchange them, and it carries each piece about once. When every piece has been shown
+//! to somebody, members are shown each other's pieces, too, so that nobody waits for a slow member as long as the uplink has
+//! room. Pieces that a member has itself are no secret: they are told as they come, to complete members all of them.
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, Phase};
+use super::exchange::{Exchange, Member, Phase};
 use super::pieces::ones;
 use crate::wire::UserId;
 use crate::wire::transfer::PIECES_PER_MESSAGE;
@@ -16,18 +16,34 @@ use crate::wire::transfer::PIECES_PER_MESSAGE;
 /// that more would leave a slow member sitting on pieces that fast ones could spread.
 const LOOKAHEAD: Duration = Duration::from_millis(500);
 
-/// The least that is shown ahead to one member, and the most.
-const LOOKAHEAD_MIN_BYTES: u64 = 2 * 1024 * 1024;
+/// A member is shown no more while it has more than it was given in this time and nobody got from it.
+const PASS_ON: Duration = Duration::from_secs(2);
+
+/// The most that is shown ahead to one member.
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How many candidates are compared before the best of them is taken.
 const CANDIDATES: usize = 1024;
 
 impl Exchange {
+    /// Of `pieces`, which we have, those to tell `peer` of whatever it was shown: it has them, too, and must know that we
+    /// need not be offered them, or it has everything and only counts.
+    pub(super) fn agree(&mut self, peer: &UserId, pieces: &[u32]) -> Vec<u32> {
+        let Some(member) = self.members.get(peer) else { return Vec::new() };
+        let is_owed = |piece: &u32| {
+            self.have.contains(*piece)
+                && !member.shown.contains(*piece)
+                && (member.complete || member.has.contains(*piece))
+        };
+        let owed: Vec<u32> = pieces.iter().copied().filter(is_owed).collect();
+        owed.iter().for_each(|piece| self.show(peer, *piece));
+        owed
+    }
+
     /// Pieces to show to `peer` now, taken down as shown.
-    pub(super) fn reveal(&mut self, peer: &UserId) -> Vec<u32> {
+    pub(super) fn reveal(&mut self, now: Instant, peer: &UserId) -> Vec<u32> {
         let mut pieces = Vec::new();
-        while pieces.len() < PIECES_PER_MESSAGE && self.is_owed(peer) {
+        while pieces.len() < PIECES_PER_MESSAGE && self.is_owed(now, peer) {
             let Some(piece) = self.rarest_unshown(peer) else { break };
             self.show(peer, piece);
             pieces.push(piece);
@@ -50,26 +66,36 @@ impl Exchange {
 
     /// Takes down that `peer` asked us for a piece. It is shown ahead what it asks for in [`LOOKAHEAD`].
     pub(super) fn note_asked(&mut self, now: Instant, peer: &UserId, piece: u32) {
-        let len = self.len(piece);
+        let (len, least) = (self.len(piece), 2 * u64::from(self.manifest.piece_bytes()));
         let Some(member) = self.members.get_mut(peer) else { return };
         if member.open.remove(piece) {
             member.open_bytes -= len;
         }
         member.wanted.add(now, len);
         let ahead = (member.wanted.bps(now) as f64 * LOOKAHEAD.as_secs_f64()) as u64;
-        member.lookahead_bytes = ahead.clamp(LOOKAHEAD_MIN_BYTES, LOOKAHEAD_MAX_BYTES);
+        member.lookahead_bytes = ahead.clamp(least, LOOKAHEAD_MAX_BYTES.max(least));
     }
 
-    fn is_owed(&self, peer: &UserId) -> bool {
+    fn is_owed(&self, now: Instant, peer: &UserId) -> bool {
         let Some(member) = self.members.get(peer) else { return false };
-        match self.phase {
-            Phase::Downloading | Phase::Finishing => true,
-            Phase::Complete => member.open_bytes < member.lookahead_bytes,
-        }
+        member.complete || (member.open_bytes < member.lookahead_bytes && !self.is_behind(now, peer))
+    }
+
+    /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
+    /// would only wait there.
+    fn is_behind(&self, now: Instant, peer: &UserId) -> bool {
+        let waits = |member: &Member| {
+            let passes = (member.wanted.bps(now) as f64 * PASS_ON.as_secs_f64()) as u64;
+            member.sole_bytes > passes.max(4 * u64::from(self.manifest.piece_bytes()))
+        };
+        let is_quicker =
+            |(id, member): (&UserId, &Member)| id != peer && member.is_taking() && !waits(member);
+        self.members.get(peer).is_some_and(waits) && self.members.iter().any(is_quicker)
     }
 
     fn rarest_unshown(&mut self, peer: &UserId) -> Option<u32> {
-        self.fresh(peer).or_else(|| self.rarest_shown(peer))
+        let fresh = if self.phase == Phase::Complete { self.fresh(peer) } else { None };
+        fresh.or_else(|| self.rarest_shown(peer))
     }
 
     /// The first piece that no member has and none was shown.

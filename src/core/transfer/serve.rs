@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, Phase};
+use super::exchange::{Exchange, Member, Phase};
 use super::machine::{Pending, TICK, Transfers};
 use super::negotiate::unexpected;
 use super::share::{Share, Stage};
@@ -25,16 +25,16 @@ impl Transfers {
         }
         let Some(exchange) = share.exchange() else { return };
         exchange.member(now, peer).joined = true;
-        self.tell_all(id, peer);
+        self.tell_all(now, id, peer);
         self.wake(Reason::Progress, now);
     }
 
-    /// Tells a peer what we have: everything, or a first few pieces if we are complete.
-    pub(super) fn tell_all(&mut self, id: TransferId, peer: &UserId) {
+    /// Tells a peer what we have: a first few pieces, or everything if it only counts.
+    pub(super) fn tell_all(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
-        if exchange.phase == Phase::Complete {
-            let pieces = exchange.reveal(peer);
-            let complete = exchange.have.is_all();
+        let complete = exchange.have.is_all();
+        if !exchange.members.get(peer).is_some_and(|member| member.complete) {
+            let pieces = exchange.reveal(now, peer);
             return self.out.control(peer, TransferMessage::Have { id, pieces, bits: None, complete });
         }
         let have: Vec<u32> = exchange.have.iter().collect();
@@ -45,7 +45,7 @@ impl Transfers {
             let set = (stretch * words..((stretch + 1) * words).min(exchange.have.word_count()))
                 .map(|word| exchange.have.word(word));
             let bits = Some(Bits::pack(stretch as u32 * PIECES_PER_BITS, set));
-            self.out.control(peer, TransferMessage::Have { id, pieces: Vec::new(), bits, complete: false });
+            self.out.control(peer, TransferMessage::Have { id, pieces: Vec::new(), bits, complete });
         }
     }
 
@@ -59,8 +59,9 @@ impl Transfers {
             let verified = std::mem::take(&mut exchange.unannounced);
             let members: Vec<UserId> = exchange.members.keys().cloned().collect();
             for peer in &members {
-                verified.iter().for_each(|piece| exchange.show(peer, *piece));
-                for pieces in verified.chunks(PIECES_PER_MESSAGE) {
+                let mut said = exchange.agree(peer, &verified);
+                said.extend(exchange.reveal(now, peer));
+                for pieces in said.chunks(PIECES_PER_MESSAGE) {
                     let have = TransferMessage::Have {
                         id: *id,
                         pieces: pieces.to_vec(),
@@ -106,22 +107,36 @@ impl Transfers {
             return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
         }
         exchange.members.get_mut(peer).expect("it was there above").wanted_bytes = wanted;
-        self.show_more(id, peer);
+        self.show_more(now, id, peer);
         if !refused.is_empty() {
             self.out.control(peer, TransferMessage::Busy { id, pieces: refused });
         }
         self.wake(Reason::Requests, now + TICK);
     }
 
+    /// Somebody got something: whoever was behind may not be any more.
+    pub(super) fn show_all_more(&mut self, now: Instant, id: TransferId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        let is_waiting =
+            |member: &Member| member.is_taking() && member.open_bytes == 0 && !member.shown.is_all();
+        let waiting: Vec<UserId> = exchange
+            .members
+            .iter()
+            .filter(|(_, member)| is_waiting(member))
+            .map(|(peer, _)| peer.clone())
+            .collect();
+        waiting.iter().for_each(|peer| self.show_more(now, id, peer));
+    }
+
     /// Shows a peer more of what we have, if it has used up enough of what it was shown.
-    pub(super) fn show_more(&mut self, id: TransferId, peer: &UserId) {
+    pub(super) fn show_more(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
         let is_low =
             exchange.members.get(peer).is_some_and(|member| member.open_bytes * 2 < member.lookahead_bytes);
-        if exchange.phase != Phase::Complete || !is_low {
+        if !is_low {
             return;
         }
-        let pieces = exchange.reveal(peer);
+        let pieces = exchange.reveal(now, peer);
         if !pieces.is_empty() {
             self.out.control(peer, TransferMessage::Have { id, pieces, bits: None, complete: false });
         }

@@ -100,6 +100,8 @@ pub(super) struct Link {
     opening: usize,
     readers: JoinSet<()>,
     writers: JoinSet<()>,
+    /// Apart from the writers: it never ends by itself.
+    pacer: JoinSet<()>,
 }
 
 /// Runs a connection from its first command to its end.
@@ -139,6 +141,7 @@ pub(super) async fn run(
         opening: 0,
         readers: JoinSet::new(),
         writers: JoinSet::new(),
+        pacer: JoinSet::new(),
     };
     let reason = match link.carry_out(first).await {
         Ok(()) => link.live().await,
@@ -177,7 +180,7 @@ impl Link {
                     Err(PeerClosed::Failed)
                 }
                 () = sleep_until(dtls_deadline.unwrap_or_else(Instant::now)), if dtls_deadline.is_some() => {
-                    Err(PeerClosed::DtlsFailed)
+                    Err(PeerClosed::IceFailed)
                 }
                 () = pulse.sent.notified(), if self.connected && !*self.associated.borrow() => {
                     self.look_for_association().await;
@@ -448,7 +451,7 @@ impl Link {
             ));
             if channel == Channel::Bulk {
                 let pc = Arc::clone(&self.pc);
-                self.writers.spawn(channel::pace(Arc::clone(&data_channel), pc, self.outlet.clone()));
+                self.pacer.spawn(channel::pace(Arc::clone(&data_channel), pc, self.outlet.clone()));
             }
             self.writers.spawn(channel::write(channel, data_channel, queued, load, is_open));
         }
@@ -507,6 +510,7 @@ impl Link {
         }
         self.readers.shutdown().await;
         self.writers.shutdown().await;
+        self.pacer.shutdown().await;
         for event in std::mem::take(&mut self.outbox) {
             self.outlet.say(event).await;
         }

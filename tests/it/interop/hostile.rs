@@ -31,12 +31,12 @@ fn a_frozen_member_delays_nobody_and_is_met_when_it_wakes() {
         for (name, kind) in newcomers {
             scene.join(name, kind);
         }
-        for (name, _) in newcomers {
-            for other in ["ann", "bob", "cyd", "dan", "eve"] {
-                if other != name {
-                    scene.sees(name, Sight::Opened(other));
-                    scene.sees(other, Sight::Opened(name));
-                }
+        for (newcomer, _) in newcomers {
+            for other in ["ann", "bob"] {
+                scene.sees(newcomer, Sight::Opened(other));
+            }
+            for other in ["ann", "bob", "cyd", "dan", "eve"].into_iter().filter(|other| *other != newcomer) {
+                scene.sees(other, Sight::Opened(newcomer));
             }
         }
         scene.process("ice").signal("CONT");

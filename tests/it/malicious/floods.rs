@@ -5,6 +5,7 @@ use fast_rtc_swarm::core::mesh::{Event, Input};
 use fast_rtc_swarm::core::peer::{Channel, Payload, PeerCommand, PeerEvent};
 use fast_rtc_swarm::wire::control::Control;
 use fast_rtc_swarm::wire::limits::CANDIDATES_MAX;
+use fast_rtc_swarm::wire::manifest::Manifest;
 use fast_rtc_swarm::wire::{Candidate, ClientSignal, LinkId, ServerSignal};
 
 use super::lies::{
@@ -157,4 +158,23 @@ fn a_member_who_is_ignored_is_not_heard() {
     ada.hear(Input::Ignore { peer: user("bob"), ignored: false });
     ada.peer(at_ada, line("sorry"));
     assert_eq!(ada.lines(), ["sorry"]);
+}
+
+/// A manifest whose every path is as deep as it may be is checked in time and memory of about its size: it once took minutes
+/// and a gigabyte.
+#[test]
+fn a_manifest_of_deep_paths_is_checked_at_once() {
+    const ENTRIES: u32 = 30_000;
+    let deep = format!("/{}", "b".repeat(14)).repeat(63);
+    let mut bytes = b"SWM1\x12".to_vec();
+    bytes.extend(ENTRIES.to_be_bytes());
+    for no in 0..ENTRIES {
+        let path = format!("{no:08}{deep}");
+        bytes.push(0);
+        bytes.extend(u16::try_from(path.len()).expect("short").to_be_bytes());
+        bytes.extend(path.as_bytes());
+        bytes.extend(0i64.to_be_bytes());
+    }
+    let manifest = Manifest::parse(&bytes).expect("sound");
+    assert_eq!(manifest.entries().len(), ENTRIES as usize);
 }

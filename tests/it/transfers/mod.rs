@@ -1,4 +1,5 @@
 //! Transfers: the scheduler on a virtual clock, the faults of disks and peers, and names and manifests that mean harm.
 
+mod faults;
 mod swarming;
 mod world;

@@ -170,17 +170,3 @@ fn mixed_uplinks_are_all_used() {
     assert!(ratio("1 to 10, mixed", 256 * MIB, &mixed(10)) < 1.10);
     assert!(ratio("1 to 30, mixed", 256 * MIB, &mixed(30)) < 1.10);
 }
-#[test]
-fn zz_debug() {
-    let (_, world) = share(256 * MIB, &equal(1, 100, 100), |_| {});
-    let mut last = 0;
-    for (at, who, e) in &world.events {
-        if let TransferEvent::Progress(p) = e {
-            if *who == id(1) && (p.bytes * 20 / p.total) != last {
-                last = p.bytes * 20 / p.total;
-                println!("{at:?} {} {}", p.bytes, p.rate_bps);
-            }
-        }
-    }
-    println!("{:?}", &world.events.iter().rev().take(3).map(|e| e.0).collect::<Vec<_>>());
-}

@@ -15,13 +15,10 @@ use fast_rtc_swarm::wire::transfer::TransferMessage;
 /// What a bulk channel buffers.
 const CHANNEL_BYTES: usize = 256 * 1024;
 
-/// What every message costs on the wire besides its bytes: DTLS, SCTP, UDP and IP headers.
-const OVERHEAD_BYTES: usize = 60;
-
 /// How a peer is connected.
 #[derive(Debug, Clone, Copy)]
 pub struct Access {
-    /// Bytes a second.
+    /// Bytes a second, net of the packets' headers.
     pub up_bps: u64,
     /// Bytes a second.
     pub down_bps: u64,
@@ -293,7 +290,7 @@ impl World {
         });
         let Some((to, sent)) = next else { return };
         node.uplink_busy = true;
-        let len = sent.len() + OVERHEAD_BYTES * sent.len().div_ceil(1200).max(1);
+        let len = sent.len();
         node.sent_bytes += len as u64;
         let gone = now + Duration::from_secs_f64(len as f64 / node.access.up_bps as f64);
         let arrives = gone + node.access.delay;
