@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use fast_rtc_swarm::core::transfer::{
     AcceptPolicy, AcceptScope, Audience, Config, ConflictPolicy, DeclineReason, Direction, DiskDone,
-    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, Target, TransferCommand, TransferEvent,
+    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Target, TransferCommand,
+    TransferEvent,
 };
 use fast_rtc_swarm::io::disk::Stores;
 use fast_rtc_swarm::wire::UserId;
@@ -282,8 +283,10 @@ fn a_full_disk_keeps_the_parts_for_later() {
     let mut world = pair(&[&file], config(1, to.path()), full);
     assert!(world.run(LIMIT, |world| failure(world, 1).is_some()));
     let full = FailReason::Disk(DiskError::Full { needed_bytes: 0 });
-    assert_eq!(failure(&world, 1), Some((Direction::Receive, full.clone())));
-    let told = |event: &TransferEvent| matches!(event, TransferEvent::Undelivered { reason: Some(reason), .. } if *reason == full);
+    assert_eq!(failure(&world, 1), Some((Direction::Receive, full)));
+    let told = |event: &TransferEvent| {
+        matches!(event, TransferEvent::Undelivered { reason: Some(StopReason::DiskFull), .. })
+    };
     assert!(world.run(LIMIT, |world| has(world, 0, told)));
     drop(world);
     assert!(!to.path().join("film.mkv").exists());
