@@ -26,6 +26,9 @@ const CANDIDATES: usize = 512;
 /// How long a request may take before another peer is asked, too, when there is nothing else to ask for.
 const LATE: Duration = Duration::from_millis(750);
 
+/// A peer is asked to show more at most so often.
+const NUDGE_EVERY: Duration = Duration::from_millis(200);
+
 /// A frame that does not end its piece holds at least so much, so that a piece is never in more than a thousand parts.
 const PART_MIN_BYTES: usize = 4096;
 
@@ -56,6 +59,21 @@ impl Exchange {
         member.asked.insert(piece, Asked { at: now, answered_bytes, parts: Default::default(), got: 0 });
         member.asked_bytes += cost;
         Some(piece)
+    }
+
+    /// Whether `peer` is to be asked to show more, because nothing it has shown is worth asking for. Taken down as asked.
+    pub(super) fn nudge(&mut self, now: Instant, peer: &UserId) -> bool {
+        if self.missing.is_empty() && self.fetching.is_empty() {
+            return false;
+        }
+        let Some(member) = self.members.get_mut(peer) else { return false };
+        let is_resting = member.retry_at.is_some_and(|at| now < at);
+        let was_nudged = member.nudged_at.is_some_and(|at| now.saturating_duration_since(at) < NUDGE_EVERY);
+        if !member.asked.is_empty() || is_resting || was_nudged || !member.joined || member.has.is_all() {
+            return false;
+        }
+        member.nudged_at = Some(now);
+        true
     }
 
     fn pick(&self, peer: &UserId, rng: &mut impl Rng) -> Option<u32> {
@@ -208,7 +226,7 @@ impl Member {
         let rate = (self.answered_bytes - asked.answered_bytes) as f64 / took.as_secs_f64();
         self.answer_bps = rate.max(self.answer_bps * 0.9 + rate * 0.1);
         let window = (self.answer_bps * (quickest + QUEUE_AIM).as_secs_f64()) as u64;
-        self.window_bytes = window.clamp(2 * cost, WINDOW_MAX_BYTES.max(2 * cost));
+        self.window_bytes = window.clamp(1, WINDOW_MAX_BYTES.max(2 * cost));
     }
 }
 

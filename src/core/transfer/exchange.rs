@@ -120,6 +120,8 @@ pub(super) struct Member {
     pub(super) answer_bps: f64,
     /// When it last answered a request, or was asked while nothing was outstanding.
     pub(super) heard_at: Instant,
+    /// When it was last asked to show more.
+    pub(super) nudged_at: Option<Instant>,
     /// How often in a row requests were taken back because nothing came.
     pub(super) silences: u32,
     /// Not asked before then, because it said that it is busy or did not answer.
@@ -175,6 +177,7 @@ impl Member {
             answered_bytes: 0,
             answer_bps: 0.0,
             heard_at: now,
+            nudged_at: None,
             silences: 0,
             retry_at: None,
             forgiven_bytes: STRAY_MAX_BYTES,

@@ -96,12 +96,19 @@ impl Transfers {
                 }
                 let exchange = self.shares.get_mut(id).and_then(Share::exchange);
                 let exchange = exchange.filter(|exchange| exchange.phase == Phase::Downloading);
-                let piece = exchange
-                    .and_then(|x| x.ask(now, peer, &mut self.rng).map(|piece| (piece, x.cost(piece))));
-                let Some((piece, cost)) = piece else {
+                let Some(exchange) = exchange else {
                     self.hungry.remove(&(*id, peer.clone()));
                     return false;
                 };
+                let Some(piece) = exchange.ask(now, peer, &mut self.rng) else {
+                    if exchange.nudge(now, peer) {
+                        // A request for nothing in particular: show more.
+                        requests.entry((*id, peer.clone())).or_default();
+                    }
+                    self.hungry.remove(&(*id, peer.clone()));
+                    return false;
+                };
+                let cost = exchange.cost(piece);
                 in_flight += cost;
                 self.down.take(cost);
                 requests.entry((*id, peer.clone())).or_default().push(piece);
@@ -109,10 +116,14 @@ impl Transfers {
             });
         }
         for ((id, peer), pieces) in requests {
+            self.wake(Reason::Requests, now + TICK);
+            if pieces.is_empty() {
+                self.out.control(&peer, TransferMessage::Request { id, pieces });
+                continue;
+            }
             for pieces in pieces.chunks(PIECES_PER_MESSAGE) {
                 self.out.control(&peer, TransferMessage::Request { id, pieces: pieces.to_vec() });
             }
-            self.wake(Reason::Requests, now + TICK);
         }
     }
 
@@ -333,8 +344,7 @@ impl Transfers {
             }
             Stage::Sharing(exchange) if exchange.phase == Phase::Downloading => {
                 let silent = silent_members(now, exchange);
-                let is_waiting = !exchange.fetching.is_empty()
-                    || exchange.members.values().any(|member| member.retry_at.is_some());
+                let is_waiting = exchange.members.values().any(|member| member.joined);
                 silent.into_iter().for_each(|peer| self.silent(now, id, &peer));
                 self.feed_all(id);
                 is_waiting

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, Member, Phase};
-use super::pieces::ones;
+use super::pieces::{PieceSet, ones};
 use crate::wire::UserId;
 use crate::wire::transfer::PIECES_PER_MESSAGE;
 
@@ -74,6 +74,15 @@ impl Exchange {
         member.wanted.add(now, len);
         let ahead = (member.wanted.bps(now) as f64 * LOOKAHEAD.as_secs_f64()) as u64;
         member.lookahead_bytes = ahead.clamp(least, LOOKAHEAD_MAX_BYTES.max(least));
+    }
+
+    /// `peer` has no use for what it was shown, for it has it from elsewhere or is getting it there.
+    pub(super) fn forget_shown(&mut self, peer: &UserId) {
+        let none = PieceSet::none(self.manifest.piece_count());
+        if let Some(member) = self.members.get_mut(peer) {
+            member.open = none;
+            member.open_bytes = 0;
+        }
     }
 
     fn is_owed(&self, now: Instant, peer: &UserId) -> bool {

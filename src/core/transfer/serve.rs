@@ -88,6 +88,9 @@ impl Transfers {
         if !exchange.members.contains_key(peer) {
             return;
         }
+        if pieces.is_empty() {
+            exchange.forget_shown(peer);
+        }
         let mut refused = Vec::new();
         for piece in pieces {
             if piece >= exchange.manifest.piece_count() {

@@ -265,12 +265,17 @@ impl Uploads {
             return None;
         }
         let is_slot_free = self.links.values().filter(|link| link.is_served(now)).count() < SLOTS;
+        // Reading ahead for one must not keep another from its turn.
+        let is_waiting = |link: &Link| link.held_bytes() == 0 && !link.queue.is_empty();
+        let may_read_ahead = !self.links.values().any(is_waiting);
         let candidates = self.links.iter().filter_map(|(peer, link)| {
             let (at, copies) = link.rarest(&copies)?;
-            let held = link.held_bytes();
-            let may_read = if held == 0 { is_slot_free } else { link.may_read_ahead(link.queue[at].len) };
-            // Reading ahead for one must not keep another from its first piece.
-            may_read.then_some(((held > 0, copies, link.turn), peer, at))
+            let may_read = if link.held_bytes() == 0 {
+                is_slot_free
+            } else {
+                may_read_ahead && link.may_read_ahead(link.queue[at].len)
+            };
+            may_read.then_some(((copies, link.turn), peer, at))
         });
         let (_, peer, at) = candidates.min()?;
         let peer = peer.clone();
