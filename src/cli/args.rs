@@ -1,5 +1,7 @@
 //! The command line as typed. What it means, with the environment and the defaults, is [`super::config`]'s.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "these comments are the help texts")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 

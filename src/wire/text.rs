@@ -2,7 +2,7 @@
 //!
 //! A terminal obeys what it is shown: escape sequences move the cursor, set the title or write the clipboard, bidi
 //! controls reorder what stands around them, zero-width characters hide in names, and a few thousand combining marks
-//! cover the screen. So nothing that a peer or a server sent is shown except through [`line`], [`lines`] or [`Name`]:
+//! cover the screen. So nothing that a peer or a server sent is shown except through [`line()`], [`lines`] or [`Name`]:
 //!
 //! ```text
 //! C0 and DEL        their picture        ESC [ 31 m  ->  ␛[31m

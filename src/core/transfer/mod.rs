@@ -15,7 +15,7 @@
 //!                       <------ done   fsync, rename, fsync of the folder
 //! ```
 //!
-//! `---` travels on the control channel as JSON ([`TransferMessage`](crate::wire::transfer::TransferMessage)), `===` on the
+//! `---` travels on the control channel as JSON ([`TransferMessage`]), `===` on the
 //! bulk channel as binary frames ([`Frame`](crate::wire::frame::Frame)).
 //!
 //! [`Transfers`] is the machine: all transfers of one node. It is pure; the disk is an output ([`DiskOp`]) whose completion

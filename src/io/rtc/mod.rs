@@ -1,6 +1,6 @@
 //! WebRTC: carries out [`PeerCommand`]s and reports [`PeerEvent`]s for many connections.
 //!
-//! The only folder that knows the `webrtc` crate. Every connection is a task of its own ([`link`]); this file is the
+//! The only folder that knows the `webrtc` crate. Every connection is a task of its own (`link`); this file is the
 //! table of them and what they share: the configuration, one certificate, and what the machine allows.
 //!
 //! | queue | bound | when it is full |

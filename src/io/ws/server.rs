@@ -1,4 +1,4 @@
-//! The signaling server: accepts connections, lets in whom [`Access`] lets in, and drives one [`Rooms`] machine.
+//! The signaling server: accepts connections, lets in whom [`Access`] lets in, and drives one [`Rooms`](crate::core::room::Rooms) machine.
 //!
 //! ```text
 //!  accept loop -> TLS -> hyper (one request) -> gate: path, Origin, token -> upgrade
