@@ -7,10 +7,12 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const CONNECTS: usize = 10_000;
@@ -20,6 +22,8 @@ const PAIRS: usize = 100;
 const SIGNALS_PER_PAIR: usize = 3_000;
 /// Signals that are written in one go, as a browser that gathers candidates would.
 const SIGNALS_AT_ONCE: usize = 10;
+/// Signals under way from one end to the other: more would only measure the queues.
+const WINDOW: usize = 500;
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -98,8 +102,11 @@ async fn measure_relay() {
             r#"192.0.2.1 50000 typ host generation 0 ufrag abcd network-id 1","sdpMid":"0","sdpMLineIndex":0}}"#
         );
         let batch = frame(candidate).repeat(SIGNALS_AT_ONCE);
+        let window = Arc::new(Semaphore::new(WINDOW));
+        let arrived = window.clone();
         tasks.spawn(async move {
             for _ in 0..SIGNALS_PER_PAIR / SIGNALS_AT_ONCE {
+                window.acquire_many(SIGNALS_AT_ONCE as u32).await.expect("never closed").forget();
                 alice.stream.write_all(&batch).await.expect("written");
             }
             alice
@@ -107,6 +114,7 @@ async fn measure_relay() {
         tasks.spawn(async move {
             for _ in 0..SIGNALS_PER_PAIR {
                 bob.hear("candidate").await;
+                arrived.add_permits(1);
             }
             bob
         });

@@ -7,6 +7,8 @@
 //! Every peer gets two queues, one to and one from a room; what the room is made of is up to you. Here it is the
 //! room machine of `swarm serve`, driven by a task.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

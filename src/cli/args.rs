@@ -124,6 +124,18 @@ pub struct SendArgs {
     #[arg(long, value_name = "N")]
     pub receivers: Option<usize>,
 
+    /// Send what symbolic links point at; otherwise they are left out
+    #[arg(long)]
+    pub follow: bool,
+
+    /// Leave out what this pattern matches, as in .gitignore: '*.tmp', 'cache/' (may be given again)
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+
+    /// Leave out what .gitignore files say
+    #[arg(long)]
+    pub gitignore: bool,
+
     /// Give up when nobody has joined, accepted or taken a byte for this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
@@ -219,6 +231,14 @@ pub struct RoomArgs {
     /// Without an invite: where the server of the new room listens [default: 127.0.0.1:0, this machine only]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
+
+    /// Without an invite: show the new one as a QR code, too
+    #[arg(long)]
+    pub qr: bool,
+
+    /// Without an invite: give the key of the new one as words, to be read out
+    #[arg(long)]
+    pub words: bool,
 
     /// Let peers in that can't prove the room's key (browsers with the published library); marked as unverified
     #[arg(long)]

@@ -31,12 +31,30 @@ pub struct RoomConfig {
     pub relay_only: bool,
     /// Lets peers in that can't prove the room's key.
     pub allow_unverified: bool,
+    /// How people are told of a new invite.
+    pub telling: Telling,
     /// A certificate authority for `wss`, in PEM.
     pub ca: Option<PathBuf>,
     /// Upload limit for files.
     pub up: Option<Rate>,
     /// Download limit for files.
     pub down: Option<Rate>,
+}
+
+/// How people are told of a new invite.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Telling {
+    /// With the key as words.
+    pub words: bool,
+    /// As a QR code, too.
+    pub qr: bool,
+}
+
+impl Telling {
+    /// The whole invite, for whoever asked for it.
+    pub fn text(self, invite: &Invite) -> String {
+        if self.words { invite.reveal_words() } else { invite.reveal() }
+    }
 }
 
 /// Which room.
@@ -95,6 +113,7 @@ impl RoomConfig {
             ice_servers: args.ice_server.clone(),
             relay_only: args.relay_only,
             allow_unverified: args.allow_unverified,
+            telling: Telling { words: args.words, qr: args.qr },
             ca: args.ca.clone(),
             up: args.up,
             down: args.down,

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::bars::Bars;
+use super::config::Telling;
 use super::exit::{Exit, Failure};
 use super::join;
 use super::json::{ErrorCode, Event as JsonEvent, Translator, VERSION, to_line};
@@ -51,13 +52,13 @@ impl Desk {
     }
 
     /// Tells the invite where others need it. `command` is what they do with it.
-    pub fn tell_invite(&self, room: &Room, command: &str) -> io::Result<()> {
+    pub fn tell_invite(&self, room: &Room, told: Telling, command: &str) -> io::Result<()> {
         if room.origin == Origin::Given {
             return Ok(());
         }
         match &self.voice {
             Voice::People { .. } => {
-                join::how_to_join(room, command).iter().for_each(|line| term::eprint_line(line));
+                join::how_to_join(room, told, command).iter().for_each(|line| term::eprint_line(line));
                 Ok(())
             }
             Voice::Program(_) => print(&JsonEvent::Invite {

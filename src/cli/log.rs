@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::Level;
-use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use super::args::Cli;
 
@@ -40,8 +40,8 @@ pub fn init(cli: &Cli) {
     };
     let filter = EnvFilter::try_from_env("SWARM_LOG").unwrap_or_else(|_| EnvFilter::new(directives));
     let capped = filter_fn(|metadata| *metadata.level() <= cap(metadata.target()));
-    let lines = tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false);
-    tracing_subscriber::registry().with(lines.with_filter(filter.and(capped))).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr).with_ansi(false);
+    lines.finish().with(capped).init();
 }
 
 /// Sends lines of log to `sink` from now on; `None`: to stderr.

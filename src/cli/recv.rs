@@ -50,7 +50,7 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let server = room.server.take();
     let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
-    desk.tell_invite(&room, "send PATH")?;
+    desk.tell_invite(&room, config.telling, "send PATH")?;
     let typed = can_ask.then(input::stdin_lines);
     let session = Session::new(room.node.commands, room.node.events, typed, signals);
     let patience = args.timeout.map(Duration::from_secs);

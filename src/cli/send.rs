@@ -37,9 +37,11 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
     let server = room.server.take();
     let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
-    desk.tell_invite(&room, "recv")?;
+    desk.tell_invite(&room, config.telling, "recv")?;
     let mut session = Session::new(room.node.commands, room.node.events, None, signals);
-    let plan = Plan { paths, to: args.to.clone(), receivers: args.receivers };
+    let options =
+        SourceOptions { follow_links: args.follow, exclude: args.exclude.clone(), gitignore: args.gitignore };
+    let plan = Plan { paths, options, to: args.to.clone(), receivers: args.receivers };
     let patience = args.timeout.map(Duration::from_secs);
     let result = deliver(&mut session, &mut desk, plan, patience).await;
     desk.close(&result)?;
@@ -59,6 +61,7 @@ fn split_invite(arguments: &[String]) -> (Vec<PathBuf>, Option<&str>) {
 /// What is to be done.
 struct Plan {
     paths: Vec<PathBuf>,
+    options: SourceOptions,
     to: Vec<String>,
     receivers: Option<usize>,
 }
@@ -93,12 +96,8 @@ async fn deliver(
                         delivery.only(peers);
                     }
                     let token = SendToken(1);
-                    session.ask(ask::send(
-                        token,
-                        std::mem::take(&mut plan.paths),
-                        to,
-                        SourceOptions::default(),
-                    ));
+                    let options = std::mem::take(&mut plan.options);
+                    session.ask(ask::send(token, std::mem::take(&mut plan.paths), to, options));
                 }
                 if verdict.is_none()
                     && let Some(result) = delivery.verdict(desk)

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::link::PeerKind;
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 
-/// The message by which a published library closes a connection.
+/// The message by which the second generation closes a connection. We never send it: in the first it is a line of chat.
 pub const CLOSE: &str = r#"@fast/{"type":"close"}"#;
 
 const RESERVED: &str = "@fast";

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::auth::Role;
-use super::chat;
 use super::peer::{Channel, Fingerprint, LinkKey, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
 use crate::wire::control::Control;
 use crate::wire::limits::CANDIDATES_MAX;
@@ -446,8 +445,8 @@ impl Link {
                     payload: Payload::Text(bye.to_text()),
                 });
             }
-            State::Ready(_) => self.send(Channel::Fast, Payload::Text(chat::CLOSE.into())),
-            State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) => {}
+            // An original needs no word: its channel closes. The second generation's word would be a line of chat in the first.
+            State::Offered { .. } | State::Claimed { .. } | State::Connecting(_) | State::Ready(_) => {}
         }
         self.command(PeerCommand::Close);
         self.end(reason);

@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among many")]
+#![allow(clippy::print_stderr, reason = "what a failing test says helps to find out why")]
 
 mod chaos;
 mod cli;

@@ -58,7 +58,7 @@ fn secrets_are_in_no_log_and_in_no_list_of_processes() {
     }
     for (name, process) in [("serve", serve), ("ada", ada), ("bob", bob)] {
         let (_, log) = process.end();
-        assert!(log.contains("TRACE"), "{name} logs everything: {log}");
+        assert!(log.contains("DEBUG"), "{name} logs all it may: {log}");
         for secret in &secrets {
             let line = log.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{name} logs a secret");

@@ -148,6 +148,29 @@ async fn an_offer_finds_its_way_to_a_newcomer_and_the_answer_back() {
     assert_eq!(alice.hear().await, ServerSignal::Answer { id, sdp: sdp() });
 }
 
+/// The server writes in batches; where one ends nothing may be lost.
+#[tokio::test]
+async fn a_burst_arrives_whole_and_in_order() {
+    let server = serve(|_| {}).await;
+    let mut alice = server.join("alice").await;
+    alice.say(offer("a1"));
+    let mut bob = server.join("bob").await;
+    let id = LinkId::new("a1").expect("a good id");
+    assert!(matches!(bob.hear().await, ServerSignal::Accept { .. }));
+    bob.say(ClientSignal::Answer { id: id.clone(), sdp: sdp() });
+    while !matches!(alice.hear().await, ServerSignal::Answer { .. }) {}
+    let candidate = |n: usize| {
+        let text = format!(r#"{{"candidate":"candidate:{n}"}}"#);
+        Some(serde_json::from_str(&text).expect("a candidate"))
+    };
+    for n in 0..1_000 {
+        alice.say(ClientSignal::Candidate { id: id.clone(), candidate: candidate(n) });
+    }
+    for n in 0..1_000 {
+        assert_eq!(bob.hear().await, ServerSignal::Candidate { id: id.clone(), candidate: candidate(n) });
+    }
+}
+
 #[tokio::test]
 async fn a_fresh_init_may_ride_on_the_url() {
     let server = serve(|_| {}).await;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::JoinArgs;
-use super::config::RoomConfig;
+use super::config::{RoomConfig, Telling};
 use super::consent::Consent;
 use super::exit::{Exit, Failure};
 use super::input::{self, Input};
@@ -85,14 +85,18 @@ pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
 }
 
 /// What the first in a room tells about the invite, and the command that others use it with.
-pub(super) fn how_to_join(room: &Room, command: &str) -> Vec<String> {
+pub(super) fn how_to_join(room: &Room, told: Telling, command: &str) -> Vec<String> {
     let Origin::Made { reach } = room.origin else { return Vec::new() };
     let mut lines = vec![
         format!("The room is {}. Others join with this; whoever has it can read along:", room.invite.room()),
         String::new(),
-        format!("  swarm {command} '{}'", room.invite.reveal()),
+        format!("  swarm {command} '{}'", told.text(&room.invite)),
         String::new(),
     ];
+    if told.qr {
+        lines.extend(room.invite.qr().lines().map(str::to_owned));
+        lines.push(String::new());
+    }
     if reach == Reach::Machine {
         lines.push("It works on this machine only; --listen 0.0.0.0:0 opens it to your network.".to_owned());
         lines.push(String::new());
@@ -113,7 +117,7 @@ async fn chat(
     let (prompter, typed) = editor::start(history)?;
     let printer = prompter.printer().clone();
     log::redirect(Some(Arc::new(move |line| printer.print(line))));
-    for line in how_to_join(&room, "join") {
+    for line in how_to_join(&room, config.telling, "join") {
         term::print_line(&line)?;
     }
     let mut repl = Repl::new(Settings {
@@ -178,7 +182,7 @@ async fn pipe_lines(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    how_to_join(&room, "join").iter().for_each(|line| term::eprint_line(line));
+    how_to_join(&room, config.telling, "join").iter().for_each(|line| term::eprint_line(line));
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::auth::{self, End};
+use crate::core::chat;
 use crate::core::peer::PathKind;
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 use crate::wire::{RoomId, RoomKey};
@@ -457,12 +458,11 @@ fn an_original_is_not_probed_and_knows_no_control() {
 }
 
 #[test]
-fn an_original_is_told_in_its_own_words_and_tells_so() {
-    let text = |text: &str| PeerCommand::Send { channel: Channel::Fast, payload: Payload::Text(text.into()) };
+fn an_original_is_closed_without_a_word_and_may_say_one() {
     let mut side = Side::ready_original();
     assert_eq!(
         side.feed(Input::Close(CloseReason::Local)),
-        [command(text(chat::CLOSE)), command(PeerCommand::Close), closed(CloseReason::Local)]
+        [command(PeerCommand::Close), closed(CloseReason::Local)]
     );
     let mut side = Side::ready_original();
     assert_eq!(side.hears_line(chat::CLOSE).last(), Some(&closed(CloseReason::Left)));

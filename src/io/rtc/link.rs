@@ -100,6 +100,8 @@ pub(super) struct Link {
     opening: usize,
     readers: JoinSet<()>,
     writers: JoinSet<()>,
+    /// Apart from the writers: it never ends by itself.
+    pacer: JoinSet<()>,
 }
 
 /// Runs a connection from its first command to its end.
@@ -139,6 +141,7 @@ pub(super) async fn run(
         opening: 0,
         readers: JoinSet::new(),
         writers: JoinSet::new(),
+        pacer: JoinSet::new(),
     };
     let reason = match link.carry_out(first).await {
         Ok(()) => link.live().await,
@@ -177,8 +180,12 @@ impl Link {
                     Err(PeerClosed::Failed)
                 }
                 () = sleep_until(dtls_deadline.unwrap_or_else(Instant::now)), if dtls_deadline.is_some() => {
-                    Err(PeerClosed::DtlsFailed)
+                    Err(self.failure())
                 }
+                () = pulse.sent.notified(), if !self.connected && dtls_deadline.is_some() => match pulse.alert_sent() {
+                    true => Err(PeerClosed::DtlsFailed),
+                    false => Ok(()),
+                },
                 () = pulse.sent.notified(), if self.connected && !*self.associated.borrow() => {
                     self.look_for_association().await;
                     Ok(())
@@ -448,7 +455,7 @@ impl Link {
             ));
             if channel == Channel::Bulk {
                 let pc = Arc::clone(&self.pc);
-                self.writers.spawn(channel::pace(Arc::clone(&data_channel), pc, self.outlet.clone()));
+                self.pacer.spawn(channel::pace(Arc::clone(&data_channel), pc, self.outlet.clone()));
             }
             self.writers.spawn(channel::write(channel, data_channel, queued, load, is_open));
         }
@@ -458,7 +465,7 @@ impl Link {
     fn failure(&self) -> PeerClosed {
         if self.connected {
             PeerClosed::IceFailed
-        } else if self.pulse.alert_sent() || self.dtls_deadline.is_some() {
+        } else if self.pulse.alert_sent() || self.pulse.alert_received() {
             PeerClosed::DtlsFailed
         } else {
             PeerClosed::IceFailed
@@ -507,6 +514,7 @@ impl Link {
         }
         self.readers.shutdown().await;
         self.writers.shutdown().await;
+        self.pacer.shutdown().await;
         for event in std::mem::take(&mut self.outbox) {
             self.outlet.say(event).await;
         }

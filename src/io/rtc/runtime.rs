@@ -31,6 +31,7 @@ pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
     alert_sent: AtomicBool,
+    alert_received: AtomicBool,
     nudged: Notify,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
@@ -66,6 +67,15 @@ impl Pulse {
     /// not say so itself.
     pub(super) fn alert_sent(&self) -> bool {
         self.alert_sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether an alert came in, from the peer or from anybody who knows our port: a hint where the handshake fails anyway.
+    pub(super) fn alert_received(&self) -> bool {
+        self.alert_received.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_alert_received(&self) {
+        self.alert_received.store(true, Ordering::Relaxed);
     }
 
     /// A packet was sent.

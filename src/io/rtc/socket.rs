@@ -113,6 +113,11 @@ impl LinkSocket {
     }
 }
 
+/// Before the handshake is done alerts are in the clear.
+fn is_alert(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&DTLS_ALERT)
+}
+
 /// How many of `len` bytes of datagrams of `stride` bytes fit into `room`. One that does not fit by itself is cut, as
 /// the kernel would.
 fn whole_datagrams(len: usize, stride: usize, room: usize) -> usize {
@@ -134,7 +139,7 @@ impl AsyncUdpSocket for LinkSocket {
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
         let sent = self.inner.poll_send(cx, transmit);
         if !self.pulse.is_settled() {
-            self.pulse.note_sent(transmit.contents.first() == Some(&DTLS_ALERT));
+            self.pulse.note_sent(is_alert(transmit.contents));
         }
         sent
     }
@@ -150,6 +155,10 @@ impl AsyncUdpSocket for LinkSocket {
             return Poll::Ready(Ok(1));
         }
         let received = self.read(cx, buf, meta);
+        if matches!(received, Poll::Ready(Ok(1..))) && !self.pulse.is_settled() && is_alert(&buf[..meta.len])
+        {
+            self.pulse.note_alert_received();
+        }
         if received.is_ready() {
             self.pulse.beat();
         }

@@ -99,6 +99,12 @@ fn whoever_leaves_is_seen_to_leave() {
         scene.others_see(Sight::Closed(name));
         scene.forget(name);
         scene.everyone_is_heard(&format!("without {name}"));
+        for original in scene.originals() {
+            let told = scene.told(&original);
+            let stray =
+                told.iter().find(|said| said["text"].as_str().is_some_and(|text| text.starts_with("@fast")));
+            assert_eq!(stray, None, "a goodbye came as chat");
+        }
     }
 }
 

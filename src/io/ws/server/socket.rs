@@ -149,7 +149,10 @@ impl Socket {
             {
                 return ControlFlow::Break(None);
             }
-            match inbox.try_recv().filter(|_| written < WRITE_BUDGET) {
+            if written == WRITE_BUDGET {
+                break;
+            }
+            match inbox.try_recv() {
                 Some(next) => message = next,
                 None => break,
             }
