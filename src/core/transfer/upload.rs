@@ -16,7 +16,7 @@ use crate::wire::frame::{CONTENT_MAX_BYTES, HEADER_BYTES};
 use crate::wire::{TransferId, UserId};
 
 /// How many peers are served at a time.
-const SLOTS: usize = 8;
+const SLOTS: usize = 4;
 
 /// A peer that took nothing for so long does not count against [`SLOTS`]: its own path is the limit, not ours.
 const SLOT_IDLE: Duration = Duration::from_millis(500);
