@@ -130,7 +130,7 @@ fn ratio(name: &str, size: u64, accesses: &[Access]) -> f64 {
     let (took, world) = share(size, accesses, |_| {});
     let bound = bound(size, accesses);
     let sent = world.sent_bytes(&id(0)) as f64 / size as f64;
-    println!(
+    eprintln!(
         "{name}: {took:.2} s, bound {bound:.2} s, ratio {:.3}, sender sent {sent:.2} times the file",
         took / bound
     );
