@@ -73,7 +73,9 @@ fn the_mesh_goes_on_without_its_server_and_heals_with_the_next_one() {
     }
     scene.everyone_is_heard("nobody in the middle");
 
-    scene.server = serve();
+    let mut server = serve();
+    server.wait_event("listening");
+    scene.server = server;
     scene.join("dan", Kind::Ours);
     scene.meets_everyone("dan");
     scene.everyone_is_heard("all of us");
