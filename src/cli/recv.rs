@@ -202,12 +202,11 @@ impl Counter {
             return None;
         }
         let items = desk.shelf.items();
-        let accepted = |item: &&&Item| item.direction() == Direction::Receive && item.progress.is_some();
+        let failed = |item: &&&Item| item.direction() == Direction::Receive && item.state == State::Failed;
         if items.iter().any(|item| item.state == State::Done) {
             return Some(Ok(Exit::Done));
         }
-        let failed = items.iter().filter(accepted).find(|item| item.state == State::Over);
-        failed.map(|item| {
+        items.iter().find(failed).map(|item| {
             Err(Failure::new(
                 Exit::Incomplete,
                 format!("{} is incomplete; run this again to go on", item.name()),

@@ -19,6 +19,7 @@ use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
 use crate::core::transfer::{ConflictPolicy, SendToken, SourceOptions, Target, TransferEvent};
 use crate::node::api::{Event, PeerKind, To};
+use crate::wire::text;
 use crate::wire::{TransferId, UserId};
 
 /// Runs `swarm send`.
@@ -30,6 +31,7 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
             "there is nothing to send in front of the invite: swarm send PATH… INVITE",
         ));
     }
+    look_at(&paths)?;
     let config = RoomConfig::resolve(&args.room, invite)?;
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
     let files = Files { target: Target::Folder(".".into()), conflict: ConflictPolicy::Skip };
@@ -49,6 +51,21 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
         server.close().await;
     }
     result
+}
+
+/// Nobody is bothered for a file that is not there.
+fn look_at(paths: &[PathBuf]) -> Result<(), Failure> {
+    for path in paths.iter().filter(|path| path.as_os_str() != "-") {
+        if let Err(error) = std::fs::symlink_metadata(path) {
+            let path = path.to_string_lossy();
+            let path = text::line(&path, 300);
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("can't read {path}: {error}; is the name right?"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The paths, and the invite if the last argument is one.

@@ -51,7 +51,9 @@ pub enum State {
     Running,
     /// Complete.
     Done,
-    /// Declined, withdrawn or failed.
+    /// Failed while it was under way, on our side or the sender's.
+    Failed,
+    /// Declined or withdrawn.
     Over,
 }
 
@@ -314,9 +316,8 @@ impl Shelf {
             TransferEvent::Offered { from, offer, .. } => drop(self.put(offer, Some(from), State::Waiting)),
             TransferEvent::Accepting { from, offer } => drop(self.put(offer, Some(from), State::Running)),
             TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Over)),
-            TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } => {
-                self.set(transfer, State::Over);
-            }
+            TransferEvent::Withdrawn { transfer } => self.set(transfer, State::Over),
+            TransferEvent::Failed { transfer, .. } => self.set(transfer, State::Failed),
             TransferEvent::Accepted { transfer, peer } => self.receiver(transfer, peer, Receiver::Taking),
             TransferEvent::Progress(progress) => {
                 if let Some(item) = self.items.get_mut(&progress.transfer) {
@@ -360,7 +361,7 @@ impl Shelf {
         if self.items.len() < ITEMS_MAX {
             return;
         }
-        let ended = |item: &Item| matches!(item.state, State::Done | State::Over);
+        let ended = |item: &Item| matches!(item.state, State::Done | State::Failed | State::Over);
         let oldest = self.items.values().min_by_key(|item| (!ended(item), item.number));
         if let Some(transfer) = oldest.map(|item| item.offer.transfer) {
             self.items.remove(&transfer);

@@ -195,6 +195,36 @@ fn a_full_disk_under_stdout_is_a_failure_and_a_closed_pipe_is_none() {
     assert_eq!(piped.wait().expect("it is ours").code(), Some(0));
 }
 
+#[test]
+fn a_full_disk_under_a_received_file_is_told_to_both_and_can_be_gone_on_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let film = folder.path().join("film.bin");
+    fs::write(&film, noise(16 << 20)).expect("room for the film");
+    let scene = Scene::new();
+    let place = ["--url", &scene.url, "--room", "den"];
+    let send = [&["send", path(&film)], &place[..]].concat();
+    let sender = swarm("sender", &send);
+
+    // A file system of its own, in a namespace of its own: a disk that is full whoever asks.
+    let out = folder.path().join("out");
+    fs::create_dir(&out).expect("a folder for it");
+    let recv = format!(
+        "mount -t tmpfs -o size=4m tmpfs {out} && exec {program} recv --url {url} --room den --yes --out {out}",
+        out = path(&out),
+        program = env!("CARGO_BIN_EXE_swarm"),
+        url = scene.url,
+    );
+    let mut command = Command::new("unshare");
+    let receiver =
+        Process::start("receiver", command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &recv]));
+    let (status, stderr) = receiver.end();
+    assert_eq!(status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("the disk is full"), "{stderr}");
+    let (status, stderr) = sender.end();
+    assert_eq!(status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("the disk is full there"), "{stderr}");
+}
+
 /// Runs the program to its end: this exit code, and this in what it says on stderr.
 fn ends(args: &[&str], code: i32, reason: &str) {
     let (status, stderr) = swarm("swarm", args).end();

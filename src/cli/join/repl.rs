@@ -371,6 +371,7 @@ impl Repl {
             State::Waiting => "offered".to_owned(),
             State::Running => progress(item).unwrap_or_else(|| "starting".to_owned()),
             State::Done => "done".to_owned(),
+            State::Failed => "failed".to_owned(),
             State::Over => "over".to_owned(),
         };
         format!("{:>3}. {arrow} {} ({}){who}: {state}", item.number, item.name(), item.size())
