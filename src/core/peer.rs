@@ -165,7 +165,7 @@ pub enum PeerClosed {
     Local,
     /// The other end closed the `fast` channel or the DTLS session.
     Remote,
-    /// No candidate pair worked, or consent did not come back in time.
+    /// No candidate pair worked, the handshake got nowhere on the one that did, or consent did not come back in time.
     IceFailed,
     /// DTLS failed: the certificate is not the one in the SDP, or the handshake broke off.
     DtlsFailed,
