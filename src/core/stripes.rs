@@ -3,7 +3,7 @@
 //! One SCTP association gets `1.2 × packet / (round trip × √loss)` at the most (Mathis et al. 1997), which is little on a long
 //! path that loses packets: 0.3 MB/s at 40 ms and 1 %, whatever the path could carry; and never more than its window in
 //! flight. Several associations each get that. So while bulk data waits and the path shows no queue, whoever sends it
-//! opens more of them, twice as many each time, until the path is full or nothing is gained ([`policy`]).
+//! opens more of them, four times as many each time, until the path is full or nothing is gained ([`policy`]).
 //!
 //! ```text
 //!   opener                                          the other
@@ -232,6 +232,9 @@ impl Stripes {
                 stripe.used_at = now;
                 let idle_at = stripe.is_ours.then_some(now + IDLE_TIMEOUT);
                 self.timers.set(key, idle_at);
+                if let Ok(bytes @ 1..) = usize::try_from(stripe.credit) {
+                    self.outbox.push_back(Output::Writable(link, bytes));
+                }
             }
             PeerEvent::Message { channel: Channel::Bulk, payload: Payload::Binary(frame) } => {
                 stripe.used_at = now;
@@ -239,7 +242,9 @@ impl Stripes {
             }
             PeerEvent::Writable { bytes } => {
                 stripe.credit += signed(bytes);
-                self.outbox.push_back(Output::Writable(link, bytes));
+                if stripe.state == State::Open {
+                    self.outbox.push_back(Output::Writable(link, bytes));
+                }
             }
             PeerEvent::Message { .. } => self.give_up(now, key),
             PeerEvent::Closed(_) => self.remove(now, key),

@@ -17,8 +17,9 @@ const QUEUE: Duration = Duration::from_millis(25);
 /// So many reports in a row, a second apart, must show no queue.
 const REPORTS: u32 = 2;
 
-/// Twice the connections must bring at least so much more, or they stay as they are.
-const GAIN: f64 = 1.2;
+/// So many times the connections there are, and they must bring at least so much more, or they stay as they are.
+const GROWTH: usize = 4;
+const GAIN: f64 = 1.3;
 
 /// How long nothing more is opened after that brought nothing, or did not come up.
 const REST: Duration = Duration::from_secs(60);
@@ -30,7 +31,7 @@ pub(super) struct Policy {
     sent_bytes: u64,
     /// When the present number of connections was reached, and what had been sent then.
     since: Option<(Instant, u64)>,
-    /// Bytes a second with half as many.
+    /// Bytes a second before the last were opened.
     before_bps: Option<f64>,
     connections: usize,
     rests_until: Option<Instant>,
@@ -72,7 +73,7 @@ impl Policy {
             return 0;
         }
         self.before_bps = Some(bps);
-        connections
+        connections * (GROWTH - 1)
     }
 
     fn rate(&self, now: Instant) -> f64 {

@@ -20,6 +20,9 @@ const WINDOW_MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// Requests are kept so deep that about so much time passes between asking and having, over the shortest time seen.
 const QUEUE_AIM: Duration = Duration::from_millis(250);
 
+/// The most that scattered times add to it: SCTP's shortest time-out is a second (RFC 9260 §6.3.1), and may strike twice.
+const SCATTER_MAX: Duration = Duration::from_secs(2);
+
 /// How many candidates are compared before the rarest of them is taken.
 const CANDIDATES: usize = 512;
 
@@ -222,15 +225,20 @@ impl Exchange {
 }
 
 impl Member {
-    /// After an answer: as many requests as the peer answers in the shortest time it took and [`QUEUE_AIM`] more.
+    /// After an answer: as many requests as the peer answers in the shortest time it took, [`QUEUE_AIM`], and what times
+    /// scatter: where packets are lost, one answer takes a second longer than another, and those behind it must not wait.
     fn resize_window(&mut self, now: Instant, asked: &Asked, cost: u64) {
         self.answered_bytes += cost;
         let took = now.saturating_duration_since(asked.at).max(Duration::from_micros(100));
         let quickest = self.quickest.map_or(took, |quickest| quickest.min(took));
         self.quickest = Some(quickest);
+        let off = took.abs_diff(self.mean_took);
+        self.scatter = (self.scatter * 3 + off) / 4;
+        self.mean_took = (self.mean_took * 7 + took) / 8;
+        let spare = QUEUE_AIM + (self.scatter * 4).min(SCATTER_MAX);
         let rate = (self.answered_bytes - asked.answered_bytes) as f64 / took.as_secs_f64();
         self.answer_bps = rate.max(self.answer_bps * 0.9 + rate * 0.1);
-        let window = (self.answer_bps * (quickest + QUEUE_AIM).as_secs_f64()) as u64;
+        let window = (self.answer_bps * (quickest + spare).as_secs_f64()) as u64;
         self.window_bytes = window.clamp(1, WINDOW_MAX_BYTES.max(2 * cost));
     }
 }

@@ -115,6 +115,9 @@ pub(super) struct Member {
     pub(super) window_bytes: u64,
     /// The shortest time a request took.
     pub(super) quickest: Option<Duration>,
+    /// How long requests take on the average, and how far they are from it (as SRTT and RTTVAR, RFC 6298 §2).
+    pub(super) mean_took: Duration,
+    pub(super) scatter: Duration,
     /// What all requests answered so far cost, and how much of that it answers a second.
     pub(super) answered_bytes: u64,
     pub(super) answer_bps: f64,
@@ -174,6 +177,8 @@ impl Member {
             asked_bytes: 0,
             window_bytes: window,
             quickest: None,
+            mean_took: Duration::ZERO,
+            scatter: Duration::ZERO,
             answered_bytes: 0,
             answer_bps: 0.0,
             heard_at: now,
