@@ -11,11 +11,8 @@ use crate::core::peer::Strain;
 /// On a shorter path one association is fast enough: 50 Mbit/s at one lost packet in a hundred.
 const ROUND_TRIP_MIN: Duration = Duration::from_millis(10);
 
-/// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at one of 50 ms.
-const QUEUE: Duration = Duration::from_millis(25);
-
-/// So many reports in a row, a second apart, must show no queue.
-const REPORTS: u32 = 2;
+/// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at one of 30 ms.
+const QUEUE: Duration = Duration::from_millis(15);
 
 /// So many times the connections there are, and they must bring at least so much more, or they stay as they are.
 const GROWTH: usize = 4;
@@ -27,7 +24,8 @@ const REST: Duration = Duration::from_secs(60);
 /// What one link's history says.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
-    unfilled: u32,
+    /// The round trip of the report before, with as many connections.
+    before: Option<Duration>,
     sent_bytes: u64,
     /// When the present number of connections was reached, and what had been sent then.
     since: Option<(Instant, u64)>,
@@ -53,19 +51,17 @@ impl Policy {
         if opening > 0 || self.connections != connections {
             self.connections = connections;
             self.since = Some((now, self.sent_bytes));
-            self.unfilled = 0;
+            self.before = None;
             return 0;
         }
-        let has_queue = strain.last > strain.shortest + QUEUE;
-        if has_queue || strain.shortest < ROUND_TRIP_MIN {
-            self.unfilled = 0;
+        let Some(before) = self.before.replace(strain.last) else { return 0 };
+        // Busy sockets are read in steps, which makes one round trip or another longer.
+        let has_queue = strain.last.min(before) > strain.shortest + QUEUE;
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        if has_queue || rests || strain.shortest < ROUND_TRIP_MIN {
             return 0;
         }
-        self.unfilled += 1;
-        if self.unfilled < REPORTS || self.rests_until.is_some_and(|until| now < until) {
-            return 0;
-        }
-        self.unfilled = 0;
+        self.before = None;
         let bps = self.rate(now);
         if self.before_bps.is_some_and(|before| bps < before * GAIN) {
             self.before_bps = None;

@@ -190,7 +190,7 @@ fn a_path_without_a_queue_gets_four_times_as_many_connections_each_time() {
 fn a_path_that_is_full_or_short_gets_none() {
     let mut end = End::new(1);
     for _ in 0..20 {
-        assert_eq!(end.strained(40, 1_000_000), []);
+        assert_eq!(end.strained(30, 1_000_000), []);
     }
     let short = Strain { shortest: Duration::from_millis(2), last: Duration::from_millis(2) };
     for _ in 0..20 {

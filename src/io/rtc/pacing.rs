@@ -5,9 +5,9 @@
 //! round trip, which are in flight anyway, and of [`QUEUE_TIME`] more.
 //!
 //! ```text
-//!   window  = rate x (round trip + 50 ms), within bounds
+//!   window  = rate x (round trip + 30 ms), within bounds
 //!   limited by the window:  rate = window / round trip,  so the window grows
-//!   limited by the path:    rate is the path's,          so the queue settles at 50 ms
+//!   limited by the path:    rate is the path's,          so the queue settles at 30 ms
 //! ```
 //!
 //! A queue that short also fits the buffers of most routers, so the association seldom meets the losses that its
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::core::peer::Strain;
 
 /// How long a chat line may wait behind bulk data.
-const QUEUE_TIME: Duration = Duration::from_millis(50);
+const QUEUE_TIME: Duration = Duration::from_millis(30);
 
 /// One frame of the size our peers send: less than that cannot keep any path busy.
 const WINDOW_MIN_BYTES: usize = 64 * 1024;
