@@ -254,6 +254,10 @@ pub struct RoomArgs {
     #[arg(long, help_heading = "Network")]
     pub relay_only: bool,
 
+    /// Wrap what is said to the server in WRTC_SIGNAL messages, for hosts that hear nothing else
+    #[arg(long, help_heading = "Network")]
+    pub wrapped: bool,
+
     /// Send files no faster than this: 500K, 10M (bytes a second), 20Mbit
     #[arg(long, value_name = "RATE", help_heading = "Network")]
     pub up: Option<Rate>,

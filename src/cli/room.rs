@@ -152,7 +152,7 @@ fn start_node(config: &RoomConfig, invite: &Invite, files: Files) -> Result<Hand
         url: invite.server_url(),
         token: invite.token().cloned(),
         trust,
-        wrapped: false,
+        wrapped: config.wrapped,
         init: Some(init),
     });
     let node = NodeConfig {

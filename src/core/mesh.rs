@@ -54,14 +54,24 @@ enum Signaling {
     Entering,
     /// The server knows our extensions.
     Welcomed,
+    /// The server said that it does not know our extensions: it hears no more of them on this socket.
+    Plain,
     /// We left.
     Closed,
 }
 
 impl Signaling {
-    fn is_up(self) -> bool {
+    /// Whether the server, as far as we know, understands our extensions.
+    fn may_be_asked(self) -> bool {
         match self {
             Self::Entering | Self::Welcomed => true,
+            Self::Down | Self::Plain | Self::Closed => false,
+        }
+    }
+
+    fn is_up(self) -> bool {
+        match self {
+            Self::Entering | Self::Welcomed | Self::Plain => true,
             Self::Down | Self::Closed => false,
         }
     }

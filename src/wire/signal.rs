@@ -57,6 +57,21 @@ pub enum ClientSignal {
 }
 
 impl ClientSignal {
+    /// The `type` of each message that the second generation does not have.
+    pub const EXTENSIONS: [&str; 3] = ["want", "withdraw", "leave"];
+
+    /// Whether the message is one of [`Self::EXTENSIONS`].
+    pub fn is_extension(&self) -> bool {
+        match self {
+            Self::Want { .. } | Self::Withdraw { .. } | Self::Leave { .. } => true,
+            Self::Init(_)
+            | Self::Offer { .. }
+            | Self::Answer { .. }
+            | Self::Candidate { .. }
+            | Self::Close => false,
+        }
+    }
+
     /// The connection the message is about, if any.
     pub fn link_id(&self) -> Option<&LinkId> {
         match self {

@@ -4,11 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite;
 
-use crate::process::{Process, swarm, swarm_command};
+use crate::process::{PATIENCE, Process, swarm, swarm_command};
 use crate::scene::{Arrival, Kind, Scene, Sight};
 
 const THREE: [(&str, Kind); 3] = [("ann", Kind::Ours), ("bob", Kind::Ours), ("cyd", Kind::Ours)];
@@ -134,6 +137,30 @@ fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
     piped.close_stdin();
     let (status, _) = piped.end();
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_host_that_hears_wrapped_signals_only_is_spoken_to_like_that() {
+    let host = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("ws://{}", host.local_addr().expect("it is bound"));
+    let (sender, heard) = mpsc::channel();
+    thread::spawn(move || {
+        let (stream, _) = host.accept().expect("a peer");
+        let mut socket = tungstenite::accept(stream).expect("a WebSocket");
+        while let Ok(message) = socket.read() {
+            if let tungstenite::Message::Text(text) = message {
+                // Nobody listens once the test has heard enough.
+                let _ = sender.send(text.to_string());
+            }
+        }
+    });
+    let _peer = swarm("ann", &["join", "--json", "--url", &url, "--room", "den", "--wrapped"]);
+    for expected in ["init", "offer"] {
+        let text = heard.recv_timeout(PATIENCE).expect("the peer speaks first");
+        let message: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(message["type"], "WRTC_SIGNAL");
+        assert_eq!(message["signal"]["type"], expected);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::core::link::{Deadline, Identity, OFFER_MAX_AGE, PROBE_TIMEOUT, WITHDRAWN_GRACE};
 use crate::core::peer::{Channel, Fingerprint, PeerClosed, PeerCommand, PeerEvent};
-use crate::wire::signal::OfferSignal;
+use crate::wire::signal::{ErrorCode, OfferSignal};
 use crate::wire::{Init, RoomId, RoomKey, Sdp, ServerSignal};
 
 const FIRST: LinkKey = LinkKey(1);
@@ -406,6 +406,54 @@ fn an_attempt_given_back_is_asked_for_again() {
     let mut peer = Peer::inside();
     let key = peer.accepting("x", "you");
     assert_eq!(peer.signal(ServerSignal::LeaveSwarm { id: id("x") }), [close(key)]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+}
+
+/// The server that answers so, after a first question: it hears no second one, nor any other of our extensions.
+fn is_asked_once(code: Option<ErrorCode>, message: &str, told: &[Output]) {
+    let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
+    peer.feed(Input::SignalingUp);
+    peer.link(FIRST, PeerEvent::Description(ours()));
+    for name in ["one", "two"] {
+        let key = peer.accepting(name, name);
+        peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    }
+    let (at, _) = peer.mesh.poll_timeout().expect("two are missed");
+    assert!(matches!(peer.pass(at - peer.now)[..], [Output::Signal(ClientSignal::Want { .. })]));
+    assert_eq!(peer.signal(ServerSignal::SignalError { code, message: message.into() }), told);
+    assert_eq!(peer.mesh.held().wants, 0);
+    let key = peer.accepting("three", "three");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert!(matches!(peer.mesh.poll_timeout(), Some((_, Reason::Link(FIRST, Deadline::OfferAge)))));
+    let is_signal = |output: &Output| matches!(output, Output::Signal(_));
+    assert!(!peer.accept("x", "original", original()).iter().any(is_signal), "no `leave`");
+    assert!(!peer.pass(OFFER_MAX_AGE).iter().any(is_signal), "no `withdraw`");
+
+    // Another socket may lead to another server.
+    peer.feed(Input::SignalingDown);
+    peer.feed(Input::SignalingUp);
+    let key = peer.accepting("four", "four");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(peer.wait(&Reason::Want(user("four"))), [want("four")]);
+}
+
+#[test]
+fn a_server_that_does_not_know_a_question_is_asked_once() {
+    is_asked_once(Some(ErrorCode::UnknownType), "what?", &[]);
+    let refused = |code, message: &str| Output::Event(Event::Refused { code, message: message.into() });
+    is_asked_once(None, "unknown type want", &[refused(None, "unknown type want")]);
+    let other = Some(ErrorCode::Other);
+    is_asked_once(other, "no such type: 'want'", &[refused(other, "no such type: 'want'")]);
+}
+
+#[test]
+fn a_server_that_knows_our_extensions_may_speak_of_them() {
+    let mut peer = Peer::inside();
+    let key = peer.accepting("x", "you");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    let (code, message) = (Some(ErrorCode::LimitExceeded), "don't want so often".to_owned());
+    let refused = Output::Event(Event::Refused { code, message: message.clone() });
+    assert_eq!(peer.signal(ServerSignal::SignalError { code, message }), [refused]);
     assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
 }
 

@@ -92,6 +92,19 @@ fn our_peers_join_a_server_that_knows_the_second_generation_only() {
 
 #[test]
 #[ignore = "needs the originals: scripts/test interop"]
+fn our_peers_join_a_host_that_hears_wrapped_signals_only() {
+    let mut scene = Scene::with_minimal_server(&["--wrapped"]);
+    let wrapped = Manner { wrapped: true, ..Manner::default() };
+    scene.join_ours("ann", &["--wrapped"]);
+    scene.join_as("bob", Kind::Node(Second), wrapped);
+    scene.join_as("cyd", Kind::Tab(Second), wrapped);
+    scene.join_ours("dan", &["--wrapped"]);
+    scene.everyone_meets();
+    everything_works(&mut scene);
+}
+
+#[test]
+#[ignore = "needs the originals: scripts/test interop"]
 fn whoever_leaves_is_seen_to_leave() {
     let mut scene = mixed_room();
     for (name, _) in MIXTURE {
