@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use super::serve::ServeArgs;
 use super::token::TokenArgs;
-use super::values::{self, Arrival, Rate};
+use super::values::{self, Arrival, Rate, Size};
+use crate::core::transfer::SourceOptions;
 use crate::io::rtc::IceServer;
 
 const STYLES: Styles = Styles::styled()
@@ -118,25 +119,13 @@ pub struct SendArgs {
     #[arg(value_name = "PATH|INVITE", required = true, value_hint = ValueHint::AnyPath)]
     pub paths: Vec<String>,
 
-    /// Only to the peers of this name (may be given again)
-    #[arg(long, value_name = "NAME")]
-    pub to: Vec<String>,
+    /// What of it, and to whom.
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// Wait until this many have received it [default: those in the room, at least one]
     #[arg(long, value_name = "N")]
     pub receivers: Option<usize>,
-
-    /// Send what symbolic links point at; otherwise they are left out
-    #[arg(long)]
-    pub follow: bool,
-
-    /// Leave out what this pattern matches, as in .gitignore: '*.tmp', 'cache/' (may be given again)
-    #[arg(long, value_name = "PATTERN")]
-    pub exclude: Vec<String>,
-
-    /// Leave out what .gitignore files say
-    #[arg(long)]
-    pub gitignore: bool,
 
     /// Give up when nobody has joined, accepted or taken a byte for this many seconds
     #[arg(long, value_name = "SECONDS")]
@@ -149,6 +138,33 @@ pub struct SendArgs {
     /// Where and as who.
     #[command(flatten)]
     pub room: RoomArgs,
+}
+
+/// What of the paths is sent, and to whom: for `swarm send` and for `/send` in a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct SourceArgs {
+    /// Only to the peers of this name (may be given again)
+    #[arg(long, value_name = "NAME")]
+    pub to: Vec<String>,
+
+    /// Send what symbolic links point at; otherwise they are left out
+    #[arg(long)]
+    pub follow: bool,
+
+    /// Leave out what this pattern matches, as in .gitignore: '*.tmp', 'cache/' (may be given again)
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+
+    /// Leave out what .gitignore files say
+    #[arg(long)]
+    pub gitignore: bool,
+}
+
+impl SourceArgs {
+    /// What of the paths is sent.
+    pub fn options(&self) -> SourceOptions {
+        SourceOptions { follow_links: self.follow, exclude: self.exclude.clone(), gitignore: self.gitignore }
+    }
 }
 
 /// `swarm recv`.
@@ -200,6 +216,14 @@ pub struct AcceptArgs {
     /// Accept offers of the verified peer of this name (may be given again)
     #[arg(long, value_name = "NAME")]
     pub accept_from: Vec<String>,
+
+    /// Decline offers larger than this: 500M, 20G
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Size>,
+
+    /// Decline offers of more files and folders than this
+    #[arg(long, value_name = "N")]
+    pub max_files: Option<u32>,
 
     /// What to do when a file of that name is there already
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Arrival::Rename)]

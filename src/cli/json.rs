@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
+use super::values::Resolution;
 use crate::core::peer::{Path, PathKind};
 use crate::core::transfer::{Direction, OfferInfo, TransferEvent};
 use crate::node::api::{self, CloseReason, PeerInfo, PeerKind, SignalingState};
@@ -104,6 +105,11 @@ pub enum Event {
         name: String,
         files: u32,
         bytes: u64,
+    },
+    Conflicts {
+        transfer: TransferId,
+        paths: Vec<String>,
+        count: usize,
     },
     Resumed {
         transfer: TransferId,
@@ -314,12 +320,22 @@ pub enum Command {
         paths: Vec<PathBuf>,
         #[serde(default, skip_serializing_if = "Recipients::is_everyone")]
         to: Recipients,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
+        #[serde(default, skip_serializing_if = "is_no")]
+        gitignore: bool,
+        #[serde(default, skip_serializing_if = "is_no")]
+        follow: bool,
     },
     Accept {
         transfer: String,
     },
     Reject {
         transfer: String,
+    },
+    Resolve {
+        transfer: String,
+        conflict: Resolution,
     },
     Name {
         name: String,
@@ -356,6 +372,10 @@ fn yes() -> bool {
 
 fn is_yes(value: &bool) -> bool {
     *value
+}
+
+fn is_no(value: &bool) -> bool {
+    !*value
 }
 
 /// A command and what the script calls it.
@@ -575,8 +595,9 @@ impl Translator {
             TransferEvent::Declined { transfer, peer, reason } => {
                 Event::Declined { transfer, peer: self.peer(&peer), reason: reason.to_string() }
             }
-            TransferEvent::Conflicts { transfer, count, .. } => {
-                Event::Failed { transfer, reason: format!("{count} files are in the way") }
+            TransferEvent::Conflicts { transfer, paths, count } => {
+                let paths = paths.iter().map(|path| path.as_str().to_owned()).collect();
+                Event::Conflicts { transfer, paths, count }
             }
             TransferEvent::Resumed { transfer, bytes, total } => Event::Resumed { transfer, bytes, total },
             TransferEvent::Progress(progress) => Event::Progress((&progress).into()),

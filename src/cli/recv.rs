@@ -20,8 +20,9 @@ use super::session::{Happening, Session};
 use super::shelf::{Item, State};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
-use crate::core::transfer::{Direction, Target, TransferEvent};
-use crate::node::api::Event;
+use super::values::{Arrival, Resolution, ResolutionError};
+use crate::core::transfer::{Direction, Target, TransferCommand, TransferEvent};
+use crate::node::api::{Command, Event};
 use crate::wire::TransferId;
 
 /// How long somebody who has the rest may take to come back.
@@ -36,6 +37,9 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
             "nobody can be asked here what to accept: say --yes or --accept-from NAME",
         ));
     }
+    if !can_ask && args.accept.on_conflict == Arrival::Ask {
+        return Err(Arrival::nobody_to_ask());
+    }
     let target = match args.accept.out.as_os_str() == "-" {
         true if args.json => {
             return Err(Failure::new(Exit::Usage, "--json and -o - both want stdout: leave one out"));
@@ -46,7 +50,7 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let mut room = room::enter(&config, Files { target, conflict: args.accept.on_conflict.into() }).await?;
+    let mut room = room::enter(&config, Files::new(&args.accept, target)).await?;
     let server = room.server.take();
     let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
@@ -69,8 +73,24 @@ struct Counter {
     consent: Consent,
     keep: bool,
     can_ask: bool,
-    /// Offers that somebody is asked about, the first one now.
-    questions: VecDeque<TransferId>,
+    /// What somebody is asked, the first one now.
+    questions: VecDeque<Question>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// Whether to take it.
+    Take(TransferId),
+    /// What to do with the files that are there already.
+    InTheWay(TransferId),
+}
+
+impl Question {
+    fn transfer(self) -> TransferId {
+        match self {
+            Self::Take(transfer) | Self::InTheWay(transfer) => transfer,
+        }
+    }
 }
 
 impl Counter {
@@ -123,26 +143,23 @@ impl Counter {
         }
     }
 
-    fn on_transfer(&mut self, event: &TransferEvent, desk: &Desk) {
+    fn on_transfer(&mut self, event: &TransferEvent, desk: &mut Desk) {
         match event {
             TransferEvent::Offered { from, offer, .. } => match self.consent.judge(from, &desk.roster) {
                 Decision::Accept => self.session.ask(ask::accept(offer.transfer)),
-                Decision::Ask if self.can_ask => {
-                    self.questions.push_back(offer.transfer);
-                    if self.questions.len() == 1 {
-                        self.put_question(desk);
-                    }
-                }
+                Decision::Ask if self.can_ask => self.queue(Question::Take(offer.transfer), desk),
                 Decision::Ask => {
                     let item = desk.shelf.item(&offer.transfer);
                     let what = item.map(desk::what).unwrap_or_default();
                     desk.note(Ink::Warn, format!("declined {what} from {}", desk.roster.label(from)));
+                    desk.shelf.decline(&offer.transfer);
                     self.session.ask(ask::reject(offer.transfer));
                 }
             },
-            TransferEvent::Withdrawn { transfer } => {
-                let was_asked = self.questions.front() == Some(transfer);
-                self.questions.retain(|question| question != transfer);
+            TransferEvent::Conflicts { transfer, .. } => self.queue(Question::InTheWay(*transfer), desk),
+            TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } => {
+                let was_asked = self.questions.front().is_some_and(|first| first.transfer() == *transfer);
+                self.questions.retain(|question| question.transfer() != *transfer);
                 if was_asked {
                     self.put_question(desk);
                 }
@@ -154,39 +171,52 @@ impl Counter {
             | TransferEvent::Refused { .. }
             | TransferEvent::Accepted { .. }
             | TransferEvent::Declined { .. }
-            | TransferEvent::Conflicts { .. }
             | TransferEvent::Resumed { .. }
             | TransferEvent::Progress(_)
             | TransferEvent::Stalled { .. }
             | TransferEvent::Delivered { .. }
             | TransferEvent::Undelivered { .. }
             | TransferEvent::Done { .. }
-            | TransferEvent::Failed { .. }
             | TransferEvent::PeerCutOff { .. } => {}
         }
     }
 
-    fn put_question(&self, desk: &Desk) {
-        let asked = self.questions.front().and_then(|transfer| desk.shelf.item(transfer));
-        if let Some(item) = asked {
-            desk.ask(&format!("Take {}? [Y/n] ", desk::what(item)));
+    fn queue(&mut self, question: Question, desk: &Desk) {
+        self.questions.push_back(question);
+        if self.questions.len() == 1 {
+            self.put_question(desk);
         }
     }
 
+    fn put_question(&self, desk: &Desk) {
+        let Some(question) = self.questions.front() else { return };
+        let Some(item) = desk.shelf.item(&question.transfer()) else { return };
+        let what = desk::what(item);
+        desk.ask(&match question {
+            Question::Take(_) => format!("Take {what}? [Y/n] "),
+            Question::InTheWay(_) => {
+                format!("{what}: rename the new, skip it, or overwrite the old? [R/s/o] ")
+            }
+        });
+    }
+
     /// An answer was typed. `Some` if that ends it.
-    fn answer(&mut self, line: &str, desk: &Desk) -> Option<Result<Exit, Failure>> {
-        let transfer = self.questions.front().copied()?;
-        match line.trim().to_lowercase().as_str() {
-            "" | "y" | "yes" => self.session.ask(ask::accept(transfer)),
-            "n" | "no" => self.session.ask(ask::reject(transfer)),
-            _ => {
-                desk.ask("Please say y or n: ");
+    fn answer(&mut self, line: &str, desk: &mut Desk) -> Option<Result<Exit, Failure>> {
+        let question = self.questions.front().copied()?;
+        let command = match command_for(question, line.trim()) {
+            Ok(command) => command,
+            Err(please) => {
+                desk.ask(&format!("Please {please}: "));
                 return None;
             }
+        };
+        let refused = matches!(command, Command::Transfer(TransferCommand::Reject { .. }));
+        if refused {
+            desk.shelf.decline(&question.transfer());
         }
+        self.session.ask(command);
         self.questions.pop_front();
         self.put_question(desk);
-        let refused = line.trim().to_lowercase().starts_with('n');
         let last = self.questions.is_empty() && running(desk).is_none() && !self.keep;
         (refused && last).then(|| Err(Failure::new(Exit::Refused, "declined; nothing was received")))
     }
@@ -215,6 +245,20 @@ impl Counter {
     }
 }
 
+/// What an answer means, or what would be one. Nothing typed means what is in capitals.
+fn command_for(question: Question, answer: &str) -> Result<Command, String> {
+    match (question, answer.to_lowercase().as_str()) {
+        (Question::Take(transfer), "" | "y" | "yes") => Ok(ask::accept(transfer)),
+        (Question::Take(transfer), "n" | "no") => Ok(ask::reject(transfer)),
+        (Question::Take(_), _) => Err("say y or n".to_owned()),
+        (Question::InTheWay(transfer), "") => Ok(ask::resolve(transfer, Resolution::Rename)),
+        (Question::InTheWay(transfer), word) => {
+            let resolution = word.parse().map_err(|error: ResolutionError| error.to_string())?;
+            Ok(ask::resolve(transfer, resolution))
+        }
+    }
+}
+
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -225,7 +269,7 @@ async fn until(deadline: Option<Instant>) {
 /// A transfer that we are receiving.
 fn running(desk: &Desk) -> Option<&Item> {
     let items = desk.shelf.items();
-    items.into_iter().find(|item| item.state == State::Running && item.direction() == Direction::Receive)
+    items.into_iter().find(|item| item.is_being_received())
 }
 
 fn tell_alone(desk: &Desk) -> Instant {
@@ -235,10 +279,14 @@ fn tell_alone(desk: &Desk) -> Instant {
 }
 
 fn given_up(desk: &Desk) -> Result<Exit, Failure> {
-    match running(desk) {
-        Some(item) => Err(incomplete(item)),
-        None if desk.shelf.items().iter().any(|item| item.state == State::Done) => Ok(Exit::Done),
-        None => Err(Failure::new(Exit::Failed, "nothing was offered in time")),
+    if let Some(item) = running(desk) {
+        return Err(incomplete(item));
+    }
+    let any = |state: State| desk.shelf.items().iter().any(|item| item.state == state);
+    match (any(State::Done), any(State::Declined)) {
+        (true, _) => Ok(Exit::Done),
+        (false, true) => Err(Failure::new(Exit::Refused, "all that was offered was declined")),
+        (false, false) => Err(Failure::new(Exit::Failed, "nothing was offered in time")),
     }
 }
 
@@ -256,4 +304,57 @@ fn incomplete(item: &Item) -> Failure {
         Exit::Incomplete,
         format!("{} of {all} of {} are here; run this again to go on", here, item.name()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::shelf::tests::{id, offer};
+    use crate::core::transfer::{ConflictPolicy, DeclineReason};
+    use crate::wire::path::SafePath;
+
+    const TRANSFER: TransferId = TransferId([1; 32]);
+
+    /// How it ends if nothing more comes.
+    fn story(events: &[TransferEvent]) -> Result<Exit, String> {
+        let mut desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
+        for event in events {
+            desk.tell(&Event::Transfer(event.clone())).expect("stderr");
+        }
+        given_up(&desk).map_err(|failure| format!("{:?} {failure}", failure.exit()))
+    }
+
+    #[test]
+    fn what_was_declined_is_told_from_what_never_came() {
+        assert_eq!(story(&[]), Err("Failed swarm: nothing was offered in time".into()));
+        let (from, reason) = (id("1111"), DeclineReason::TooLarge);
+        let refused = TransferEvent::Refused { from, offer: offer(1, "film.mkv", "1111"), reason };
+        assert_eq!(story(&[refused]), Err("Refused swarm: all that was offered was declined".into()));
+    }
+
+    #[test]
+    fn a_transfer_that_waits_for_an_answer_about_files_in_the_way_is_incomplete() {
+        let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(1, "film.mkv", "1111") };
+        let paths = vec![SafePath::parse("film.mkv").expect("a path")];
+        let conflicts = TransferEvent::Conflicts { transfer: TRANSFER, paths, count: 1 };
+        let ended = story(&[accepting, conflicts]).expect_err("incomplete");
+        assert!(ended.starts_with("Incomplete swarm: 0 B of 1.0 MiB of film.mkv are here"), "{ended}");
+    }
+
+    #[test]
+    fn answers_may_be_short_and_none_is_the_harmless_one() {
+        let take = |answer| command_for(Question::Take(TRANSFER), answer).map(|asked| format!("{asked:?}"));
+        assert!(take("").expect("yes").contains("Accept"));
+        assert!(take("NO").expect("no").contains("Reject"));
+        assert_eq!(take("maybe"), Err("say y or n".into()));
+        let resolved = |answer| match command_for(Question::InTheWay(TRANSFER), answer) {
+            Ok(Command::Transfer(TransferCommand::Resolve { conflict, .. })) => Ok(conflict),
+            Ok(other) => panic!("{other:?}"),
+            Err(please) => Err(please),
+        };
+        assert_eq!(resolved(""), Ok(ConflictPolicy::Rename));
+        assert_eq!(resolved("s"), Ok(ConflictPolicy::Skip));
+        assert_eq!(resolved("Overwrite"), Ok(ConflictPolicy::Overwrite));
+        assert_eq!(resolved("yes"), Err("say rename, skip or overwrite".into()));
+    }
 }

@@ -17,7 +17,7 @@ use super::room::{self, Files};
 use super::session::{Happening, Session};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
-use crate::core::transfer::{ConflictPolicy, SendToken, SourceOptions, Target, TransferEvent};
+use crate::core::transfer::{SendToken, SourceOptions, TransferEvent};
 use crate::node::api::{Event, PeerKind, To};
 use crate::wire::text;
 use crate::wire::{TransferId, UserId};
@@ -34,16 +34,14 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
     look_at(&paths)?;
     let config = RoomConfig::resolve(&args.room, invite)?;
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let files = Files { target: Target::Folder(".".into()), conflict: ConflictPolicy::Skip };
-    let mut room = room::enter(&config, files).await?;
+    let mut room = room::enter(&config, Files::unwanted()).await?;
     let server = room.server.take();
     let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "recv")?;
     let mut session = Session::new(room.node.commands, room.node.events, None, signals);
-    let options =
-        SourceOptions { follow_links: args.follow, exclude: args.exclude.clone(), gitignore: args.gitignore };
-    let plan = Plan { paths, options, to: args.to.clone(), receivers: args.receivers };
+    let (options, to) = (args.source.options(), args.source.to.clone());
+    let plan = Plan { paths, options, to, receivers: args.receivers };
     let patience = args.timeout.map(Duration::from_secs);
     let result = deliver(&mut session, &mut desk, plan, patience).await;
     desk.close(&result)?;

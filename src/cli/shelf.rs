@@ -9,11 +9,15 @@ use super::roster::Roster;
 use super::term::Ink;
 use super::words::Note;
 use crate::core::transfer::{Direction, OfferInfo, Progress, TransferEvent};
+use crate::wire::path::SafePath;
 use crate::wire::text;
 use crate::wire::{TransferId, UserId};
 
 /// The longest name of a file that is shown, in characters.
 const NAME_MAX_CHARS: usize = 60;
+
+/// Files in the way that are named; the others are counted.
+const CONFLICTS_NAMED: usize = 3;
 
 /// Transfers kept, ended ones first out: what `/transfers` can look back on.
 const ITEMS_MAX: usize = 200;
@@ -49,12 +53,16 @@ pub enum State {
     Waiting,
     /// Under way.
     Running,
+    /// Files are in the way, and what to do with them is being asked.
+    InTheWay,
     /// Complete.
     Done,
     /// Failed while it was under way, on our side or the sender's.
     Failed,
-    /// Declined or withdrawn.
-    Over,
+    /// We declined it.
+    Declined,
+    /// Taken back before it was accepted.
+    Withdrawn,
 }
 
 /// How it went with one receiver of ours.
@@ -124,6 +132,12 @@ impl Item {
     /// `3 files, 12 MiB`.
     pub fn size(&self) -> String {
         size(&self.offer)
+    }
+
+    /// Whether we accepted it and it is not over.
+    pub fn is_being_received(&self) -> bool {
+        let under_way = matches!(self.state, State::Running | State::InTheWay);
+        under_way && self.direction() == Direction::Receive
     }
 
     /// One line for a sender: how it went, and who uploaded how much.
@@ -238,10 +252,9 @@ impl Shelf {
                 Ink::Warn,
                 format!("{} declined {}: {reason}", roster.label(peer), self.name(transfer)),
             )),
-            TransferEvent::Conflicts { transfer, count, .. } => Some(Note::new(
-                Ink::Warn,
-                format!("{}: {} in the way", self.name(transfer), format::count(*count, "file")),
-            )),
+            TransferEvent::Conflicts { transfer, paths, count } => {
+                Some(Note::new(Ink::Warn, format!("{}: {}", self.name(transfer), in_the_way(paths, *count))))
+            }
             TransferEvent::Resumed { transfer, bytes, total } => Some(Note::new(
                 Ink::Good,
                 format!(
@@ -309,17 +322,18 @@ impl Shelf {
             | TransferEvent::NotPrepared { .. }
             | TransferEvent::Stalled { .. }
             | TransferEvent::PeerCutOff { .. }
-            | TransferEvent::Conflicts { .. }
-            | TransferEvent::Resumed { .. }
             | TransferEvent::Declined { .. } => {}
+            TransferEvent::Conflicts { transfer, .. } => self.set(transfer, State::InTheWay),
+            TransferEvent::Resumed { transfer, .. } => self.go_on(transfer),
             TransferEvent::Prepared { offer, .. } => drop(self.put(offer, None, State::Waiting)),
             TransferEvent::Offered { from, offer, .. } => drop(self.put(offer, Some(from), State::Waiting)),
             TransferEvent::Accepting { from, offer } => drop(self.put(offer, Some(from), State::Running)),
-            TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Over)),
-            TransferEvent::Withdrawn { transfer } => self.set(transfer, State::Over),
+            TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Declined)),
+            TransferEvent::Withdrawn { transfer } => self.set(transfer, State::Withdrawn),
             TransferEvent::Failed { transfer, .. } => self.set(transfer, State::Failed),
             TransferEvent::Accepted { transfer, peer } => self.receiver(transfer, peer, Receiver::Taking),
             TransferEvent::Progress(progress) => {
+                self.go_on(&progress.transfer);
                 if let Some(item) = self.items.get_mut(&progress.transfer) {
                     item.progress = Some(progress.clone());
                 }
@@ -361,10 +375,27 @@ impl Shelf {
         if self.items.len() < ITEMS_MAX {
             return;
         }
-        let ended = |item: &Item| matches!(item.state, State::Done | State::Failed | State::Over);
+        let ended = |item: &Item| match item.state {
+            State::Done | State::Failed | State::Declined | State::Withdrawn => true,
+            State::Waiting | State::Running | State::InTheWay => false,
+        };
         let oldest = self.items.values().min_by_key(|item| (!ended(item), item.number));
         if let Some(transfer) = oldest.map(|item| item.offer.transfer) {
             self.items.remove(&transfer);
+        }
+    }
+
+    /// We say no to an offer. The node does not repeat it, and stops what is under way with an event of its own.
+    pub fn decline(&mut self, transfer: &TransferId) {
+        if let Some(item) = self.items.get_mut(transfer).filter(|item| item.state == State::Waiting) {
+            item.state = State::Declined;
+        }
+    }
+
+    /// What was in the way is so no more.
+    fn go_on(&mut self, transfer: &TransferId) {
+        if let Some(item) = self.items.get_mut(transfer).filter(|item| item.state == State::InTheWay) {
+            item.state = State::Running;
         }
     }
 
@@ -399,6 +430,18 @@ fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &R
     };
     let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
     Note::new(Ink::Bold, format!("{label} offers {what}"))
+}
+
+/// `2 files are there already: a.txt, b.txt`.
+fn in_the_way(paths: &[SafePath], count: usize) -> String {
+    let named = paths.iter().take(CONFLICTS_NAMED).map(|path| text::line(path.as_str(), NAME_MAX_CHARS));
+    let named: Vec<_> = named.collect();
+    let more = match count.saturating_sub(named.len()) {
+        0 => String::new(),
+        some => format!(" and {some} more"),
+    };
+    let are = if count == 1 { "is" } else { "are" };
+    format!("{} {are} there already: {}{more}", format::count(count, "file"), named.join(", "))
 }
 
 /// `received film.mkv (256 MiB) in 2.3 s, 111 MiB/s into ./film.mkv`; what was here already does not count as fast.

@@ -21,6 +21,7 @@ use super::roster::Roster;
 use super::session::{Happening, Session};
 use super::signals::Signals;
 use super::term::{self, Palette, SavedTerminal};
+use super::values::Arrival;
 use super::{log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
@@ -42,19 +43,20 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
             "a chat can't be mixed with a file on stdout: swarm recv -o - does that",
         ));
     }
-    let consent = Consent::new(&args.accept, config.place.is_keyed());
-    let files =
-        Files { target: Target::Folder(args.accept.out.clone()), conflict: args.accept.on_conflict.into() };
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let mut room = room::enter(&config, files).await?;
-    let server = room.server.take();
     let face = if args.json {
         Face::Json
     } else if term::is_interactive() {
         Face::Terminal
+    } else if args.accept.on_conflict == Arrival::Ask {
+        return Err(Arrival::nobody_to_ask());
     } else {
         Face::Pipe
     };
+    let consent = Consent::new(&args.accept, config.place.is_keyed());
+    let files = Files::new(&args.accept, Target::Folder(args.accept.out.clone()));
+    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let mut room = room::enter(&config, files).await?;
+    let server = room.server.take();
     let result = match face {
         Face::Json => speak_json(room, &config, consent, &args, signals).await,
         Face::Pipe => pipe_lines(room, &config, consent, &args, signals).await,

@@ -1,8 +1,6 @@
 //! The face of a terminal, without the terminal: events and typed lines in, lines to show and things to ask out.
 
-use std::path::PathBuf;
-
-use super::commands::{self, COMMANDS, Typed};
+use super::commands::{self, COMMANDS, SEND_OPTIONS, Sending, Typed};
 use crate::cli::ask::{self, Tokens};
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::format;
@@ -10,8 +8,9 @@ use crate::cli::layout;
 use crate::cli::roster::Roster;
 use crate::cli::shelf::{Item, Shelf, State};
 use crate::cli::term::{self, Ink, Palette};
+use crate::cli::values::Resolution;
 use crate::cli::words::{self, Narrator};
-use crate::core::transfer::{Direction, SourceOptions, TransferEvent};
+use crate::core::transfer::{Direction, TransferEvent};
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::UserId;
 use crate::wire::text;
@@ -126,6 +125,10 @@ impl Repl {
         if waiting > 0 {
             parts.push(format!("{} waiting: /accept", format::count(waiting, "offer")));
         }
+        let in_the_way = self.shelf.items().iter().filter(|item| item.state == State::InTheWay).count();
+        if in_the_way > 0 {
+            parts.push(format!("{} in question: /resolve", format::count(in_the_way, "transfer")));
+        }
         parts.push(match self.roster.len() {
             0 => "nobody else is here".to_owned(),
             1 => "1 other here".to_owned(),
@@ -169,10 +172,11 @@ impl Repl {
                 }
             }
             Typed::Peers => Step::ask(Ask::Peers),
-            Typed::Send { to, paths } => self.send(to.as_deref(), paths),
+            Typed::Send(sending) => self.send(sending),
             Typed::Accept("all") => self.accept_all(),
             Typed::Accept(which) => self.accept(which),
             Typed::Reject(which) => self.reject(which),
+            Typed::Resolve { which, how } => self.resolve(which, how),
             Typed::Transfers => Step::show(self.transfers()),
             Typed::Ignore(name) => self.ignore(name, true),
             Typed::Unignore(name) => self.ignore(name, false),
@@ -247,14 +251,11 @@ impl Repl {
             step.asks.push(Ask::Command(ask::accept(offer.transfer)));
             return step;
         }
-        let offer = if let TransferEvent::Offered { offer, .. } = event { Some(offer) } else { None };
-        let offered = offer.and_then(|offer| self.shelf.item(&offer.transfer));
-        let how = |item: &Item| format!(": /accept {0} or /reject {0}", item.number);
-        let answer = offered.map(how).unwrap_or_default();
-        step.lines = note.map(|note| self.note(note.ink, &(note.text + &answer))).unwrap_or_default();
-        if matches!(event, TransferEvent::Offered { .. })
-            && let Some(first) = step.lines.first_mut()
-        {
+        let question = self.question(event);
+        let asks = question.is_some();
+        let answers = question.unwrap_or_default();
+        step.lines = note.map(|note| self.note(note.ink, &(note.text + &answers))).unwrap_or_default();
+        if asks && let Some(first) = step.lines.first_mut() {
             first.insert_str(0, BELL);
         }
         if let TransferEvent::Delivered { transfer, .. } | TransferEvent::Undelivered { transfer, .. } = event
@@ -264,6 +265,19 @@ impl Repl {
             step.lines.extend(summary.into_iter().flatten());
         }
         step
+    }
+
+    /// How to answer what an event asks, if it asks anything.
+    fn question(&self, event: &TransferEvent) -> Option<String> {
+        if let TransferEvent::Offered { offer, .. } = event {
+            let number = self.shelf.item(&offer.transfer)?.number;
+            Some(format!(": /accept {number} or /reject {number}"))
+        } else if let TransferEvent::Conflicts { transfer, .. } = event {
+            let number = self.shelf.item(transfer)?.number;
+            Some(format!(": /resolve {number} rename, skip or overwrite"))
+        } else {
+            None
+        }
     }
 
     fn say(&self, text: &str, to: To) -> Step {
@@ -282,18 +296,19 @@ impl Repl {
         }
     }
 
-    fn send(&mut self, to: Option<&str>, paths: Vec<PathBuf>) -> Step {
-        let to = match to.map(|name| self.roster.find(name)) {
-            None => To::Everyone,
-            Some(Ok(peer)) => To::Peers(vec![peer]),
-            Some(Err(error)) => return self.complain(&error.to_string()),
+    fn send(&mut self, sending: Sending) -> Step {
+        let Sending { source, paths } = sending;
+        let to = match source.to.iter().map(|name| self.roster.find(name)).collect::<Result<Vec<_>, _>>() {
+            Ok(nobody) if nobody.is_empty() => To::Everyone,
+            Ok(peers) => To::Peers(peers),
+            Err(error) => return self.complain(&error.to_string()),
         };
         // In a chat, stdin is the keyboard.
         if paths.iter().any(|path| path.as_os_str() == "-") {
             return self.complain("stdin can't be sent from within a chat: use swarm send -");
         }
         let token = self.tokens.fresh();
-        Step::ask(Ask::Command(ask::send(token, paths, to, SourceOptions::default())))
+        Step::ask(Ask::Command(ask::send(token, paths, to, source.options())))
     }
 
     fn accept(&self, which: &str) -> Step {
@@ -314,10 +329,19 @@ impl Repl {
         }
     }
 
-    fn reject(&self, which: &str) -> Step {
-        let running = |item: &Item| item.state == State::Running && item.direction() == Direction::Receive;
-        match self.shelf.pick(which, |item| awaits_us(item) || running(item)) {
-            Ok(transfer) => Step::ask(Ask::Command(ask::reject(transfer))),
+    fn reject(&mut self, which: &str) -> Step {
+        match self.shelf.pick(which, |item| awaits_us(item) || item.is_being_received()) {
+            Ok(transfer) => {
+                self.shelf.decline(&transfer);
+                Step::ask(Ask::Command(ask::reject(transfer)))
+            }
+            Err(error) => self.complain(&error.to_string()),
+        }
+    }
+
+    fn resolve(&self, which: &str, how: Resolution) -> Step {
+        match self.shelf.pick(which, |item| item.state == State::InTheWay) {
+            Ok(transfer) => Step::ask(Ask::Command(ask::resolve(transfer, how))),
             Err(error) => self.complain(&error.to_string()),
         }
     }
@@ -372,7 +396,9 @@ impl Repl {
             State::Running => progress(item).unwrap_or_else(|| "starting".to_owned()),
             State::Done => "done".to_owned(),
             State::Failed => "failed".to_owned(),
-            State::Over => "over".to_owned(),
+            State::InTheWay => "waiting for /resolve".to_owned(),
+            State::Declined => "declined".to_owned(),
+            State::Withdrawn => "withdrawn".to_owned(),
         };
         format!("{:>3}. {arrow} {} ({}){who}: {state}", item.number, item.name(), item.size())
     }
@@ -381,6 +407,9 @@ impl Repl {
         let rows =
             COMMANDS.map(|(name, arguments, meaning)| [format!("{name} {arguments}"), meaning.to_owned()]);
         let mut lines = layout::table(&rows);
+        let options = SEND_OPTIONS
+            .map(|(option, argument, meaning)| [format!("  /send {option} {argument}"), meaning.to_owned()]);
+        lines.extend(layout::table(&options));
         lines.push("Anything else is said to everyone; Tab completes commands, names and paths.".to_owned());
         lines
     }
@@ -425,23 +454,18 @@ fn progress(item: &Item) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::AcceptArgs;
+    use crate::cli::consent::tests::consent;
     use crate::cli::roster::tests::{peer, roster};
     use crate::cli::shelf::tests::{id, offer};
-    use crate::core::transfer::{Progress, TransferCommand};
+    use crate::core::transfer::{ConflictPolicy, Progress, TransferCommand};
     use crate::node::api::CloseReason;
     use crate::wire::TransferId;
+    use crate::wire::path::SafePath;
 
     fn repl(accept_from: &[&str]) -> Repl {
-        let args = AcceptArgs {
-            out: ".".into(),
-            yes: false,
-            accept_from: accept_from.iter().map(|name| (*name).to_owned()).collect(),
-            on_conflict: crate::cli::values::Arrival::Rename,
-        };
         Repl::new(Settings {
             roster: roster(&[("1111", "ada"), ("2222", "bob")]),
-            consent: Consent::new(&args, true),
+            consent: consent(false, accept_from, true),
             palette: Palette::PLAIN,
             keyed: true,
             invite: Some("ws://h/r#k".into()),
@@ -536,6 +560,44 @@ mod tests {
             matches!(asks, [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]),
             "{asks:?}"
         );
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_asked_and_resolved() {
+        let mut repl = repl(&[]);
+        let transfer = TransferId([7; 32]);
+        let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(7, "photos", "1111") };
+        repl.on_event(&Event::Transfer(accepting));
+        let paths = ["photos/a.jpg", "b"].map(|path| SafePath::parse(path).expect("a path")).to_vec();
+        let conflicts = Event::Transfer(TransferEvent::Conflicts { transfer, paths, count: 9 });
+        let lines =
+            repl.on_event(&conflicts).lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        let asked = "- photos: 9 files are there already: photos/a.jpg, b and 7 more: /resolve 1 rename, skip or overwrite";
+        assert!(lines.ends_with(asked), "{lines}");
+        assert!(lines.starts_with(BELL));
+        assert!(repl.status().contains("1 transfer in question: /resolve"));
+        let asks = repl.on_line("/resolve skip").asks;
+        let [Ask::Command(Command::Transfer(TransferCommand::Resolve { conflict, .. }))] = asks[..] else {
+            panic!("{asks:?}")
+        };
+        assert_eq!(conflict, ConflictPolicy::Skip);
+        repl.on_event(&Event::Transfer(TransferEvent::Resumed { transfer, bytes: 1, total: 2 }));
+        assert_eq!(repl.on_line("/resolve skip").lines, ["nothing waits for an answer"]);
+    }
+
+    #[test]
+    fn what_was_rejected_waits_no_more() {
+        let mut repl = repl(&[]);
+        let offer = offer(7, "film.mkv", "1111");
+        let offered = TransferEvent::Offered { from: id("1111"), offer, free_bytes: None };
+        repl.on_event(&Event::Transfer(offered));
+        assert!(repl.status().contains("1 offer waiting"));
+        assert!(matches!(
+            repl.on_line("/reject").asks.as_slice(),
+            [Ask::Command(Command::Transfer(TransferCommand::Reject { .. }))]
+        ));
+        assert_eq!(repl.status(), "  2 others here");
+        assert_eq!(repl.on_line("/accept").lines, ["nothing waits for an answer"]);
     }
 
     #[test]
