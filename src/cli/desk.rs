@@ -5,9 +5,9 @@ use std::io;
 use super::bars::Bars;
 use super::config::Telling;
 use super::exit::{Exit, Failure};
-use super::join;
-use super::json::{ErrorCode, Event as JsonEvent, Translator, VERSION, to_line};
-use super::room::{Origin, Room};
+use super::invite;
+use super::json::{ErrorCode, Event as JsonEvent, Translator, to_line};
+use super::room::Room;
 use super::roster::Roster;
 use super::shelf::{Item, Shelf, State};
 use super::term::{self, Ink};
@@ -53,19 +53,12 @@ impl Desk {
 
     /// Tells the invite where others need it. `command` is what they do with it.
     pub fn tell_invite(&self, room: &Room, told: Telling, command: &str) -> io::Result<()> {
-        if room.origin == Origin::Given {
-            return Ok(());
-        }
         match &self.voice {
             Voice::People { .. } => {
-                join::how_to_join(room, told, command).iter().for_each(|line| term::eprint_line(line));
+                invite::lines(room, told, command).iter().for_each(|line| term::eprint_line(line));
                 Ok(())
             }
-            Voice::Program(_) => print(&JsonEvent::Invite {
-                version: VERSION,
-                invite: room.invite.reveal(),
-                room: room.invite.room().clone(),
-            }),
+            Voice::Program(_) => invite::event(room).map_or(Ok(()), |event| print(&event)),
         }
     }
 
@@ -135,29 +128,11 @@ fn print(event: &JsonEvent) -> io::Result<()> {
 
 fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars: &mut Bars) {
     let note = shelf.on_event(event, roster);
-    match event {
-        TransferEvent::Progress(progress) => {
-            let running = shelf.item(&progress.transfer).is_some_and(|item| item.state == State::Running);
-            if running { bars.update(progress, shelf, roster) } else { bars.remove(&progress.transfer) }
-        }
-        TransferEvent::Done { transfer, .. } | TransferEvent::Failed { transfer, .. } => {
-            bars.remove(transfer)
-        }
-        TransferEvent::Preparing { .. }
-        | TransferEvent::Prepared { .. }
-        | TransferEvent::NotPrepared { .. }
-        | TransferEvent::Offered { .. }
-        | TransferEvent::Withdrawn { .. }
-        | TransferEvent::Accepting { .. }
-        | TransferEvent::Refused { .. }
-        | TransferEvent::Accepted { .. }
-        | TransferEvent::Declined { .. }
-        | TransferEvent::Conflicts { .. }
-        | TransferEvent::Resumed { .. }
-        | TransferEvent::Stalled { .. }
-        | TransferEvent::Delivered { .. }
-        | TransferEvent::Undelivered { .. }
-        | TransferEvent::PeerCutOff { .. } => {}
+    if let TransferEvent::Progress(progress) = event {
+        let running = shelf.item(&progress.transfer).is_some_and(|item| item.state == State::Running);
+        if running { bars.update(progress, shelf, roster) } else { bars.remove(&progress.transfer) }
+    } else if let TransferEvent::Done { transfer, .. } | TransferEvent::Failed { transfer, .. } = event {
+        bars.remove(transfer);
     }
     // What ends `send` is its last word, and said once.
     let last_word = matches!(

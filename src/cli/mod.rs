@@ -9,6 +9,7 @@ pub mod desk;
 pub mod exit;
 pub mod format;
 pub mod input;
+pub mod invite;
 pub mod join;
 pub mod json;
 pub mod layout;

@@ -16,14 +16,14 @@ use super::format;
 use super::input::{self, Input};
 use super::join::exit_of;
 use super::room::{self, Files};
-use super::session::{Happening, Session};
+use super::session::{Happening, Session, until};
 use super::shelf::{Item, State};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
 use super::values::{Arrival, Resolution, ResolutionError};
 use crate::core::transfer::{Direction, Target, TransferCommand, TransferEvent};
 use crate::node::api::{Command, Event};
-use crate::wire::TransferId;
+use crate::wire::{TransferId, UserId};
 
 /// How long somebody who has the rest may take to come back.
 const ALONE_MAX: Duration = Duration::from_secs(30);
@@ -144,40 +144,29 @@ impl Counter {
     }
 
     fn on_transfer(&mut self, event: &TransferEvent, desk: &mut Desk) {
-        match event {
-            TransferEvent::Offered { from, offer, .. } => match self.consent.judge(from, &desk.roster) {
-                Decision::Accept => self.session.ask(ask::accept(offer.transfer)),
-                Decision::Ask if self.can_ask => self.queue(Question::Take(offer.transfer), desk),
-                Decision::Ask => {
-                    let item = desk.shelf.item(&offer.transfer);
-                    let what = item.map(desk::what).unwrap_or_default();
-                    desk.note(Ink::Warn, format!("declined {what} from {}", desk.roster.label(from)));
-                    desk.shelf.decline(&offer.transfer);
-                    self.session.ask(ask::reject(offer.transfer));
-                }
-            },
-            TransferEvent::Conflicts { transfer, .. } => self.queue(Question::InTheWay(*transfer), desk),
-            TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } => {
-                let was_asked = self.questions.front().is_some_and(|first| first.transfer() == *transfer);
-                self.questions.retain(|question| question.transfer() != *transfer);
-                if was_asked {
-                    self.put_question(desk);
-                }
+        if let TransferEvent::Offered { from, offer, .. } = event {
+            self.on_offer(from, offer.transfer, desk);
+        } else if let TransferEvent::Conflicts { transfer, .. } = event {
+            self.queue(Question::InTheWay(*transfer), desk);
+        } else if let TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } = event {
+            let was_asked = self.questions.front().is_some_and(|first| first.transfer() == *transfer);
+            self.questions.retain(|question| question.transfer() != *transfer);
+            if was_asked {
+                self.put_question(desk);
             }
-            TransferEvent::Preparing { .. }
-            | TransferEvent::Prepared { .. }
-            | TransferEvent::NotPrepared { .. }
-            | TransferEvent::Accepting { .. }
-            | TransferEvent::Refused { .. }
-            | TransferEvent::Accepted { .. }
-            | TransferEvent::Declined { .. }
-            | TransferEvent::Resumed { .. }
-            | TransferEvent::Progress(_)
-            | TransferEvent::Stalled { .. }
-            | TransferEvent::Delivered { .. }
-            | TransferEvent::Undelivered { .. }
-            | TransferEvent::Done { .. }
-            | TransferEvent::PeerCutOff { .. } => {}
+        }
+    }
+
+    fn on_offer(&mut self, from: &UserId, transfer: TransferId, desk: &mut Desk) {
+        match self.consent.judge(from, &desk.roster) {
+            Decision::Accept => self.session.ask(ask::accept(transfer)),
+            Decision::Ask if self.can_ask => self.queue(Question::Take(transfer), desk),
+            Decision::Ask => {
+                let what = desk.shelf.item(&transfer).map(desk::what).unwrap_or_default();
+                desk.note(Ink::Warn, format!("declined {what} from {}", desk.roster.label(from)));
+                desk.shelf.decline(&transfer);
+                self.session.ask(ask::reject(transfer));
+            }
         }
     }
 
@@ -256,13 +245,6 @@ fn command_for(question: Question, answer: &str) -> Result<Command, String> {
             let resolution = word.parse().map_err(|error: ResolutionError| error.to_string())?;
             Ok(ask::resolve(transfer, resolution))
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

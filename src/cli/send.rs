@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::format;
 use super::join::exit_of;
 use super::room::{self, Files};
-use super::session::{Happening, Session};
+use super::session::{Happening, Session, until};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
 use crate::core::transfer::{SendToken, SourceOptions, TransferEvent};
@@ -129,13 +129,6 @@ async fn deliver(
             Happening::Input(_) | Happening::Answer(_) => {}
             Happening::Ended(ended) => return verdict.unwrap_or_else(|| exit_of(ended.as_ref())),
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -121,7 +121,7 @@ impl Session {
                 },
                 Some(answer) = self.answers.1.recv() => return Happening::Answer(answer),
                 input = receive(&mut self.input), if may_read => return Happening::Input(input),
-                () = at(leave_by) => return Happening::Ended(Some(Ended::Quit)),
+                () = until(leave_by) => return Happening::Ended(Some(Ended::Quit)),
             }
         }
     }
@@ -134,7 +134,8 @@ async fn receive(input: &mut Option<mpsc::Receiver<Input>>) -> Input {
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Waits until then; for ever if there is no such time.
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

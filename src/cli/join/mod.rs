@@ -11,18 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::JoinArgs;
-use super::config::{RoomConfig, Telling};
+use super::config::RoomConfig;
 use super::consent::Consent;
 use super::exit::{Exit, Failure};
 use super::input::{self, Input};
-use super::json::{ErrorCode, Event as JsonEvent, VERSION, to_line};
-use super::room::{self, Files, Origin, Reach, Room};
+use super::json::{ErrorCode, Event as JsonEvent, to_line};
+use super::room::{self, Files, Room};
 use super::roster::Roster;
 use super::session::{Happening, Session};
 use super::signals::Signals;
 use super::term::{self, Palette, SavedTerminal};
 use super::values::Arrival;
-use super::{log, words};
+use super::{invite, log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
 
@@ -86,26 +86,6 @@ pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
     Err(Failure::new(exit, words::ended(ended).unwrap_or_default()))
 }
 
-/// What the first in a room tells about the invite, and the command that others use it with.
-pub(super) fn how_to_join(room: &Room, told: Telling, command: &str) -> Vec<String> {
-    let Origin::Made { reach } = room.origin else { return Vec::new() };
-    let mut lines = vec![
-        format!("The room is {}. Others join with this; whoever has it can read along:", room.invite.room()),
-        String::new(),
-        format!("  swarm {command} '{}'", told.text(&room.invite)),
-        String::new(),
-    ];
-    if told.qr {
-        lines.extend(room.invite.qr().lines().map(str::to_owned));
-        lines.push(String::new());
-    }
-    if reach == Reach::Machine {
-        lines.push("It works on this machine only; --listen 0.0.0.0:0 opens it to your network.".to_owned());
-        lines.push(String::new());
-    }
-    lines
-}
-
 /// The terminal.
 async fn chat(
     room: Room,
@@ -119,7 +99,7 @@ async fn chat(
     let (prompter, typed) = editor::start(history)?;
     let printer = prompter.printer().clone();
     log::redirect(Some(Arc::new(move |line| printer.print(line))));
-    for line in how_to_join(&room, config.telling, "join") {
+    for line in invite::lines(&room, config.telling, "join") {
         term::print_line(&line)?;
     }
     let mut repl = Repl::new(Settings {
@@ -184,7 +164,7 @@ async fn pipe_lines(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    how_to_join(&room, config.telling, "join").iter().for_each(|line| term::eprint_line(line));
+    invite::lines(&room, config.telling, "join").iter().for_each(|line| term::eprint_line(line));
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
@@ -220,13 +200,10 @@ async fn speak_json(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    let invite = room.invite.reveal();
-    if let Origin::Made { .. } = room.origin {
-        let event =
-            JsonEvent::Invite { version: VERSION, invite: invite.clone(), room: room.invite.room().clone() };
+    if let Some(event) = invite::event(&room) {
         term::print_line(&to_line(&event))?;
     }
-    let mut face = JsonFace::new(config.name.clone(), Some(invite), consent);
+    let mut face = JsonFace::new(config.name.clone(), Some(room.invite.reveal()), consent);
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
     let wait = args.wait.unwrap_or(0);

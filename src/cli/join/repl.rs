@@ -1,16 +1,18 @@
 //! The face of a terminal, without the terminal: events and typed lines in, lines to show and things to ask out.
 
-use super::commands::{self, COMMANDS, SEND_OPTIONS, Sending, Typed};
-use crate::cli::ask::{self, Tokens};
-use crate::cli::consent::{Consent, Decision};
+mod files;
+#[cfg(test)]
+mod tests;
+
+use super::commands::{self, COMMANDS, SEND_OPTIONS, Typed};
+use crate::cli::ask::Tokens;
+use crate::cli::consent::Consent;
 use crate::cli::format;
 use crate::cli::layout;
 use crate::cli::roster::Roster;
-use crate::cli::shelf::{Item, Shelf, State};
+use crate::cli::shelf::Shelf;
 use crate::cli::term::{self, Ink, Palette};
-use crate::cli::values::Resolution;
 use crate::cli::words::{self, Narrator};
-use crate::core::transfer::{Direction, TransferEvent};
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::UserId;
 use crate::wire::text;
@@ -114,21 +116,7 @@ impl Repl {
 
     /// One line about everything, at most as wide as the terminal: transfers first, for they are what one waits for.
     pub fn status(&self) -> String {
-        let mut parts: Vec<String> = self
-            .shelf
-            .items()
-            .into_iter()
-            .filter(|item| item.state == State::Running)
-            .filter_map(progress)
-            .collect();
-        let waiting = self.shelf.items().iter().filter(|item| awaits_us(item)).count();
-        if waiting > 0 {
-            parts.push(format!("{} waiting: /accept", format::count(waiting, "offer")));
-        }
-        let in_the_way = self.shelf.items().iter().filter(|item| item.state == State::InTheWay).count();
-        if in_the_way > 0 {
-            parts.push(format!("{} in question: /resolve", format::count(in_the_way, "transfer")));
-        }
+        let mut parts = self.under_way();
         parts.push(match self.roster.len() {
             0 => "nobody else is here".to_owned(),
             1 => "1 other here".to_owned(),
@@ -242,44 +230,6 @@ impl Repl {
         shown
     }
 
-    fn transfer(&mut self, event: &TransferEvent) -> Step {
-        let note = self.shelf.on_event(event, &self.roster);
-        let mut step = Step::default();
-        if let TransferEvent::Offered { from, offer, .. } = event
-            && self.consent.judge(from, &self.roster) == Decision::Accept
-        {
-            step.asks.push(Ask::Command(ask::accept(offer.transfer)));
-            return step;
-        }
-        let question = self.question(event);
-        let asks = question.is_some();
-        let answers = question.unwrap_or_default();
-        step.lines = note.map(|note| self.note(note.ink, &(note.text + &answers))).unwrap_or_default();
-        if asks && let Some(first) = step.lines.first_mut() {
-            first.insert_str(0, BELL);
-        }
-        if let TransferEvent::Delivered { transfer, .. } | TransferEvent::Undelivered { transfer, .. } = event
-        {
-            let all_have_it = self.shelf.item(transfer).filter(|item| item.state == State::Done);
-            let summary = all_have_it.map(|item| self.note(Ink::Dim, &item.sent_summary()));
-            step.lines.extend(summary.into_iter().flatten());
-        }
-        step
-    }
-
-    /// How to answer what an event asks, if it asks anything.
-    fn question(&self, event: &TransferEvent) -> Option<String> {
-        if let TransferEvent::Offered { offer, .. } = event {
-            let number = self.shelf.item(&offer.transfer)?.number;
-            Some(format!(": /accept {number} or /reject {number}"))
-        } else if let TransferEvent::Conflicts { transfer, .. } = event {
-            let number = self.shelf.item(transfer)?.number;
-            Some(format!(": /resolve {number} rename, skip or overwrite"))
-        } else {
-            None
-        }
-    }
-
     fn say(&self, text: &str, to: To) -> Step {
         if self.roster.is_empty() {
             return self
@@ -292,56 +242,6 @@ impl Repl {
         match self.roster.find_prefix(rest) {
             Ok((_, "")) => self.complain("usage: /msg NAME TEXT"),
             Ok((peer, text)) => self.say(text, To::Peers(vec![peer])),
-            Err(error) => self.complain(&error.to_string()),
-        }
-    }
-
-    fn send(&mut self, sending: Sending) -> Step {
-        let Sending { source, paths } = sending;
-        let to = match source.to.iter().map(|name| self.roster.find(name)).collect::<Result<Vec<_>, _>>() {
-            Ok(nobody) if nobody.is_empty() => To::Everyone,
-            Ok(peers) => To::Peers(peers),
-            Err(error) => return self.complain(&error.to_string()),
-        };
-        // In a chat, stdin is the keyboard.
-        if paths.iter().any(|path| path.as_os_str() == "-") {
-            return self.complain("stdin can't be sent from within a chat: use swarm send -");
-        }
-        let token = self.tokens.fresh();
-        Step::ask(Ask::Command(ask::send(token, paths, to, source.options())))
-    }
-
-    fn accept(&self, which: &str) -> Step {
-        match self.shelf.pick(which, awaits_us) {
-            Ok(transfer) => Step::ask(Ask::Command(ask::accept(transfer))),
-            Err(error) => self.complain(&error.to_string()),
-        }
-    }
-
-    fn accept_all(&self) -> Step {
-        let waiting =
-            self.shelf.items().into_iter().filter(|item| awaits_us(item)).map(|item| item.offer.transfer);
-        let asks: Vec<Ask> = waiting.map(|transfer| Ask::Command(ask::accept(transfer))).collect();
-        if asks.is_empty() {
-            self.complain("nothing waits for an answer")
-        } else {
-            Step { lines: Vec::new(), asks }
-        }
-    }
-
-    fn reject(&mut self, which: &str) -> Step {
-        match self.shelf.pick(which, |item| awaits_us(item) || item.is_being_received()) {
-            Ok(transfer) => {
-                self.shelf.decline(&transfer);
-                Step::ask(Ask::Command(ask::reject(transfer)))
-            }
-            Err(error) => self.complain(&error.to_string()),
-        }
-    }
-
-    fn resolve(&self, which: &str, how: Resolution) -> Step {
-        match self.shelf.pick(which, |item| item.state == State::InTheWay) {
-            Ok(transfer) => Step::ask(Ask::Command(ask::resolve(transfer, how))),
             Err(error) => self.complain(&error.to_string()),
         }
     }
@@ -361,46 +261,6 @@ impl Repl {
             lines: self.note(Ink::Dim, &text),
             asks: vec![Ask::Command(Command::Ignore { peer, ignored })],
         }
-    }
-
-    fn transfers(&self) -> Vec<String> {
-        let items = self.shelf.items();
-        if items.is_empty() {
-            return self.note(Ink::Dim, "no transfers yet; /send PATH offers something");
-        }
-        let mut lines = Vec::new();
-        for item in items {
-            lines.push(self.transfer_line(item));
-            let parts = item.progress.iter().flat_map(|progress| &progress.peers);
-            let running = item.state == State::Running;
-            lines.extend(parts.filter(|_| running).map(|peer| {
-                let has = format::percent(peer.has_bytes, item.offer.bytes);
-                let (down, up) = (format::rate(peer.down_bps), format::rate(peer.up_bps));
-                self.palette.paint(
-                    Ink::Dim,
-                    &format!("     {} has {has} %, ↓ {down} ↑ {up}", self.roster.label(&peer.peer)),
-                )
-            }));
-        }
-        lines
-    }
-
-    fn transfer_line(&self, item: &Item) -> String {
-        let (arrow, who) = match &item.from {
-            Some(from) => ("↓", format!(" from {}", self.roster.label(from))),
-            None => ("↑", String::new()),
-        };
-        let state = match item.state {
-            State::Waiting if item.from.is_some() => "waiting for /accept".to_owned(),
-            State::Waiting => "offered".to_owned(),
-            State::Running => progress(item).unwrap_or_else(|| "starting".to_owned()),
-            State::Done => "done".to_owned(),
-            State::Failed => "failed".to_owned(),
-            State::InTheWay => "waiting for /resolve".to_owned(),
-            State::Declined => "declined".to_owned(),
-            State::Withdrawn => "withdrawn".to_owned(),
-        };
-        format!("{:>3}. {arrow} {} ({}){who}: {state}", item.number, item.name(), item.size())
     }
 
     fn help(&self) -> Vec<String> {
@@ -432,213 +292,5 @@ impl Repl {
         let first = format!("{} {head}", self.palette.paint(Ink::Dim, &now));
         let front = std::iter::once(first).chain(std::iter::repeat(" ".repeat(indent)));
         front.zip(painted).map(|(front, line)| format!("{front}{line}")).collect()
-    }
-}
-
-fn awaits_us(item: &Item) -> bool {
-    item.state == State::Waiting && item.direction() == Direction::Receive
-}
-
-/// `↓ film.mkv 45 % 11.2 MiB/s 0:12`.
-fn progress(item: &Item) -> Option<String> {
-    let progress = item.progress.as_ref()?;
-    let arrow = match progress.direction {
-        Direction::Send => "↑",
-        Direction::Receive => "↓",
-    };
-    let eta = progress.eta.map(|eta| format!(" {}", format::clock(eta))).unwrap_or_default();
-    let (percent, rate) = (format::percent(progress.bytes, progress.total), format::rate(progress.rate_bps));
-    Some(format!("{arrow} {} {percent} % {rate}{eta}", item.name()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::consent::tests::consent;
-    use crate::cli::roster::tests::{peer, roster};
-    use crate::cli::shelf::tests::{id, offer};
-    use crate::core::transfer::{ConflictPolicy, Progress, TransferCommand};
-    use crate::node::api::CloseReason;
-    use crate::wire::TransferId;
-    use crate::wire::path::SafePath;
-
-    fn repl(accept_from: &[&str]) -> Repl {
-        Repl::new(Settings {
-            roster: roster(&[("1111", "ada"), ("2222", "bob")]),
-            consent: consent(false, accept_from, true),
-            palette: Palette::PLAIN,
-            keyed: true,
-            invite: Some("ws://h/r#k".into()),
-            now: || "12:01".into(),
-        })
-    }
-
-    fn message(text: &str, direct: bool) -> Event {
-        Event::Message { from: peer("1111", "ada"), text: text.into(), direct }
-    }
-
-    #[test]
-    fn lines_stand_behind_the_time_and_the_name() {
-        let mut repl = repl(&[]);
-        assert_eq!(
-            repl.on_event(&message("hello\nworld", false)).lines,
-            ["12:01 <ada> hello", "            world"]
-        );
-        assert_eq!(repl.on_event(&message("/me waves", false)).lines, ["12:01 * ada waves"]);
-        assert_eq!(repl.on_event(&message("psst", true)).lines, ["\x0712:01 <ada to you> psst"]);
-        assert_eq!(repl.on_event(&message("hi me!", false)).lines, ["\x0712:01 <ada> hi me!"]);
-    }
-
-    #[test]
-    fn nothing_that_a_peer_says_can_pretend_to_be_another_line() {
-        let mut repl = repl(&[]);
-        repl.set_columns(40);
-        let forged = format!("hi{}12:02 <bob> I owe you", " ".repeat(38));
-        for line in repl.on_event(&message(&forged, false)).lines.iter().skip(1) {
-            assert!(line.starts_with("            "), "{line:?}");
-        }
-        let escapes = repl.on_event(&message("\x1b[1A\r12:02 <bob> hi", false)).lines;
-        assert_eq!(escapes, ["12:01 <ada> ␛[1A␍12:02 <bob> hi"]);
-    }
-
-    #[test]
-    fn who_is_not_verified_is_marked_in_every_line() {
-        let mut repl = repl(&[]);
-        let mut ada = peer("1111", "ada");
-        ada.verified = false;
-        let event = Event::Message { from: ada, text: "hi".into(), direct: false };
-        assert_eq!(repl.on_event(&event).lines, ["12:01 <ada?> hi"]);
-    }
-
-    #[test]
-    fn a_peer_that_leaves_is_named_one_last_time() {
-        let mut repl = repl(&[]);
-        let closed = Event::Closed { peer: peer("1111", "ada"), reason: CloseReason::Left };
-        assert_eq!(repl.on_event(&closed).lines, ["12:01 - ada left"]);
-        assert_eq!(repl.labels(), ["bob"]);
-    }
-
-    #[test]
-    fn what_is_typed_is_asked_of_the_node() {
-        let mut repl = repl(&[]);
-        let asked = |step: Step| match step.asks.as_slice() {
-            [Ask::Command(command)] => format!("{command:?}"),
-            asks => format!("{asks:?} {:?}", step.lines),
-        };
-        assert_eq!(asked(repl.on_line("hi")), r#"Say { text: "hi", to: Everyone }"#);
-        assert_eq!(asked(repl.on_line("/msg ada hi you")), r#"Say { text: "hi you", to: Peers(["1111"]) }"#);
-        assert_eq!(asked(repl.on_line("/nick eve")), r#"Rename { name: "eve" }"#);
-        assert_eq!(repl.prompt(), "eve> ");
-        assert_eq!(asked(repl.on_line("/ignore bob")), r#"Ignore { peer: "2222", ignored: true }"#);
-        assert!(asked(repl.on_line("/send a b")).contains(r#"paths: ["a", "b"]"#));
-        assert_eq!(asked(repl.on_line("/quit")), "[Quit] []");
-        assert_eq!(
-            asked(repl.on_line("/msg eve hi")),
-            r#"[] ["nobody here is called eve; /peers shows who is here"]"#
-        );
-        assert_eq!(asked(repl.on_line("/accept")), r#"[] ["nothing waits for an answer"]"#);
-    }
-
-    #[test]
-    fn an_offer_is_accepted_by_number_or_by_who_sends_it() {
-        let offered = |from: &str| {
-            let offer = offer(7, "film.mkv", from);
-            Event::Transfer(TransferEvent::Offered { from: id(from), offer, free_bytes: None })
-        };
-        let mut careful = repl(&["bob"]);
-        let step = careful.on_event(&offered("1111"));
-        assert_eq!(step.lines, ["\x0712:01 - ada offers film.mkv (1.0 MiB): /accept 1 or /reject 1"]);
-        assert!(step.asks.is_empty());
-        let accepted = careful.on_line("/accept").asks;
-        assert!(matches!(
-            accepted.as_slice(),
-            [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]
-        ));
-        let step = repl(&["bob"]).on_event(&offered("2222"));
-        let asks = step.asks.as_slice();
-        assert!(
-            matches!(asks, [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]),
-            "{asks:?}"
-        );
-    }
-
-    #[test]
-    fn what_is_in_the_way_is_asked_and_resolved() {
-        let mut repl = repl(&[]);
-        let transfer = TransferId([7; 32]);
-        let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(7, "photos", "1111") };
-        repl.on_event(&Event::Transfer(accepting));
-        let paths = ["photos/a.jpg", "b"].map(|path| SafePath::parse(path).expect("a path")).to_vec();
-        let conflicts = Event::Transfer(TransferEvent::Conflicts { transfer, paths, count: 9 });
-        let lines =
-            repl.on_event(&conflicts).lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
-        let asked = "- photos: 9 files are there already: photos/a.jpg, b and 7 more: /resolve 1 rename, skip or overwrite";
-        assert!(lines.ends_with(asked), "{lines}");
-        assert!(lines.starts_with(BELL));
-        assert!(repl.status().contains("1 transfer in question: /resolve"));
-        let asks = repl.on_line("/resolve skip").asks;
-        let [Ask::Command(Command::Transfer(TransferCommand::Resolve { conflict, .. }))] = asks[..] else {
-            panic!("{asks:?}")
-        };
-        assert_eq!(conflict, ConflictPolicy::Skip);
-        repl.on_event(&Event::Transfer(TransferEvent::Resumed { transfer, bytes: 1, total: 2 }));
-        assert_eq!(repl.on_line("/resolve skip").lines, ["nothing waits for an answer"]);
-    }
-
-    #[test]
-    fn what_was_rejected_waits_no_more() {
-        let mut repl = repl(&[]);
-        let offer = offer(7, "film.mkv", "1111");
-        let offered = TransferEvent::Offered { from: id("1111"), offer, free_bytes: None };
-        repl.on_event(&Event::Transfer(offered));
-        assert!(repl.status().contains("1 offer waiting"));
-        assert!(matches!(
-            repl.on_line("/reject").asks.as_slice(),
-            [Ask::Command(Command::Transfer(TransferCommand::Reject { .. }))]
-        ));
-        assert_eq!(repl.status(), "  2 others here");
-        assert_eq!(repl.on_line("/accept").lines, ["nothing waits for an answer"]);
-    }
-
-    #[test]
-    fn the_status_line_shows_what_one_waits_for() {
-        let mut repl = repl(&[]);
-        assert_eq!(repl.status(), "  2 others here");
-        let transfer = TransferId([7; 32]);
-        let offer = offer(7, "film.mkv", "1111");
-        repl.on_event(&Event::Transfer(TransferEvent::Accepting { from: id("1111"), offer }));
-        repl.on_event(&Event::Transfer(TransferEvent::Progress(Progress {
-            transfer,
-            direction: Direction::Receive,
-            bytes: 1 << 19,
-            total: 1 << 20,
-            rate_bps: 1 << 17,
-            eta: Some(std::time::Duration::from_secs(4)),
-            uploaded_bytes: 0,
-            peers: Vec::new(),
-        })));
-        assert_eq!(repl.status(), "  ↓ film.mkv 50 % 128 KiB/s 0:04 · 2 others here");
-        repl.set_columns(20);
-        assert_eq!(repl.status(), "  ↓ film.mkv 50 % …");
-    }
-
-    #[test]
-    fn the_table_of_peers_says_how_each_is_connected() {
-        let mut ada = peer("1111", "ada");
-        ada.received_bytes = 4096;
-        ada.path = Some(crate::core::peer::Path {
-            kind: crate::core::peer::PathKind::Relayed,
-            local: "[::1]:1".parse().expect("an address"),
-            remote: "[::1]:2".parse().expect("an address"),
-            rtt: Some(std::time::Duration::from_millis(42)),
-        });
-        let lines = repl(&[]).peers(&[ada]);
-        assert_eq!(
-            lines,
-            [
-                "NAME  TRUST     PATH          RTT    SENT  RECEIVED  ID",
-                "ada   verified  relayed IPv6  42 ms  0 B   4.0 KiB   1111",
-            ]
-        );
     }
 }
