@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::args::RecvArgs;
+use super::args::{AcceptArgs, RecvArgs};
 use super::ask;
 use super::config::RoomConfig;
 use super::consent::{Consent, Decision};
@@ -31,22 +31,10 @@ const ALONE_MAX: Duration = Duration::from_secs(30);
 /// Runs `swarm recv`.
 pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal() && !args.json;
-    if !can_ask && !args.accept.yes && args.accept.accept_from.is_empty() {
-        return Err(Failure::new(
-            Exit::Usage,
-            "nobody can be asked here what to accept: say --yes or --accept-from NAME",
-        ));
+    if !can_ask {
+        needs_nobody(&args.accept)?;
     }
-    if !can_ask && args.accept.on_conflict == Arrival::Ask {
-        return Err(Arrival::nobody_to_ask());
-    }
-    let target = match args.accept.out.as_os_str() == "-" {
-        true if args.json => {
-            return Err(Failure::new(Exit::Usage, "--json and -o - both want stdout: leave one out"));
-        }
-        true => Target::Stdout,
-        false => Target::Folder(args.accept.out.clone()),
-    };
+    let target = target(&args)?;
     let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
@@ -65,6 +53,28 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
         server.close().await;
     }
     result
+}
+
+/// Whether everything that could be asked is answered by the arguments.
+fn needs_nobody(accept: &AcceptArgs) -> Result<(), Failure> {
+    if !accept.yes && accept.accept_from.is_empty() {
+        let message = "nobody can be asked here what to accept: say --yes or --accept-from NAME";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    match accept.on_conflict {
+        Arrival::Ask => Err(Arrival::nobody_to_ask()),
+        Arrival::Rename | Arrival::Skip | Arrival::Overwrite => Ok(()),
+    }
+}
+
+fn target(args: &RecvArgs) -> Result<Target, Failure> {
+    if args.accept.out.as_os_str() != "-" {
+        return Ok(Target::Folder(args.accept.out.clone()));
+    }
+    if args.json {
+        return Err(Failure::new(Exit::Usage, "--json and -o - both want stdout: leave one out"));
+    }
+    Ok(Target::Stdout)
 }
 
 /// Where offers come in and answers go out.

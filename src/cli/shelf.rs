@@ -1,23 +1,18 @@
 //! The transfers a face knows of: their numbers, their state, and what is said about them.
 
+mod words;
+
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
 use super::format;
 use super::roster::Roster;
-use super::term::Ink;
 use super::words::Note;
 use crate::core::transfer::{Direction, OfferInfo, Progress, TransferEvent};
-use crate::wire::path::SafePath;
 use crate::wire::text;
 use crate::wire::{TransferId, UserId};
 
 /// The longest name of a file that is shown, in characters.
 const NAME_MAX_CHARS: usize = 60;
-
-/// Files in the way that are named; the others are counted.
-const CONFLICTS_NAMED: usize = 3;
 
 /// Transfers kept, ended ones first out: what `/transfers` can look back on.
 const ITEMS_MAX: usize = 200;
@@ -218,98 +213,7 @@ impl Shelf {
     /// Takes news in and says it in words, if it is worth a line.
     pub fn on_event(&mut self, event: &TransferEvent, roster: &Roster) -> Option<Note> {
         self.record(event);
-        match event {
-            TransferEvent::Preparing { .. } | TransferEvent::Progress(_) => None,
-            TransferEvent::Prepared { offer, .. } => {
-                Some(Note::new(Ink::Good, format!("offering {} ({})", shown_name(offer), size(offer))))
-            }
-            TransferEvent::NotPrepared { error, .. } => {
-                Some(Note::new(Ink::Bad, format!("can't send that: {error}")))
-            }
-            TransferEvent::Offered { from, offer, free_bytes } => {
-                Some(offered(from, offer, *free_bytes, roster))
-            }
-            TransferEvent::Withdrawn { transfer } => {
-                Some(Note::new(Ink::Dim, format!("{} is no longer offered", self.name(transfer))))
-            }
-            TransferEvent::Accepting { from, offer } => Some(Note::new(
-                Ink::Good,
-                format!("receiving {} ({}) from {}", shown_name(offer), size(offer), roster.label(from)),
-            )),
-            TransferEvent::Refused { from, offer, reason } => Some(Note::new(
-                Ink::Warn,
-                format!(
-                    "declined {} ({}) from {}: {reason}",
-                    shown_name(offer),
-                    size(offer),
-                    roster.label(from)
-                ),
-            )),
-            TransferEvent::Accepted { transfer, peer } => {
-                Some(Note::new(Ink::Good, format!("{} takes {}", roster.label(peer), self.name(transfer))))
-            }
-            TransferEvent::Declined { transfer, peer, reason } => Some(Note::new(
-                Ink::Warn,
-                format!("{} declined {}: {reason}", roster.label(peer), self.name(transfer)),
-            )),
-            TransferEvent::Conflicts { transfer, paths, count } => {
-                Some(Note::new(Ink::Warn, format!("{}: {}", self.name(transfer), in_the_way(paths, *count))))
-            }
-            TransferEvent::Resumed { transfer, bytes, total } => Some(Note::new(
-                Ink::Good,
-                format!(
-                    "resuming {} at {} % ({} are here already)",
-                    self.name(transfer),
-                    format::percent(*bytes, *total),
-                    format::bytes(*bytes)
-                ),
-            )),
-            TransferEvent::Stalled { transfer, missing_bytes } => Some(Note::new(
-                Ink::Warn,
-                format!(
-                    "{} waits: nobody here has the missing {}",
-                    self.name(transfer),
-                    format::bytes(*missing_bytes)
-                ),
-            )),
-            TransferEvent::Delivered { transfer, peer, .. } => {
-                Some(Note::new(Ink::Good, format!("{} has {}", roster.label(peer), self.name(transfer))))
-            }
-            TransferEvent::Undelivered { transfer, peer, reason } => {
-                let why = reason.as_ref().map_or_else(
-                    || "left before everything was there".to_owned(),
-                    |reason| format!("gave up: {}", text::line(&reason.to_string(), 200)),
-                );
-                Some(Note::new(Ink::Bad, format!("{}: {} {why}", self.name(transfer), roster.label(peer))))
-            }
-            TransferEvent::Done {
-                offer,
-                path,
-                elapsed,
-                skipped,
-                from_origin_bytes,
-                from_others_bytes,
-                ..
-            } => {
-                let fetched = from_origin_bytes + from_others_bytes;
-                Some(Note::new(Ink::Good, received(offer, path.as_deref(), fetched, *elapsed, *skipped)))
-            }
-            TransferEvent::Failed { transfer, reason, .. } => Some(Note::new(
-                Ink::Bad,
-                format!(
-                    "{} will not complete: {}",
-                    self.name(transfer),
-                    text::line(&reason.to_string(), 300)
-                ),
-            )),
-            TransferEvent::PeerCutOff { transfer, peer, reason } => {
-                let what = transfer
-                    .as_ref()
-                    .map_or_else(String::new, |transfer| format!("{}: ", self.name(transfer)));
-                let who = roster.label(peer);
-                Some(Note::new(Ink::Bad, format!("{what}nothing more is taken from {who}: {reason}")))
-            }
-        }
+        self.words(event, roster)
     }
 
     fn name(&self, transfer: &TransferId) -> String {
@@ -416,56 +320,6 @@ impl Shelf {
             };
         }
     }
-}
-
-fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> Note {
-    let label = roster.label(from);
-    let origin = match offer.origin == *from {
-        true => String::new(),
-        false => format!(", first sent by {}", roster.label(&offer.origin)),
-    };
-    let room = match free_bytes {
-        Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
-        Some(_) | None => String::new(),
-    };
-    let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
-    Note::new(Ink::Bold, format!("{label} offers {what}"))
-}
-
-/// `2 files are there already: a.txt, b.txt`.
-fn in_the_way(paths: &[SafePath], count: usize) -> String {
-    let named = paths.iter().take(CONFLICTS_NAMED).map(|path| text::line(path.as_str(), NAME_MAX_CHARS));
-    let named: Vec<_> = named.collect();
-    let more = match count.saturating_sub(named.len()) {
-        0 => String::new(),
-        some => format!(" and {some} more"),
-    };
-    let are = if count == 1 { "is" } else { "are" };
-    format!("{} {are} there already: {}{more}", format::count(count, "file"), named.join(", "))
-}
-
-/// `received film.mkv (256 MiB) in 2.3 s, 111 MiB/s into ./film.mkv`; what was here already does not count as fast.
-fn received(
-    offer: &OfferInfo,
-    path: Option<&Path>,
-    fetched: u64,
-    elapsed: Duration,
-    skipped: usize,
-) -> String {
-    let rate = (fetched as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
-    let place = path.map(|path| format!(" into {}", text::whole_line(&path.display().to_string())));
-    let skipped = match skipped {
-        0 => String::new(),
-        some => format!("; {} left out, because of what was there", format::count(some, "file")),
-    };
-    format!(
-        "received {} ({}) in {}, {}{}{skipped}",
-        shown_name(offer),
-        size(offer),
-        format::took(elapsed),
-        format::rate(rate),
-        place.unwrap_or_default()
-    )
 }
 
 #[cfg(test)]

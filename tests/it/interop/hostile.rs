@@ -10,6 +10,7 @@ use crate::scene::{Arrival, Kind, Manner, Scene, Sight, browser};
 #[ignore = "needs the originals: scripts/test interop"]
 fn sixteen_originals_whose_offers_precede_their_init_join_at_once() {
     let mut scene = Scene::new();
+    scene.use_browser(browser(&[]).0);
     for n in 0..16 {
         let kind = if n % 4 == 3 { Kind::Tab(Second) } else { Kind::Node(Second) };
         scene.join_as(&format!("peer-{n:02}"), kind, Manner { late_init: true, wrapped: false });
@@ -26,9 +27,11 @@ fn a_frozen_member_delays_nobody_and_is_met_when_it_wakes() {
         let mut scene = Scene::new();
         let here = [("ann", Kind::Ours), ("bob", Kind::Node(Second)), ("ice", frozen)];
         scene.gather(&here, Arrival::OneByOne);
-        // All tabs of a browser freeze together: another one is used from here on.
+        // All tabs of a browser freeze together: another one is used from here on. It is up before, for the server has done
+        // with whoever is frozen for a minute.
+        let elsewhere = browser(&[]).0;
         scene.process("ice").signal("STOP");
-        scene.use_browser(browser(&[]).0);
+        scene.use_browser(elsewhere);
         let newcomers = [
             ("cyd", Kind::Node(First)),
             ("dan", Kind::Tab(Second)),
