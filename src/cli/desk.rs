@@ -3,6 +3,7 @@
 use std::io;
 
 use super::bars::Bars;
+use super::code::News;
 use super::config::Telling;
 use super::exit::{Exit, Failure};
 use super::join;
@@ -94,6 +95,18 @@ impl Desk {
         };
         self.roster.forget(event);
         told
+    }
+
+    /// Tells what became of a one-time code. `command` is what its user does with it.
+    pub fn tell_code(&self, news: &News, command: &str) -> io::Result<()> {
+        match &self.voice {
+            Voice::People { bars, .. } => {
+                let lines = news.lines(command, "start again with --code for another");
+                bars.suspend(|| lines.iter().for_each(|line| term::eprint_line(line)));
+                Ok(())
+            }
+            Voice::Program(_) => print(&news.event()),
+        }
     }
 
     /// Says something to people. Programs learn it from the events.

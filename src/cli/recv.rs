@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::args::RecvArgs;
 use super::ask;
+use super::code::{self, Codes};
 use super::config::RoomConfig;
 use super::consent::{Consent, Decision};
 use super::desk::{self, Audience, Desk};
@@ -43,7 +44,8 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
         true => Target::Stdout,
         false => Target::Folder(args.accept.out.clone()),
     };
-    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
+    let invite = code::exchange(&args.room, args.invite.as_deref(), args.typed_code.as_deref()).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
     let mut room = room::enter(&config, Files { target, conflict: args.accept.on_conflict.into() }).await?;
@@ -53,6 +55,9 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     desk.tell_invite(&room, config.telling, "send PATH")?;
     let typed = can_ask.then(input::stdin_lines);
     let session = Session::new(room.node.commands, room.node.events, typed, signals);
+    if args.room.code {
+        Codes::new(&config, &room.invite, session.code_news())?.open(None);
+    }
     let patience = args.timeout.map(Duration::from_secs);
     let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions: VecDeque::new() };
     let result = counter.serve(&mut desk, patience).await;
@@ -118,6 +123,7 @@ impl Counter {
                     self.session.leave();
                 }
                 Happening::Answer(_) => {}
+                Happening::Code(news) => desk.tell_code(&news, "send PATH")?,
                 Happening::Ended(ended) => return verdict.unwrap_or_else(|| exit_of(ended.as_ref())),
             }
         }

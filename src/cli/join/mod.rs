@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::JoinArgs;
+use super::code::{self, Codes};
 use super::config::{RoomConfig, Telling};
 use super::consent::Consent;
 use super::exit::{Exit, Failure};
@@ -24,6 +25,7 @@ use super::term::{self, Palette, SavedTerminal};
 use super::{log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
+use crate::wire::Invite;
 
 use editor::{History, Prompter};
 use json::JsonFace;
@@ -35,13 +37,14 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs `swarm join`.
 pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
-    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
     if args.accept.out.as_os_str() == "-" {
         return Err(Failure::new(
             Exit::Usage,
             "a chat can't be mixed with a file on stdout: swarm recv -o - does that",
         ));
     }
+    let invite = code::exchange(&args.room, args.invite.as_deref(), args.typed_code.as_deref()).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let files =
         Files { target: Target::Folder(args.accept.out.clone()), conflict: args.accept.on_conflict.into() };
@@ -130,13 +133,19 @@ async fn chat(
     });
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(typed), signals);
+    let codes = codes(&session, config, &room.invite, args)?;
     prompter.prompt(Vec::new(), repl.prompt());
-    let ended = converse(&mut session, &mut repl, &prompter).await;
+    let ended = converse(&mut session, &mut repl, &prompter, &codes).await;
     log::redirect(None);
     exit_of(ended.as_ref())
 }
 
-async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -> Option<Ended> {
+async fn converse(
+    session: &mut Session,
+    repl: &mut Repl,
+    prompter: &Prompter,
+    codes: &Codes,
+) -> Option<Ended> {
     loop {
         repl.set_columns(terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)));
         prompter.set_labels(repl.labels());
@@ -150,6 +159,7 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             Happening::Event(_) if session.is_leaving() => continue,
             Happening::Event(event) => repl.on_event(&event),
             Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
+            Happening::Code(news) => Step { lines: repl.code(&news), asks: Vec::new() },
             Happening::Input(Input::Line(line)) => {
                 let step = repl.on_line(&line);
                 if !step.asks.iter().any(|ask| matches!(ask, Ask::Quit)) {
@@ -168,6 +178,7 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             match ask {
                 Ask::Command(command) => session.ask(command),
                 Ask::Peers => session.ask_peers(None),
+                Ask::Code => codes.open(None),
                 Ask::Quit => session.leave(),
             }
         }
@@ -186,6 +197,7 @@ async fn pipe_lines(
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    codes(&session, config, &room.invite, args)?;
     let wait = args.wait.unwrap_or(1);
     let mut reading = wait == 0;
     loop {
@@ -205,6 +217,10 @@ async fn pipe_lines(
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
             Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
             Happening::Answer(_) => {}
+            Happening::Code(news) => {
+                let lines = news.lines("join", "--code makes one at the start");
+                lines.iter().for_each(|line| term::eprint_line(line));
+            }
             Happening::Ended(ended) => return exit_of(ended.as_ref()),
         }
     }
@@ -227,6 +243,7 @@ async fn speak_json(
     let mut face = JsonFace::new(config.name.clone(), Some(invite), consent);
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    let codes = codes(&session, config, &room.invite, args)?;
     let wait = args.wait.unwrap_or(0);
     let mut reading = wait == 0;
     loop {
@@ -239,9 +256,11 @@ async fn speak_json(
                 reading = reading || face.peers() >= wait;
             }
             Happening::Answer(answer) => shown = Some(face.on_answer(answer)),
+            Happening::Code(news) => shown = Some(news.event()),
             Happening::Input(Input::Line(line)) => match face.on_line(&line) {
                 Ok(Some(json::Ask::Command(command))) => session.ask(command),
                 Ok(Some(json::Ask::Peers(r#ref))) => session.ask_peers(r#ref),
+                Ok(Some(json::Ask::Code(r#ref))) => codes.open(r#ref),
                 Ok(Some(json::Ask::Quit)) => session.leave(),
                 Ok(None) => {}
                 Err(event) => shown = Some(*event),
@@ -257,6 +276,15 @@ async fn speak_json(
             session.leave();
         }
     }
+}
+
+/// One-time codes for this room; the first at once if `--code` was given.
+fn codes(session: &Session, config: &RoomConfig, invite: &Invite, args: &JoinArgs) -> Result<Codes, Failure> {
+    let codes = Codes::new(config, invite, session.code_news())?;
+    if args.room.code {
+        codes.open(None);
+    }
+    Ok(codes)
 }
 
 /// Says why it is over, where nobody asked for it, and that it is over.

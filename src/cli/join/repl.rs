@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::commands::{self, COMMANDS, Typed};
 use crate::cli::ask::{self, Tokens};
+use crate::cli::code::{self, News};
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::format;
 use crate::cli::layout;
@@ -41,6 +42,8 @@ pub enum Ask {
     Command(Command),
     /// Who is here.
     Peers,
+    /// For a one-time code.
+    Code,
     /// To leave.
     Quit,
 }
@@ -180,6 +183,7 @@ impl Repl {
                 Some(invite) => Step::show(vec![invite.clone()]),
                 None => self.complain("this room has no invite"),
             },
+            Typed::Code => Step::ask(Ask::Code),
             Typed::Help => Step::show(self.help()),
             Typed::Quit => Step::ask(Ask::Quit),
         }
@@ -195,6 +199,16 @@ impl Repl {
         let mut lines = layout::table(&rows);
         lines[0] = self.palette.paint(Ink::Dim, &lines[0]);
         lines
+    }
+
+    /// What became of a one-time code that [`Ask::Code`] asked for.
+    pub fn code(&self, news: &News) -> Vec<String> {
+        let lines = news.lines("join", "/code makes another");
+        match news.state {
+            code::State::Open { .. } => lines,
+            code::State::Used => self.note(Ink::Dim, &lines.join(" ")),
+            code::State::Failed(_) => self.note(Ink::Warn, &lines.join(" ")),
+        }
     }
 
     fn peer_row(&self, peer: &PeerInfo) -> [String; 7] {
