@@ -16,17 +16,20 @@ mod channel;
 mod config;
 mod link;
 mod load;
+mod moderation;
 mod pacing;
 mod path;
 mod runtime;
 mod session;
 mod signal;
 mod socket;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use rtc::mdns::MulticastSocket;
@@ -70,6 +73,8 @@ pub(super) struct Shared {
     fingerprint: Fingerprint,
     runtime: Arc<dyn Runtime>,
     window_bytes: u32,
+    /// The sockets of all connections are read in step.
+    epoch: Instant,
     /// Cleared when a connection could not be made with it.
     mdns_works: AtomicBool,
 }
@@ -98,6 +103,7 @@ impl RtcDriver {
             mdns_works: AtomicBool::new(config.mdns && MulticastSocket::new().into_std().is_ok()),
             window_bytes: socket::receive_window_bytes().map_err(RtcError::Socket)?,
             runtime: default_runtime().ok_or(RtcError::Runtime)?,
+            epoch: Instant::now(),
             certificate,
             fingerprint,
             config,
@@ -201,9 +207,10 @@ impl Shared {
         let pulse = Arc::new(Pulse::default());
         let (signals, noticed) = mpsc::unbounded_channel();
         let stopped = signals.clone();
-        let runtime = LinkRuntime::new(Arc::clone(&self.runtime), Arc::clone(&pulse), move || {
+        let on_stopped = move || {
             let _ = stopped.send(Signal::Stopped);
-        });
+        };
+        let runtime = LinkRuntime::new(Arc::clone(&self.runtime), Arc::clone(&pulse), self.epoch, on_stopped);
         let pc = PeerConnectionBuilder::new()
             .with_configuration(self.config.peer_connection(self.certificate.clone()))
             .with_setting_engine(self.config.setting_engine(self.window_bytes, mdns))

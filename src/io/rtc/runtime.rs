@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::socket::{LinkSocket, enlarge_buffers};
+use super::udp::UdpPort;
 use tokio::sync::Notify;
 use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime};
 
@@ -100,6 +101,8 @@ impl Pulse {
 pub(super) struct LinkRuntime {
     inner: Arc<dyn Runtime>,
     pulse: Arc<Pulse>,
+    /// The sockets of all connections are read in step.
+    epoch: Instant,
     /// Called when the engine's task ends, for whatever reason.
     on_stopped: Arc<dyn Fn() + Send + Sync>,
 }
@@ -108,9 +111,10 @@ impl LinkRuntime {
     pub(super) fn new(
         inner: Arc<dyn Runtime>,
         pulse: Arc<Pulse>,
+        epoch: Instant,
         on_stopped: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { inner, pulse, on_stopped: Arc::new(on_stopped) }
+        Self { inner, pulse, epoch, on_stopped: Arc::new(on_stopped) }
     }
 }
 
@@ -141,8 +145,7 @@ impl Runtime for LinkRuntime {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         enlarge_buffers(&socket);
-        let inner = self.inner.wrap_udp_socket(socket)?;
-        Ok(Arc::new(LinkSocket::new(inner, Arc::clone(&self.pulse))))
+        Ok(Arc::new(LinkSocket::new(UdpPort::new(socket, self.epoch)?, Arc::clone(&self.pulse))))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {

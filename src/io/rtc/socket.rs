@@ -1,10 +1,12 @@
 //! The sockets of connections: large in the kernel, small in the process.
 //!
-//! With segmentation offload one read returns up to 64 datagrams. The engine keeps two buffers of that size (96 KB)
-//! for each socket, most of what an idle connection costs. So it is told that eight is the most, reads go through one
-//! buffer a thread, and what the engine's own does not hold is handed over at its next read.
+//! One call reads several messages, each of up to 64 datagrams with segmentation offload. The engine takes one message a call
+//! and keeps two buffers of that size (96 KB) for each socket, most of what an idle connection costs. So it is told
+//! that eight datagrams are the most, reads go through one buffer a thread, and what the engine's own does not hold is
+//! handed over at its next reads, datagrams of one length together, however they came.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::runtime::Pulse;
+use super::udp::UdpPort;
 
 /// What is asked of the kernel for each socket, in each direction. A burst of one SCTP window must fit.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -49,68 +52,103 @@ pub(super) fn enlarge_buffers(socket: &UdpSocket) {
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
 }
 
+/// How many messages one call reads. More are seldom there in one step of a busy socket.
+const MESSAGES_MAX: usize = 16;
+const MESSAGE_MAX_BYTES: usize = COALESCED_MAX * DATAGRAM_MAX_BYTES;
+
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> =
-        RefCell::new(vec![0; COALESCED_MAX * DATAGRAM_MAX_BYTES].into_boxed_slice());
+        RefCell::new(vec![0; MESSAGES_MAX * MESSAGE_MAX_BYTES].into_boxed_slice());
 }
 
 /// A socket that wakes its connection's clock and watches for DTLS alerts until the connection is settled.
 #[derive(Debug)]
 pub(super) struct LinkSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
+    inner: UdpPort,
     pulse: Arc<Pulse>,
-    left_over: Mutex<Option<LeftOver>>,
+    received: Mutex<Received>,
 }
 
-/// Datagrams of one read that were not handed over yet.
-#[derive(Debug)]
-struct LeftOver {
-    bytes: Box<[u8]>,
+/// What was read and not handed over yet.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: Vec<u8>,
+    /// Where in `bytes` the first run begins.
     from: usize,
-    meta: RecvMeta,
+    runs: VecDeque<RecvMeta>,
 }
 
 impl LinkSocket {
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, pulse: Arc<Pulse>) -> Self {
-        Self { inner, pulse, left_over: Mutex::new(None) }
+    pub(super) fn new(inner: UdpPort, pulse: Arc<Pulse>) -> Self {
+        Self { inner, pulse, received: Mutex::default() }
     }
 
-    /// Reads from the socket into this thread's buffer and hands over as much as `buf` holds.
-    fn read(&self, cx: &mut Context<'_>, buf: &mut [u8], meta: &mut RecvMeta) -> Poll<io::Result<usize>> {
+    /// Hands over as much as `buf` holds, of what was read before or of what is there now.
+    fn read(&self, cx: &mut Context<'_>, buf: &mut [u8], meta: &mut RecvMeta) -> Poll<io::Result<()>> {
+        let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        if received.take(buf, meta) {
+            return Poll::Ready(Ok(()));
+        }
         READ_BUFFER.with_borrow_mut(|read_buffer| {
-            let mut read = [RecvMeta::default()];
-            ready!(self.inner.poll_recv(cx, &mut [IoSliceMut::new(read_buffer)], &mut read))?;
-            let [read] = read;
-            let taken = whole_datagrams(read.len, read.stride, buf.len());
-            buf[..taken].copy_from_slice(&read_buffer[..taken]);
-            *meta = read;
-            meta.len = taken;
-            if taken < read.len && taken > 0 {
-                let bytes = read_buffer[taken..read.len].into();
-                *self.left_over() = Some(LeftOver { bytes, from: 0, meta: read });
+            let mut metas = [RecvMeta::default(); MESSAGES_MAX];
+            let mut messages = read_buffer.chunks_exact_mut(MESSAGE_MAX_BYTES).map(IoSliceMut::new);
+            let mut messages: [_; MESSAGES_MAX] =
+                std::array::from_fn(|_| messages.next().expect("the buffer has room for all messages"));
+            let count = ready!(self.inner.poll_recv(cx, &mut messages, &mut metas))?;
+            if let [only] = metas[..count]
+                && only.len <= buf.len()
+            {
+                buf[..only.len].copy_from_slice(&messages[0][..only.len]);
+                *meta = only;
+                return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Ok(1))
+            for (message, meta) in messages.iter().zip(&metas[..count]) {
+                received.put(&message[..meta.len], meta);
+            }
+            received.take(buf, meta);
+            Poll::Ready(Ok(()))
         })
     }
+}
 
-    fn left_over(&self) -> std::sync::MutexGuard<'_, Option<LeftOver>> {
-        self.left_over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_left_over(&self, buf: &mut [u8], meta: &mut RecvMeta) -> bool {
-        let mut slot = self.left_over();
-        let Some(left) = slot.as_mut() else { return false };
-        let bytes = &left.bytes[left.from..];
-        let taken = whole_datagrams(bytes.len(), left.meta.stride, buf.len());
-        buf[..taken].copy_from_slice(&bytes[..taken]);
-        *meta = left.meta;
-        meta.len = taken;
-        left.from += taken;
-        if left.from >= left.bytes.len() || taken == 0 {
-            *slot = None;
+impl Received {
+    fn put(&mut self, bytes: &[u8], meta: &RecvMeta) {
+        self.bytes.extend_from_slice(bytes);
+        match self.runs.back_mut() {
+            Some(run) if continues(run, meta) => run.len += meta.len,
+            Some(_) | None => self.runs.push_back(*meta),
         }
-        taken > 0
     }
+
+    /// `false`: there is nothing.
+    fn take(&mut self, buf: &mut [u8], meta: &mut RecvMeta) -> bool {
+        let Some(run) = self.runs.front_mut() else { return false };
+        let taken = whole_datagrams(run.len, run.stride, buf.len());
+        buf[..taken].copy_from_slice(&self.bytes[self.from..self.from + taken]);
+        *meta = *run;
+        meta.len = taken;
+        // What does not fit by itself was cut: the rest of that datagram goes, too.
+        let gone = taken.next_multiple_of(run.stride.max(1)).min(run.len);
+        self.from += gone;
+        run.len -= gone;
+        if run.len == 0 {
+            self.runs.pop_front();
+        }
+        if self.runs.is_empty() {
+            *self = Self::default();
+        }
+        true
+    }
+}
+
+/// Whether a message's datagrams can be told apart by the stride of those before it. Only the last of a run may be shorter.
+fn continues(run: &RecvMeta, next: &RecvMeta) -> bool {
+    let alike = run.addr == next.addr && run.ecn == next.ecn && run.dst_ip == next.dst_ip;
+    let whole = run.len > 0 && run.len.is_multiple_of(run.stride);
+    alike
+        && whole
+        && next.len > 0
+        && (next.stride == run.stride || next.len == next.stride && next.len < run.stride)
 }
 
 /// Before the handshake is done alerts are in the clear.
@@ -133,7 +171,7 @@ fn whole_datagrams(len: usize, stride: usize, room: usize) -> usize {
 
 impl AsyncUdpSocket for LinkSocket {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
+        Ok(self.inner.local_addr())
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
@@ -151,18 +189,14 @@ impl AsyncUdpSocket for LinkSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let ([buf, ..], [meta, ..]) = (bufs, meta) else { return Poll::Ready(Ok(0)) };
-        if self.take_left_over(buf, meta) {
-            return Poll::Ready(Ok(1));
-        }
         let received = self.read(cx, buf, meta);
-        if matches!(received, Poll::Ready(Ok(1..))) && !self.pulse.is_settled() && is_alert(&buf[..meta.len])
-        {
+        if matches!(received, Poll::Ready(Ok(()))) && !self.pulse.is_settled() && is_alert(&buf[..meta.len]) {
             self.pulse.note_alert_received();
         }
         if received.is_ready() {
             self.pulse.beat();
         }
-        received
+        received.map_ok(|()| 1)
     }
 
     fn max_gso_segments(&self) -> usize {
@@ -176,6 +210,8 @@ impl AsyncUdpSocket for LinkSocket {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[tokio::test]
@@ -183,7 +219,8 @@ mod tests {
         let runtime = webrtc::runtime::default_runtime().expect("tokio");
         let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let to = receiver.local_addr().expect("bound");
-        let receiver = LinkSocket::new(runtime.wrap_udp_socket(receiver).expect("a socket"), Arc::default());
+        let receiver =
+            LinkSocket::new(UdpPort::new(receiver, Instant::now()).expect("a socket"), Arc::default());
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let sender = runtime.wrap_udp_socket(sender).expect("a socket");
         const DATAGRAMS: u8 = 40;
@@ -207,6 +244,33 @@ mod tests {
             received.extend_from_slice(&buf[..meta[0].len]);
         }
         assert!(received == contents);
+    }
+
+    #[test]
+    fn message(from: u16, len: usize, stride: usize) -> RecvMeta {
+        let mut meta = RecvMeta::default();
+        meta.addr = ([127, 0, 0, 1], from).into();
+        meta.len = len;
+        meta.stride = stride;
+        meta
+    }
+
+    #[test]
+    fn messages_are_handed_over_together_while_their_datagrams_can_be_told_apart() {
+        let mut received = Received::default();
+        for (from, len, stride) in
+            [(1, 10, 10), (1, 20, 10), (1, 4, 4), (1, 10, 10), (2, 10, 10), (2, 15, 10), (2, 10, 10)]
+        {
+            received.put(&vec![len as u8; len], &message(from, len, stride));
+        }
+        let mut buf = [0; 25];
+        let mut meta = RecvMeta::default();
+        let mut handed_over = Vec::new();
+        while received.take(&mut buf, &mut meta) {
+            handed_over.push((meta.addr.port(), meta.len, meta.stride));
+        }
+        assert_eq!(handed_over, [(1, 20, 10), (1, 14, 10), (1, 10, 10), (2, 25, 10), (2, 10, 10)]);
+        assert_eq!(received.bytes.capacity(), 0, "nothing is kept for idle connections");
     }
 
     #[test]
