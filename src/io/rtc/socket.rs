@@ -30,6 +30,10 @@ const DATAGRAM_MAX_BYTES: usize = 1500;
 /// How many datagrams the engine takes at once.
 const HANDED_OVER_MAX: usize = 8;
 
+/// How many datagrams leave in one call. Routers and rate limiters drop longer bursts sooner, or take them apart: the usual
+/// token bucket (tc-tbf(8), as most examples set it) holds 32 KB.
+const BURST_MAX: usize = 24;
+
 /// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
 const DTLS_ALERT: u8 = 21;
 
@@ -200,7 +204,7 @@ impl AsyncUdpSocket for LinkSocket {
     }
 
     fn max_gso_segments(&self) -> usize {
-        self.inner.max_gso_segments()
+        self.inner.max_gso_segments().min(BURST_MAX)
     }
 
     fn max_gro_segments(&self) -> usize {
