@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fast_rtc_swarm::core::access::Access;
 use fast_rtc_swarm::core::code::relay::Limits;
+use fast_rtc_swarm::core::code::{Member as MemberEnd, Newcomer};
 use fast_rtc_swarm::io::ws::client::code::{CodeFailure, OpenCode, open, redeem};
 use fast_rtc_swarm::io::ws::client::{ConnectConfig, ConnectError, Trust};
 use fast_rtc_swarm::io::ws::server::{Server, ServerConfig};
@@ -220,7 +221,7 @@ async fn a_claim_without_a_proof_burns_the_code_and_learns_nothing() {
 
     // A point that anybody can make: half an exchange under another code.
     let guess: Code = "1-zebra-zoo".parse().expect("a code");
-    let (_, claim) = fast_rtc_swarm::core::code::Newcomer::new(&guess, [1; 32]);
+    let (_, claim) = Newcomer::new(&guess, [1; 32]);
     let mut socket = stranger(address).await;
     let claim = ClientCode::CodeClaim { number: secret.number(), message: Passed::new(claim) };
     socket.send(text(&claim)).await.expect("sent");
@@ -289,7 +290,7 @@ async fn a_server_that_guesses_is_told_no_by_both_ends() {
         let Some(ClientCode::CodeClaim { message, .. }) = said(&mut newcomer).await else {
             panic!("no claim")
         };
-        let role = fast_rtc_swarm::core::code::Member::new(&guess, [1; 32]);
+        let role = MemberEnd::new(&guess, [1; 32]);
         let (doubting, answer) = role.answer(message.bytes()).expect("a claim");
         newcomer.send(passing(answer)).await.expect("sent");
         let Some(ClientCode::CodePass { message }) = said(&mut newcomer).await else { panic!("no proof") };
@@ -306,7 +307,7 @@ async fn a_server_that_guesses_is_told_no_by_both_ends() {
     let given = invite();
     let member_end = code.hand_over(&given);
     let as_newcomer = async {
-        let (_, claim) = fast_rtc_swarm::core::code::Newcomer::new(&guess, [2; 32]);
+        let (_, claim) = Newcomer::new(&guess, [2; 32]);
         member.send(passing(claim)).await.expect("sent");
         let Some(ClientCode::CodePass { .. }) = said(&mut member).await else { panic!("no answer") };
         member.send(passing(proof.bytes().to_vec())).await.expect("sent");
@@ -325,6 +326,32 @@ async fn said(socket: &mut WebSocketStream<TcpStream>) -> Option<ClientCode> {
 
 fn passing(message: Vec<u8>) -> Message {
     Message::text(ServerCode::CodePass { message: Passed::new(message) }.to_text())
+}
+
+#[tokio::test]
+async fn a_code_expires_even_if_the_server_keeps_it() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let config = connect(listener.local_addr().expect("bound"), None);
+    for (secs, kept) in [(0, 0), (u64::MAX, 600)] {
+        let server = async {
+            let (stream, _) = listener.accept().await.expect("the member comes");
+            let mut member = accept_async(stream).await.expect("it upgrades");
+            member.next().await.expect("open").expect("open");
+            let number = "7-guitar-bacon".parse::<Code>().expect("a code").number();
+            let opened = ServerCode::CodeOpened { number, secs }.to_text();
+            member.send(Message::text(opened)).await.expect("sent");
+            member
+        };
+        let (code, mut member) = tokio::join!(open(&config), server);
+        let code = code.expect("a number was given");
+        assert_eq!(code.lifetime(), Duration::from_secs(kept));
+        if kept == 0 {
+            let (_, claim) = Newcomer::new(code.code(), [1; 32]);
+            member.send(passing(claim)).await.expect("sent");
+            let result = code.hand_over(&invite()).await;
+            assert!(matches!(result, Err(CodeFailure::Expired)), "{result:?}");
+        }
+    }
 }
 
 /// Servers of the published kind, and ours of before, take the path for a room.

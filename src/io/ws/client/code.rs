@@ -17,6 +17,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a server that has codes may take to say so.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest that a code of ours is good, whatever the server says: it may be in no hurry to let one expire.
+const LIFETIME_MAX: Duration = Duration::from_secs(600);
+
 /// A member that waits for a newcomer shows the server, and what is in between, that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
@@ -89,6 +92,7 @@ pub struct OpenCode {
     line: Line,
     code: Code,
     lifetime: Duration,
+    expires: Instant,
 }
 
 /// Opens a code at the server, for one newcomer. `config` has the server's [`code_url`](crate::wire::ServerUrl::code_url)
@@ -104,7 +108,8 @@ pub async fn open(config: &ConnectConfig) -> Result<OpenCode, CodeFailure> {
         Err(error) => return Err(error),
     };
     let code = Code::from_random(number, rand::random());
-    Ok(OpenCode { line, code, lifetime: Duration::from_secs(secs) })
+    let lifetime = Duration::from_secs(secs).min(LIFETIME_MAX);
+    Ok(OpenCode { line, code, lifetime, expires: Instant::now() + lifetime })
 }
 
 impl OpenCode {
@@ -113,15 +118,15 @@ impl OpenCode {
         &self.code
     }
 
-    /// How long the server keeps it.
+    /// How long it is good, from when it was opened.
     pub fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
     /// Waits for the newcomer and hands the invite over. Whatever comes of it, the code is spent.
     pub async fn hand_over(self, invite: &Invite) -> Result<(), CodeFailure> {
-        let Self { mut line, code, .. } = self;
-        let claim = line.wait_for_claim().await?;
+        let Self { mut line, code, expires, .. } = self;
+        let claim = line.wait_for_claim(expires).await?;
         let (member, answer) = match Member::new(&code, rand::random()).answer(claim.bytes()) {
             Ok(answered) => answered,
             Err(error) => return line.refuse(error).await,
@@ -210,12 +215,14 @@ impl Line {
         passed(self.hear(ANSWER_TIMEOUT).await?)
     }
 
-    /// People take their time. The server says when it has been too long; pings show that it is there to say so.
-    async fn wait_for_claim(&mut self) -> Result<Passed, CodeFailure> {
+    /// People take their time, and pings show meanwhile that the server is there.
+    async fn wait_for_claim(&mut self, expires: Instant) -> Result<Passed, CodeFailure> {
         let mut ping_at = Instant::now() + PING_EVERY;
         let mut unanswered = 0;
         loop {
             tokio::select! {
+                biased;
+                () = sleep_until(expires) => return Err(CodeFailure::Expired),
                 heard = self.next() => match heard {
                     Some(heard) => return passed(heard?),
                     None => unanswered = 0,
