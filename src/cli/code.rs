@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::args::RoomArgs;
 use super::config::RoomConfig;
+use super::desk::{self, Audience};
 use super::exit::{Exit, Failure, OrExit};
 use super::format;
 use super::json;
@@ -165,6 +166,7 @@ pub async fn exchange(
     args: &RoomArgs,
     invite: Option<&str>,
     code: Option<&str>,
+    audience: Audience,
 ) -> Result<Option<String>, Failure> {
     let (server, code) = match (invite, code) {
         (Some(server), Some(code)) => (server, code),
@@ -185,8 +187,11 @@ pub async fn exchange(
     match code::redeem(&connect, &code).await {
         Ok(invite) => Ok(Some(invite.reveal())),
         Err(failure) => {
-            let exit = exit_of(&failure);
-            Err(failure).or_exit(exit)
+            let failure = Failure::with(exit_of(&failure), failure);
+            if audience == Audience::Program {
+                desk::tell_end(Some(&failure), failure.exit())?;
+            }
+            Err(failure)
         }
     }
 }
@@ -208,9 +213,8 @@ fn exit_of(failure: &CodeFailure) -> Exit {
         | CodeFailure::Wrong
         | CodeFailure::Limit
         | CodeFailure::Malformed => Exit::Refused,
-        CodeFailure::Connect(_) | CodeFailure::Left | CodeFailure::TooSlow | CodeFailure::Lost => {
-            Exit::Unreachable
-        }
+        CodeFailure::Left | CodeFailure::TooSlow => Exit::Failed,
+        CodeFailure::Connect(_) | CodeFailure::Lost => Exit::Unreachable,
     }
 }
 

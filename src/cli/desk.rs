@@ -128,18 +128,25 @@ impl Desk {
     /// Ends: the bars go, and programs hear how it ended.
     pub fn close(&mut self, result: &Result<Exit, Failure>) -> io::Result<()> {
         match &mut self.voice {
-            Voice::People { bars, .. } => bars.clear(),
+            Voice::People { bars, .. } => {
+                bars.clear();
+                Ok(())
+            }
             Voice::Program(_) => {
-                if let Err(failure) = result {
-                    let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
-                    print(&JsonEvent::Error { code, message, r#ref: None })?;
-                }
                 let exit = result.as_ref().map_or_else(Failure::exit, |exit| *exit);
-                print(&JsonEvent::End { exit: exit as u8 })?;
+                tell_end(result.as_ref().err(), exit)
             }
         }
-        Ok(())
     }
+}
+
+/// A program's last words: what failed, and that it is over.
+pub fn tell_end(failure: Option<&Failure>, exit: Exit) -> io::Result<()> {
+    if let Some(failure) = failure {
+        let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
+        print(&JsonEvent::Error { code, message, r#ref: None })?;
+    }
+    print(&JsonEvent::End { exit: exit as u8 })
 }
 
 fn print(event: &JsonEvent) -> io::Result<()> {

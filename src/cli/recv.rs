@@ -44,13 +44,14 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
         true => Target::Stdout,
         false => Target::Folder(args.accept.out.clone()),
     };
-    let invite = code::exchange(&args.room, args.invite.as_deref(), args.typed_code.as_deref()).await?;
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
     let mut room = room::enter(&config, Files { target, conflict: args.accept.on_conflict.into() }).await?;
     let server = room.server.take();
-    let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "send PATH")?;
     let typed = can_ask.then(input::stdin_lines);

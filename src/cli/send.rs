@@ -34,13 +34,13 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
         ));
     }
     look_at(&paths)?;
-    let invite = code::exchange(&args.room, invite, code).await?;
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
     let files = Files { target: Target::Folder(".".into()), conflict: ConflictPolicy::Skip };
     let mut room = room::enter(&config, files).await?;
     let server = room.server.take();
-    let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "recv")?;
     let mut session = Session::new(room.node.commands, room.node.events, None, signals);

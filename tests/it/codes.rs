@@ -86,8 +86,11 @@ fn a_wrong_code_is_refused_told_and_burnt() {
     let mut member = member(&[]);
     member.ada.command(&json!({ "cmd": "code", "ref": "first" }));
     let code = member.open_code();
-    let (exit, said) = refused(&member.url, &other_words(&code));
-    assert_eq!(exit, Some(3), "{said}");
+    let mut eve = swarm("eve", &["join", "--json", &member.url, &other_words(&code)]);
+    assert_eq!(eve.wait_event("error")["code"], "refused");
+    assert_eq!(eve.wait_event("end")["exit"], 3);
+    let (status, said) = eve.end();
+    assert_eq!(status.code(), Some(3), "{said}");
     assert!(said.contains("the code was wrong"), "{said}");
     let wrong = member.news("wrong");
     assert_eq!((wrong["code"].as_str(), &wrong["ref"]), (Some(code.as_str()), &json!("first")));

@@ -14,6 +14,7 @@ use super::args::JoinArgs;
 use super::code::{self, Codes};
 use super::config::{RoomConfig, Telling};
 use super::consent::Consent;
+use super::desk::Audience;
 use super::exit::{Exit, Failure};
 use super::input::{self, Input};
 use super::json::{ErrorCode, Event as JsonEvent, VERSION, to_line};
@@ -43,7 +44,9 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
             "a chat can't be mixed with a file on stdout: swarm recv -o - does that",
         ));
     }
-    let invite = code::exchange(&args.room, args.invite.as_deref(), args.typed_code.as_deref()).await?;
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let files =
