@@ -156,7 +156,9 @@ fn guarded() -> Access {
 }
 
 fn connect(address: SocketAddr, token: Option<&str>) -> ConnectConfig {
-    let url = format!("ws://{address}/.code");
+    // Newcomers come through a reverse proxy that put something in front.
+    let path = if token.is_some() { ".code" } else { "swarm/.code" };
+    let url = format!("ws://{address}/{path}");
     ConnectConfig { url, token: token.map(Secret::new), trust: Trust::none(), wrapped: false, init: None }
 }
 
