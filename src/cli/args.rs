@@ -73,6 +73,7 @@ pub enum Command {
 Examples:
   swarm join                            start a room; prints the invite for the others
   swarm join 'ws://host:1234/ROOM#KEY'  join it
+  swarm join ws://host 7-guitar-bacon   or with a one-time code that a member made
   swarm join @invite.txt --name ada     the invite is in a file, out of sight of other users
   tail -f log | swarm join INVITE       lines of stdin are said, lines of others come out on stdout
   swarm join INVITE --json              one JSON object a line, both ways (docs/json.md)")]
@@ -80,6 +81,10 @@ pub struct JoinArgs {
     /// The invite: the text itself, @FILE, or - to be asked for it [env: SWARM_INVITE]
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
+
+    /// A one-time code in place of the invite, behind its server's address (or alone, with --url)
+    #[arg(value_name = "CODE")]
+    pub typed_code: Option<String>,
 
     /// Speak JSON: events on stdout, commands on stdin, one a line (docs/json.md)
     #[arg(long)]
@@ -112,10 +117,12 @@ pub struct JoinArgs {
 Examples:
   swarm send film.mkv                   start a room, print the invite, wait for a receiver
   swarm send photos/ notes.txt INVITE   send to everyone who is in that room
+  swarm send film.mkv --code            likewise, with a one-time code that can be read out
   swarm send film.mkv INVITE --receivers 3 --timeout 600
   tar c . | swarm send - INVITE --to ada")]
 pub struct SendArgs {
-    /// Files and folders; - is standard input. The last may be the invite [env: SWARM_INVITE]
+    /// Files and folders; - is standard input. The last may be the invite [env: SWARM_INVITE], or the last
+    /// two a server's address and a one-time code
     #[arg(value_name = "PATH|INVITE", required = true, value_hint = ValueHint::AnyPath)]
     pub paths: Vec<String>,
 
@@ -172,6 +179,7 @@ impl SourceArgs {
 #[command(after_help = "\
 Examples:
   swarm recv INVITE                     asks before it takes anything
+  swarm recv ws://host 7-guitar-bacon   with a one-time code
   swarm recv INVITE --yes --out inbox   takes what comes first, without asking
   swarm recv INVITE --accept-from ada --keep
   swarm recv INVITE -o - | tar x        as a stream")]
@@ -179,6 +187,10 @@ pub struct RecvArgs {
     /// The invite: the text itself, @FILE, or - to be asked for it [env: SWARM_INVITE]
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
+
+    /// A one-time code in place of the invite, behind its server's address (or alone, with --url)
+    #[arg(value_name = "CODE")]
+    pub typed_code: Option<String>,
 
     /// Stay and go on receiving
     #[arg(long)]
@@ -265,6 +277,10 @@ pub struct RoomArgs {
     /// Without an invite: give the key of the new one as words, to be read out
     #[arg(long)]
     pub words: bool,
+
+    /// Make a one-time code: a number and two words that let one person in, within 10 minutes
+    #[arg(long)]
+    pub code: bool,
 
     /// Let peers in that can't prove the room's key (browsers with the published library); marked as unverified
     #[arg(long)]

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::bars::Bars;
+use super::code::News;
 use super::config::Telling;
 use super::exit::{Exit, Failure};
 use super::invite;
@@ -89,6 +90,18 @@ impl Desk {
         told
     }
 
+    /// Tells what became of a one-time code. `command` is what its user does with it.
+    pub fn tell_code(&self, news: &News, command: &str) -> io::Result<()> {
+        match &self.voice {
+            Voice::People { bars, .. } => {
+                let lines = news.lines(command, "start again with --code for another");
+                bars.suspend(|| lines.iter().for_each(|line| term::eprint_line(line)));
+                Ok(())
+            }
+            Voice::Program(_) => print(&news.event()),
+        }
+    }
+
     /// Says something to people. Programs learn it from the events.
     pub fn note(&self, ink: Ink, text: impl Into<String>) {
         if let Voice::People { bars, .. } = &self.voice {
@@ -108,18 +121,25 @@ impl Desk {
     /// Ends: the bars go, and programs hear how it ended.
     pub fn close(&mut self, result: &Result<Exit, Failure>) -> io::Result<()> {
         match &mut self.voice {
-            Voice::People { bars, .. } => bars.clear(),
+            Voice::People { bars, .. } => {
+                bars.clear();
+                Ok(())
+            }
             Voice::Program(_) => {
-                if let Err(failure) = result {
-                    let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
-                    print(&JsonEvent::Error { code, message, r#ref: None })?;
-                }
                 let exit = result.as_ref().map_or_else(Failure::exit, |exit| *exit);
-                print(&JsonEvent::End { exit: exit as u8 })?;
+                tell_end(result.as_ref().err(), exit)
             }
         }
-        Ok(())
     }
+}
+
+/// A program's last words: what failed, and that it is over.
+pub fn tell_end(failure: Option<&Failure>, exit: Exit) -> io::Result<()> {
+    if let Some(failure) = failure {
+        let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
+        print(&JsonEvent::Error { code, message, r#ref: None })?;
+    }
+    print(&JsonEvent::End { exit: exit as u8 })
 }
 
 fn print(event: &JsonEvent) -> io::Result<()> {

@@ -142,6 +142,14 @@ pub enum Event {
         peer: PeerRef,
         reason: String,
     },
+    Code {
+        state: CodeState,
+        code: Option<String>,
+        server: Option<String>,
+        secs: Option<u64>,
+        reason: Option<String>,
+        r#ref: Option<serde_json::Value>,
+    },
     Error {
         code: ErrorCode,
         message: String,
@@ -227,6 +235,18 @@ pub enum Reason {
     Server,
     Replaced,
     Local,
+}
+
+/// What became of a one-time code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum CodeState {
+    Open,
+    Used,
+    Wrong,
+    Expired,
+    Failed,
 }
 
 /// How far a transfer is.
@@ -346,6 +366,7 @@ pub enum Command {
         ignored: bool,
     },
     Peers,
+    Code,
     Quit,
 }
 

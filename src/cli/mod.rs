@@ -3,6 +3,7 @@
 pub mod args;
 pub mod ask;
 pub mod bars;
+pub mod code;
 pub mod config;
 pub mod consent;
 pub mod desk;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::args::{AcceptArgs, RecvArgs};
 use super::ask;
+use super::code::{self, Codes};
 use super::config::RoomConfig;
 use super::consent::{Consent, Decision};
 use super::desk::{self, Audience, Desk};
@@ -35,16 +36,21 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
         needs_nobody(&args.accept)?;
     }
     let target = target(&args)?;
-    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
     let mut room = room::enter(&config, Files::new(&args.accept, target)).await?;
     let server = room.server.take();
-    let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "send PATH")?;
     let typed = can_ask.then(input::stdin_lines);
     let session = Session::new(room.node.commands, room.node.events, typed, signals);
+    if args.room.code {
+        Codes::new(&config, &room.invite, session.code_news())?.open(None);
+    }
     let patience = args.timeout.map(Duration::from_secs);
     let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions: VecDeque::new() };
     let result = counter.serve(&mut desk, patience).await;
@@ -148,6 +154,7 @@ impl Counter {
                     self.session.leave();
                 }
                 Happening::Answer(_) => {}
+                Happening::Code(news) => desk.tell_code(&news, "send PATH")?,
                 Happening::Ended(ended) => return verdict.unwrap_or_else(|| exit_of(ended.as_ref())),
             }
         }

@@ -15,6 +15,7 @@ pub mod access;
 pub mod auth;
 pub mod backoff;
 pub mod chat;
+pub mod code;
 pub mod link;
 pub mod mesh;
 pub mod peer;

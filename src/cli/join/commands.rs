@@ -10,7 +10,7 @@ use crate::cli::values::Resolution;
 use crate::wire::text::{self, Name, NameError};
 
 /// The commands, as `/help` and the completion show them: name, arguments, meaning.
-pub const COMMANDS: [(&str, &str, &str); 14] = [
+pub const COMMANDS: [(&str, &str, &str); 15] = [
     ("/peers", "", "who is here, and how each is connected"),
     ("/msg", "NAME TEXT", "say something to one peer only"),
     ("/me", "TEXT", "say what you do"),
@@ -23,6 +23,7 @@ pub const COMMANDS: [(&str, &str, &str); 14] = [
     ("/ignore", "NAME", "hear nothing more from a peer"),
     ("/unignore", "NAME", "listen to it again"),
     ("/invite", "", "print the invite to this room"),
+    ("/code", "", "make a one-time code that lets one person in"),
     ("/help", "", "this list"),
     ("/quit", "", "leave the room"),
 ];
@@ -81,6 +82,8 @@ pub enum Typed<'a> {
     Unignore(&'a str),
     /// `/invite`.
     Invite,
+    /// `/code`.
+    Code,
     /// `/help`.
     Help,
     /// `/quit`.
@@ -134,6 +137,7 @@ pub fn parse(line: &str) -> Result<Typed<'_>, TypedError> {
         "/ignore" => needed("/ignore", rest).map(Typed::Ignore),
         "/unignore" => needed("/unignore", rest).map(Typed::Unignore),
         "/invite" => Ok(Typed::Invite),
+        "/code" => Ok(Typed::Code),
         "/help" => Ok(Typed::Help),
         "/quit" => Ok(Typed::Quit),
         unknown => Err(TypedError::Unknown(text::line(unknown, 40).into_owned())),

@@ -35,6 +35,8 @@ pub enum Ask {
     Command(Command),
     /// Who is here, likewise.
     Peers(Option<serde_json::Value>),
+    /// For a one-time code.
+    Code(Option<serde_json::Value>),
     /// To leave.
     Quit,
 }
@@ -135,6 +137,7 @@ impl JsonFace {
             }
             json::Command::Ignore { peer, ignored } => Command::Ignore { peer: self.peer(&peer)?, ignored },
             json::Command::Peers => return Ok(Ask::Peers(r#ref)),
+            json::Command::Code => return Ok(Ask::Code(r#ref)),
             json::Command::Quit => return Ok(Ask::Quit),
         }))
     }

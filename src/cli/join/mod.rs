@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::JoinArgs;
+use super::code::{self, Codes};
 use super::config::RoomConfig;
 use super::consent::Consent;
+use super::desk::Audience;
 use super::exit::{Exit, Failure};
 use super::input::{self, Input};
 use super::json::{ErrorCode, Event as JsonEvent, to_line};
@@ -25,6 +27,7 @@ use super::values::Arrival;
 use super::{invite, log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
+use crate::wire::Invite;
 
 use editor::{History, Prompter};
 use json::JsonFace;
@@ -36,7 +39,6 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs `swarm join`.
 pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
-    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
     if args.accept.out.as_os_str() == "-" {
         return Err(Failure::new(
             Exit::Usage,
@@ -52,6 +54,10 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     } else {
         Face::Pipe
     };
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let files = Files::new(&args.accept, Target::Folder(args.accept.out.clone()));
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
@@ -112,13 +118,19 @@ async fn chat(
     });
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(typed), signals);
+    let codes = codes(&session, config, &room.invite, args)?;
     prompter.prompt(Vec::new(), repl.prompt());
-    let ended = converse(&mut session, &mut repl, &prompter).await;
+    let ended = converse(&mut session, &mut repl, &prompter, &codes).await;
     log::redirect(None);
     exit_of(ended.as_ref())
 }
 
-async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -> Option<Ended> {
+async fn converse(
+    session: &mut Session,
+    repl: &mut Repl,
+    prompter: &Prompter,
+    codes: &Codes,
+) -> Option<Ended> {
     loop {
         repl.set_columns(terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)));
         prompter.set_labels(repl.labels());
@@ -132,6 +144,7 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             Happening::Event(_) if session.is_leaving() => continue,
             Happening::Event(event) => repl.on_event(&event),
             Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
+            Happening::Code(news) => Step { lines: repl.code(&news), asks: Vec::new() },
             Happening::Input(Input::Line(line)) => {
                 let step = repl.on_line(&line);
                 if !step.asks.iter().any(|ask| matches!(ask, Ask::Quit)) {
@@ -150,6 +163,7 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             match ask {
                 Ask::Command(command) => session.ask(command),
                 Ask::Peers => session.ask_peers(None),
+                Ask::Code => codes.open(None),
                 Ask::Quit => session.leave(),
             }
         }
@@ -168,6 +182,7 @@ async fn pipe_lines(
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    codes(&session, config, &room.invite, args)?;
     let wait = args.wait.unwrap_or(1);
     let mut reading = wait == 0;
     loop {
@@ -187,6 +202,10 @@ async fn pipe_lines(
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
             Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
             Happening::Answer(_) => {}
+            Happening::Code(news) => {
+                let lines = news.lines("join", "--code makes one at the start");
+                lines.iter().for_each(|line| term::eprint_line(line));
+            }
             Happening::Ended(ended) => return exit_of(ended.as_ref()),
         }
     }
@@ -206,6 +225,7 @@ async fn speak_json(
     let mut face = JsonFace::new(config.name.clone(), Some(room.invite.reveal()), consent);
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    let codes = codes(&session, config, &room.invite, args)?;
     let wait = args.wait.unwrap_or(0);
     let mut reading = wait == 0;
     loop {
@@ -218,9 +238,11 @@ async fn speak_json(
                 reading = reading || face.peers() >= wait;
             }
             Happening::Answer(answer) => shown = Some(face.on_answer(answer)),
+            Happening::Code(news) => shown = Some(news.event()),
             Happening::Input(Input::Line(line)) => match face.on_line(&line) {
                 Ok(Some(json::Ask::Command(command))) => session.ask(command),
                 Ok(Some(json::Ask::Peers(r#ref))) => session.ask_peers(r#ref),
+                Ok(Some(json::Ask::Code(r#ref))) => codes.open(r#ref),
                 Ok(Some(json::Ask::Quit)) => session.leave(),
                 Ok(None) => {}
                 Err(event) => shown = Some(*event),
@@ -236,6 +258,15 @@ async fn speak_json(
             session.leave();
         }
     }
+}
+
+/// One-time codes for this room; the first at once if `--code` was given.
+fn codes(session: &Session, config: &RoomConfig, invite: &Invite, args: &JoinArgs) -> Result<Codes, Failure> {
+    let codes = Codes::new(config, invite, session.code_news())?;
+    if args.room.code {
+        codes.open(None);
+    }
+    Ok(codes)
 }
 
 /// Says why it is over, where nobody asked for it, and that it is over.

@@ -6,6 +6,7 @@ mod tests;
 
 use super::commands::{self, COMMANDS, SEND_OPTIONS, Typed};
 use crate::cli::ask::Tokens;
+use crate::cli::code::{self, News};
 use crate::cli::consent::Consent;
 use crate::cli::format;
 use crate::cli::layout;
@@ -42,6 +43,8 @@ pub enum Ask {
     Command(Command),
     /// Who is here.
     Peers,
+    /// For a one-time code.
+    Code,
     /// To leave.
     Quit,
 }
@@ -172,6 +175,7 @@ impl Repl {
                 Some(invite) => Step::show(vec![invite.clone()]),
                 None => self.complain("this room has no invite"),
             },
+            Typed::Code => Step::ask(Ask::Code),
             Typed::Help => Step::show(self.help()),
             Typed::Quit => Step::ask(Ask::Quit),
         }
@@ -187,6 +191,16 @@ impl Repl {
         let mut lines = layout::table(&rows);
         lines[0] = self.palette.paint(Ink::Dim, &lines[0]);
         lines
+    }
+
+    /// What became of a one-time code that [`Ask::Code`] asked for.
+    pub fn code(&self, news: &News) -> Vec<String> {
+        let lines = news.lines("join", "/code makes another");
+        match news.state {
+            code::State::Open { .. } => lines,
+            code::State::Used => self.note(Ink::Dim, &lines.join(" ")),
+            code::State::Failed(_) => self.note(Ink::Warn, &lines.join(" ")),
+        }
     }
 
     fn peer_row(&self, peer: &PeerInfo) -> [String; 7] {

@@ -250,7 +250,6 @@ mod tests {
         assert!(received == contents);
     }
 
-    #[test]
     fn message(from: u16, len: usize, stride: usize) -> RecvMeta {
         let mut meta = RecvMeta::default();
         meta.addr = ([127, 0, 0, 1], from).into();

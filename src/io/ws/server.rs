@@ -7,6 +7,7 @@
 //!                text <- dialect <--------------------------------------------------------'
 //! ```
 
+mod codes;
 mod gate;
 mod hub;
 mod metrics;
@@ -32,8 +33,10 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::core::access::Access;
+use crate::core::code::relay;
 use crate::core::room::{Input, Limits, Stats};
 
+use codes::Codes;
 use hub::Hub;
 pub use tls::{TlsError, server_config as tls_config};
 
@@ -78,19 +81,21 @@ pub struct ServerConfig {
     pub origins: Option<Vec<String>>,
     /// What each may take.
     pub limits: Limits,
+    /// What one-time codes may take.
+    pub codes: relay::Limits,
     /// How long to wait for whom.
     pub timeouts: Timeouts,
     /// Certificate and key, for `wss`.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// The seed of resume secrets: 32 bytes of the system's randomness.
+    /// The seed of resume secrets and of the numbers of codes: 32 bytes of the system's randomness.
     pub seed: [u8; 32],
 }
 
 impl ServerConfig {
     /// A server with the default limits and fresh randomness, without TLS.
     pub fn new(listen: SocketAddr, access: Access) -> Self {
-        let (limits, timeouts) = (Limits::default(), Timeouts::default());
-        Self { listen, access, origins: None, limits, timeouts, tls: None, seed: rand::random() }
+        let (limits, codes, timeouts) = (Limits::default(), relay::Limits::default(), Timeouts::default());
+        Self { listen, access, origins: None, limits, codes, timeouts, tls: None, seed: rand::random() }
     }
 }
 
@@ -116,11 +121,14 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await?;
         let local_addr = listener.local_addr()?;
         let hub = Arc::new(Hub::new(config.limits, config.seed));
+        // A generator of its own: numbers are shown, and must say nothing of the secrets drawn from the same seed.
+        let codes_seed = blake3::derive_key("fast-rtc-swarm numbers of one-time codes", &config.seed);
+        let codes = Arc::new(Codes::new(config.codes, codes_seed));
         Ok(Self {
             listener,
             local_addr,
             tls: config.tls,
-            gate: Arc::new(gate::Gate::new(config.access, config.origins, config.timeouts, hub)),
+            gate: Arc::new(gate::Gate::new(config.access, config.origins, config.timeouts, hub, codes)),
         })
     }
 
@@ -146,6 +154,7 @@ impl Server {
         }
         tracing::info!("stopping");
         hub.handle(Input::Shutdown);
+        self.gate.codes.shut_down();
         drop((self, alive));
         // Whoever has not closed by now is dropped with the runtime.
         let _ = tokio::time::timeout(FAREWELL, all_gone.recv()).await;

@@ -13,10 +13,13 @@ use axum::{Extension, Router};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::codes::{self, Codes};
 use super::hub::Hub;
 use super::socket::{self, Opening};
 use super::{Timeouts, metrics};
 use crate::core::access::{Access, Denied, Grant};
+use crate::core::code::relay::Standing;
+use crate::wire::code::{CODE_PATH, CODE_SIGNAL_MAX_BYTES};
 use crate::wire::dialect::DEFAULT_ROOM;
 use crate::wire::limits::SIGNAL_MAX_BYTES;
 use crate::wire::{RoomId, Secret};
@@ -36,6 +39,7 @@ pub(super) struct Gate {
     origins: Option<Vec<String>>,
     pub(super) timeouts: Timeouts,
     pub(super) hub: Arc<Hub>,
+    pub(super) codes: Arc<Codes>,
 }
 
 /// Who is at the other end of a connection.
@@ -70,8 +74,9 @@ impl Gate {
         origins: Option<Vec<String>>,
         timeouts: Timeouts,
         hub: Arc<Hub>,
+        codes: Arc<Codes>,
     ) -> Self {
-        Self { access, origins, timeouts, hub }
+        Self { access, origins, timeouts, hub, codes }
     }
 
     fn admit(&self, headers: &HeaderMap, parameters: &Parameters) -> Result<Grant, Refusal> {
@@ -155,6 +160,9 @@ async fn open_room(
 ) -> Result<Response, Refusal> {
     // A reverse proxy may have put something in front: the room is the last part.
     let room = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    if room == CODE_PATH {
+        return open_code(state, guest, parameters, &headers, upgrade);
+    }
     open(state, guest, parameters, &headers, upgrade, room)
 }
 
@@ -181,6 +189,32 @@ fn open(
         .max_message_size(MESSAGE_MAX_BYTES)
         .max_frame_size(MESSAGE_MAX_BYTES);
     Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, opening)))
+}
+
+/// A socket for one-time codes. Whoever has no good token may come in as a newcomer; web pages, which codes are not for
+/// and which could burn them from any visitor's machine, may not.
+fn open_code(
+    State(gate): State<Arc<Gate>>,
+    Extension(guest): Extension<Guest>,
+    Query(parameters): Query<Parameters>,
+    headers: &HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::Origin);
+    }
+    let upgrade = upgrade.0.map_err(Refusal::NoUpgrade)?;
+    let standing = match gate.admit(headers, &parameters) {
+        Ok(Grant::EveryRoom | Grant::Room(_)) => Standing::Member,
+        Err(_) => Standing::Stranger,
+    };
+    let upgrade = upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(CODE_SIGNAL_MAX_BYTES)
+        .max_frame_size(CODE_SIGNAL_MAX_BYTES);
+    let codes = gate.codes.clone();
+    Ok(upgrade.on_upgrade(move |socket| codes::run(socket, codes, guest, standing)))
 }
 
 /// The upgrade, or why the request is none.

@@ -195,7 +195,7 @@ impl Hub {
 }
 
 /// What counts as one address for limits: an IPv4 address, or the /64 that an IPv6 host can choose from.
-fn limited_address(address: IpAddr) -> IpAddr {
+pub(super) fn limited_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
