@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::args::SourceArgs;
 use crate::cli::values::Resolution;
@@ -28,14 +28,6 @@ pub const COMMANDS: [(&str, &str, &str); 15] = [
     ("/quit", "", "leave the room"),
 ];
 
-/// The options of `/send`, which are those of `swarm send`: option, argument, meaning.
-pub const SEND_OPTIONS: [(&str, &str, &str); 4] = [
-    ("--to", "NAME", "only to this peer; may be given again"),
-    ("--exclude", "PATTERN", "leave out what this matches, as in .gitignore; may be given again"),
-    ("--gitignore", "", "leave out what .gitignore files say"),
-    ("--follow", "", "send what symbolic links point at"),
-];
-
 /// `/send` as typed.
 #[derive(Debug, PartialEq, Eq, Parser)]
 #[command(no_binary_name = true, disable_help_flag = true, disable_version_flag = true)]
@@ -46,6 +38,30 @@ pub struct Sending {
     /// What.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// An option of `/send`, for its help and its completion.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SendOption {
+    /// With its dashes.
+    pub name: String,
+    /// What stands behind it; nothing for a switch.
+    pub argument: String,
+    /// One sentence.
+    pub meaning: String,
+}
+
+/// The options of `/send`, which are those of `swarm send`.
+pub fn send_options() -> Vec<SendOption> {
+    let described = |option: &clap::Arg| {
+        let argument = option.get_value_names().filter(|_| option.get_action().takes_values());
+        Some(SendOption {
+            name: format!("--{}", option.get_long()?),
+            argument: argument.map(|names| names.join(" ")).unwrap_or_default(),
+            meaning: option.get_help().map(ToString::to_string).unwrap_or_default(),
+        })
+    };
+    Sending::command().get_arguments().filter_map(described).collect()
 }
 
 /// A line, as it is meant.
@@ -270,9 +286,13 @@ mod tests {
         };
         let (exclude, follow_links) = (vec!["*.tmp".to_owned(), "raw/".to_owned()], true);
         assert_eq!(sending.source.options(), SourceOptions { follow_links, exclude, gitignore: false });
-        for (option, argument, _) in SEND_OPTIONS {
-            let line = format!("/send {option} {argument} x");
+        let options = send_options();
+        let names: Vec<&str> = options.iter().map(|option| option.name.as_str()).collect();
+        assert_eq!(names, ["--to", "--follow", "--exclude", "--gitignore"]);
+        for SendOption { name, argument, meaning } in &options {
+            let line = format!("/send {name} {argument} x");
             assert!(matches!(parse(&line), Ok(Typed::Send(_))), "{line}");
+            assert!(!meaning.is_empty(), "{name}");
         }
         let message = parse("/send --fly x").expect_err("no such option").to_string();
         assert_eq!(message, "/send: unexpected argument '--fly' found");

@@ -20,7 +20,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::{ColorMode, CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Validator};
 use tokio::sync::mpsc;
 
-use super::commands::{COMMANDS, SEND_OPTIONS};
+use super::commands::{COMMANDS, send_options};
 use crate::cli::input::Input;
 use crate::cli::term;
 
@@ -287,10 +287,8 @@ fn sending(arguments: &str, start: usize, last: &str) -> Completing {
 }
 
 fn options(typed: &str) -> Vec<Pair> {
-    let fitting = SEND_OPTIONS.iter().filter(|(option, _, _)| option.starts_with(typed));
-    fitting
-        .map(|(option, _, _)| Pair { display: (*option).to_owned(), replacement: format!("{option} ") })
-        .collect()
+    let fitting = send_options().into_iter().filter(|option| option.name.starts_with(typed));
+    fitting.map(|option| Pair { replacement: format!("{} ", option.name), display: option.name }).collect()
 }
 
 fn commands(typed: &str) -> Vec<Pair> {

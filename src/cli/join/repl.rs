@@ -4,7 +4,7 @@ mod files;
 #[cfg(test)]
 mod tests;
 
-use super::commands::{self, COMMANDS, SEND_OPTIONS, Typed};
+use super::commands::{self, COMMANDS, Typed, send_options};
 use crate::cli::ask::Tokens;
 use crate::cli::code::{self, News};
 use crate::cli::consent::Consent;
@@ -281,9 +281,11 @@ impl Repl {
         let rows =
             COMMANDS.map(|(name, arguments, meaning)| [format!("{name} {arguments}"), meaning.to_owned()]);
         let mut lines = layout::table(&rows);
-        let options = SEND_OPTIONS
-            .map(|(option, argument, meaning)| [format!("  /send {option} {argument}"), meaning.to_owned()]);
-        lines.extend(layout::table(&options));
+        let options = send_options().into_iter();
+        let rows: Vec<_> = options
+            .map(|option| [format!("  /send {} {}", option.name, option.argument), option.meaning])
+            .collect();
+        lines.extend(layout::table(&rows));
         lines.push("Anything else is said to everyone; Tab completes commands, names and paths.".to_owned());
         lines
     }
