@@ -418,6 +418,7 @@ fn drain_mesh(mesh: &mut mesh::Mesh, offer: &mut String) {
                 | mesh::Event::Transfer { .. }
                 | mesh::Event::Bulk { .. }
                 | mesh::Event::Writable { .. }
+                | mesh::Event::BulkLost { .. }
                 | mesh::Event::Path { .. }),
             ) => panic!("somebody without the key was shown: {event:?}"),
             mesh::Output::Event(

@@ -348,6 +348,11 @@ impl Link {
             PeerEvent::ChannelOpen(channel) => self.handle_channel_open(now, identity, channel),
             PeerEvent::Message { channel, payload } => self.handle_message(now, identity, channel, payload),
             PeerEvent::Writable { bytes } => self.handle_writable(bytes),
+            PeerEvent::Strain(strain) => {
+                if self.is_ready() {
+                    self.event(Event::Strain(strain));
+                }
+            }
             PeerEvent::Path(path) => self.handle_path(path),
             // ICE has the last word: the path may come back.
             PeerEvent::Disconnected | PeerEvent::Reconnected => {}

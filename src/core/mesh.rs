@@ -29,6 +29,7 @@ use rand::{RngExt, SeedableRng};
 use super::chat;
 use super::link::{self, CloseReason, Link, PeerKind};
 use super::peer::{LinkKey, Payload};
+use super::stripes::{Stripes, is_stripe};
 use super::timers::Timers;
 use crate::wire::control::Control;
 use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, UserId};
@@ -44,6 +45,7 @@ enum TimerKey {
     Link(LinkKey),
     Want(UserId),
     Refill,
+    Stripes,
 }
 
 /// How things stand with the server.
@@ -93,6 +95,7 @@ pub struct Mesh {
     /// With this the server knows us again. Ours to begin with, so that it works even if the first welcome is lost.
     resume: String,
     links: BTreeMap<LinkKey, Link>,
+    stripes: Stripes,
     by_id: BTreeMap<LinkId, LinkKey>,
     unclaimed: BTreeSet<LinkKey>,
     slots: BTreeMap<UserId, Slot>,
@@ -117,6 +120,7 @@ impl Mesh {
             signaling: Signaling::Down,
             resume,
             links: BTreeMap::new(),
+            stripes: Stripes::new(rng.random()),
             by_id: BTreeMap::new(),
             unclaimed: BTreeSet::new(),
             slots: BTreeMap::new(),
@@ -154,6 +158,11 @@ impl Mesh {
         self.slots.get(peer).and_then(|slot| slot.ready)
     }
 
+    /// The link that a connection is, or belongs to.
+    pub fn link_of(&self, key: LinkKey) -> Option<LinkKey> {
+        if is_stripe(key) { self.stripes.link_of(key) } else { Some(key) }
+    }
+
     /// The members with a ready link, and that link.
     pub fn ready_links(&self) -> impl Iterator<Item = (&UserId, LinkKey)> {
         self.slots.iter().filter_map(|(peer, slot)| Some((peer, slot.ready?)))
@@ -168,6 +177,7 @@ impl Mesh {
     pub fn held(&self) -> Held {
         Held {
             links: self.links.len(),
+            stripes: self.stripes.len(),
             members: self.slots.len(),
             wants: self.wants.len(),
             orphans: self.orphans.len(),
@@ -182,6 +192,10 @@ impl Mesh {
             Input::SignalingUp => self.handle_signaling_up(now),
             Input::SignalingDown => self.handle_signaling_down(now),
             Input::Signal(signal) => self.handle_signal(now, signal),
+            Input::Peer(key, event) if is_stripe(key) => {
+                self.stripes.handle_peer(now, key, event);
+                self.drain_stripes(now);
+            }
             Input::Peer(key, event) => self.feed(now, key, link::Input::Peer(event)),
             Input::Say { text, to } => self.say(now, &text, &to),
             Input::Data { bytes, to } => {
@@ -192,7 +206,7 @@ impl Mesh {
             Input::Transfer { to, message } => {
                 self.feed_ready(now, &to, link::Input::Control(Control::Transfer { message }))
             }
-            Input::Bulk { to, frame } => self.feed_ready(now, &to, link::Input::Bulk(frame)),
+            Input::Bulk { to, frame } => self.send_bulk(now, &to, frame),
             Input::Rename(name) => self.rename(now, name),
             Input::Ignore { peer, ignored: true } => drop(self.ignored.insert(peer)),
             Input::Ignore { peer, ignored: false } => drop(self.ignored.remove(&peer)),
@@ -217,6 +231,10 @@ impl Mesh {
             }
             TimerKey::Want(peer) => Reason::Want(peer.clone()),
             TimerKey::Refill => Reason::Refill,
+            TimerKey::Stripes => {
+                let (_, key) = self.stripes.poll_timeout().expect("the timer mirrors theirs");
+                Reason::Stripe(key)
+            }
         };
         Some((at, reason))
     }
@@ -233,6 +251,10 @@ impl Mesh {
                 }
                 TimerKey::Want(peer) => self.want(now, peer),
                 TimerKey::Refill => self.fill_offers(now),
+                TimerKey::Stripes => {
+                    self.stripes.handle_timeout(now);
+                    self.drain_stripes(now);
+                }
             }
         }
     }

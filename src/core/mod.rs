@@ -20,5 +20,6 @@ pub mod link;
 pub mod mesh;
 pub mod peer;
 pub mod room;
+pub mod stripes;
 pub mod timers;
 pub mod transfer;

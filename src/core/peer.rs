@@ -148,6 +148,8 @@ pub enum PeerEvent {
         /// How many more bytes.
         bytes: usize,
     },
+    /// Bulk data has been waiting without a pause since the last of these, or for a second.
+    Strain(Strain),
     /// How the packets travel now.
     Path(Path),
     /// Consent (RFC 7675) was lost; the connection may come back.
@@ -156,6 +158,15 @@ pub enum PeerEvent {
     Reconnected,
     /// The connection is over. The last event of a connection.
     Closed(PeerClosed),
+}
+
+/// How a path fares on which bulk data waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strain {
+    /// The shortest round trip of this connection.
+    pub shortest: Duration,
+    /// The last one. What it takes longer is the queue on the path.
+    pub last: Duration,
 }
 
 /// Why a connection ended.

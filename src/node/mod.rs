@@ -238,7 +238,12 @@ impl Node {
     }
 
     fn handle_rtc(&mut self, key: LinkKey, event: PeerEvent) {
-        self.roster.count_event(key, &event);
+        if let Some(link) = self.mesh.link_of(key) {
+            self.roster.count_event(link, &event);
+        }
+        if let PeerEvent::Closed(_) = event {
+            self.roster.forget(key);
+        }
         self.mesh.handle(Instant::now(), mesh::Input::Peer(key, event));
         self.carry_out();
     }
@@ -385,7 +390,9 @@ impl Node {
         match output {
             mesh::Output::Signal(signal) => self.send_signal(signal),
             mesh::Output::Peer(key, command) => {
-                self.roster.count_command(key, &command);
+                if let Some(link) = self.mesh.link_of(key) {
+                    self.roster.count_command(link, &command);
+                }
                 if command == PeerCommand::Close {
                     self.roster.forget(key);
                 }
@@ -447,6 +454,9 @@ impl Node {
             }
             mesh::Event::Writable { peer, bytes } => {
                 self.transfers.handle(now, transfer::Input::Writable { peer, bytes });
+            }
+            mesh::Event::BulkLost { peer } => {
+                self.transfers.handle(now, transfer::Input::BulkLost { peer });
             }
             mesh::Event::Path { peer, path } => self.roster.set_path(&peer, path, &self.mesh),
             mesh::Event::Refused { code, message } => {

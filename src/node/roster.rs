@@ -76,15 +76,16 @@ impl Roster {
             PeerEvent::Message { payload, .. } => {
                 self.traffic.entry(key).or_default().received_bytes += payload.len_bytes() as u64;
             }
-            PeerEvent::Closed(_) => self.forget(key),
             PeerEvent::Description(_)
             | PeerEvent::Candidate(_)
             | PeerEvent::Connected { .. }
             | PeerEvent::ChannelOpen(_)
             | PeerEvent::Writable { .. }
+            | PeerEvent::Strain(_)
             | PeerEvent::Path(_)
             | PeerEvent::Disconnected
-            | PeerEvent::Reconnected => {}
+            | PeerEvent::Reconnected
+            | PeerEvent::Closed(_) => {}
         }
     }
 

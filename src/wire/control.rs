@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::candidate::or_end;
 use super::limits::CONTROL_MAX_BYTES;
+use super::{Candidate, Sdp};
 
 /// The version of the control protocol this program speaks.
 pub const CONTROL_VERSION: u32 = 1;
@@ -51,6 +53,40 @@ pub enum Control {
         /// The message. Parsed by the transfer machine, so that the mesh need not know files.
         message: serde_json::Value,
     },
+    /// About a further connection between the two, which carries bulk frames beside this link (`core::stripes`).
+    Stripe {
+        /// Its name, drawn by whoever opens it.
+        stripe: u32,
+        /// What there is to say.
+        signal: StripeSignal,
+    },
+    /// A type this version does not know: ignored.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How two peers of a ready link set up a further connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum StripeSignal {
+    /// Here is one.
+    Offer {
+        /// The description.
+        sdp: Sdp,
+    },
+    /// Taken.
+    Answer {
+        /// The description.
+        sdp: Sdp,
+    },
+    /// A way to reach the sender.
+    Candidate {
+        /// `None`: that was the last.
+        #[serde(deserialize_with = "or_end")]
+        candidate: Option<Candidate>,
+    },
+    /// Refused, or over.
+    End,
     /// A type this version does not know: ignored.
     #[serde(other)]
     Unknown,

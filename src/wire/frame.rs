@@ -18,6 +18,10 @@ pub const FRAME_MAX_BYTES: usize = 64 * 1024;
 /// The most content in one frame.
 pub const CONTENT_MAX_BYTES: usize = FRAME_MAX_BYTES - HEADER_BYTES;
 
+/// The first byte.
+const PIECE: u8 = 1;
+const MANIFEST: u8 = 2;
+
 /// What the content belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrameKind {
@@ -43,6 +47,11 @@ pub struct Frame {
     pub content: Bytes,
 }
 
+/// Whether a frame may arrive before others that were sent earlier. Pieces may; a manifest is put together in order.
+pub fn may_overtake(frame: &[u8]) -> bool {
+    frame.first() == Some(&PIECE)
+}
+
 /// The bytes are no frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -65,8 +74,8 @@ impl Frame {
         }
         let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let kind = match bytes[0] {
-            1 => FrameKind::Piece { piece: number(9) },
-            2 => FrameKind::Manifest,
+            PIECE => FrameKind::Piece { piece: number(9) },
+            MANIFEST => FrameKind::Manifest,
             other => return Err(FrameError::Kind(other)),
         };
         let offset = number(13);

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::core::peer::{Path, Payload, PeerCommand, PeerEvent};
-use crate::wire::control::Control;
+use crate::core::peer::{Path, Payload, PeerCommand, PeerEvent, Strain};
+use crate::wire::control::{Control, StripeSignal};
 use crate::wire::{Candidate, ClientSignal, RoomId, RoomKey, Sdp, UserId};
 
 /// Which program a peer runs.
@@ -124,6 +124,15 @@ pub enum Event {
     Bulk(Bytes),
     /// The bulk channel takes that many bytes.
     Writable(usize),
+    /// Bulk data waits on the bulk channel.
+    Strain(Strain),
+    /// The peer says something about a stripe.
+    Stripe {
+        /// The stripe's name.
+        stripe: u32,
+        /// What it says.
+        signal: StripeSignal,
+    },
     /// How packets travel.
     Path(Path),
     /// Nobody took the offer in time. It stays open until [`Input::Withdrawn`] or [`Input::Close`].

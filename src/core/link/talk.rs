@@ -122,6 +122,7 @@ impl Link {
             Control::Probe { nonce } => self.send_control(&Control::Alive { nonce }),
             Control::Alive { nonce } => self.handle_alive(nonce),
             Control::Transfer { message } => self.event(Event::Transfer(message)),
+            Control::Stripe { stripe, signal } => self.event(Event::Stripe { stripe, signal }),
             Control::Bye { reason } => self.handle_bye(now, bye_reason(&reason)),
             // A second hello means nothing.
             Control::Hello { .. } | Control::Unknown => {}

@@ -182,6 +182,11 @@ pub enum Event {
         /// How many.
         bytes: usize,
     },
+    /// Bulk frames to or from a ready peer may never arrive.
+    BulkLost {
+        /// Whose.
+        peer: UserId,
+    },
     /// How packets travel to a ready peer.
     Path {
         /// Whose.
@@ -207,6 +212,8 @@ pub enum Reason {
     Want(UserId),
     /// Time to make offers again after one broke.
     Refill,
+    /// A stripe did not come up, or is idle.
+    Stripe(LinkKey),
 }
 
 /// How much a mesh holds, in numbers of entries.
@@ -214,6 +221,8 @@ pub enum Reason {
 pub struct Held {
     /// Connections, offers included.
     pub links: usize,
+    /// Further connections, for bulk.
+    pub stripes: usize,
     /// Members with a connection, ready or coming up.
     pub members: usize,
     /// Members that were asked for again.

@@ -2,10 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::{Event, Mesh, Output, Signaling, TimerKey};
 use crate::core::link::{self, CloseReason, Link};
-use crate::core::peer::LinkKey;
+use crate::core::peer::{Channel, LinkKey, Payload, PeerCommand};
+use crate::core::stripes;
 use crate::wire::UserId;
+use crate::wire::control::Control;
 
 /// A link that was ready for so long worked: if it breaks, asking for it starts from the shortest delay. Otherwise a pair
 /// whose links break as soon as they are ready would ask for ever.
@@ -34,14 +38,22 @@ impl Mesh {
         match event {
             link::Event::Closed(reason) => return self.handle_link_closed(now, key, reason),
             link::Event::Stale => return self.handle_stale_offer(now, key),
+            link::Event::Strain(strain) => {
+                self.stripes.handle_strain(now, key, strain);
+                return self.drain_stripes(now);
+            }
+            link::Event::Stripe { stripe, signal } => {
+                self.stripes.handle_signal(now, key, stripe, signal);
+                return self.drain_stripes(now);
+            }
             link::Event::Ready { .. }
             | link::Event::Text { .. }
             | link::Event::Data(_)
             | link::Event::Renamed(_)
             | link::Event::Transfer(_)
             | link::Event::Bulk(_)
-            | link::Event::Writable(_)
-            | link::Event::Path(_) => {}
+            | link::Event::Path(_)
+            | link::Event::Writable(_) => {}
         }
         let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
         let is_ignored = self.ignored.contains(&peer);
@@ -55,7 +67,10 @@ impl Mesh {
                 self.event(Event::Opened { peer, kind, verified, name });
             }
             link::Event::Path(path) => self.event(Event::Path { peer, path }),
-            link::Event::Writable(bytes) => self.event(Event::Writable { peer, bytes }),
+            link::Event::Writable(bytes) => {
+                self.stripes.add_credit(key, bytes);
+                self.event(Event::Writable { peer, bytes });
+            }
             link::Event::Text { .. }
             | link::Event::Data(_)
             | link::Event::Renamed(_)
@@ -67,7 +82,10 @@ impl Mesh {
             link::Event::Data(bytes) => self.event(Event::Data { from: peer, bytes }),
             link::Event::Transfer(message) => self.event(Event::Transfer { from: peer, message }),
             link::Event::Bulk(frame) => self.event(Event::Bulk { from: peer, frame }),
-            link::Event::Closed(_) | link::Event::Stale => unreachable!("returned above"),
+            link::Event::Closed(_)
+            | link::Event::Stale
+            | link::Event::Strain(_)
+            | link::Event::Stripe { .. } => unreachable!("returned above"),
         }
     }
 
@@ -90,6 +108,8 @@ impl Mesh {
 
     fn handle_link_closed(&mut self, now: Instant, key: LinkKey, reason: CloseReason) {
         let Some(link) = self.links.remove(&key) else { return };
+        self.stripes.handle_link_closed(key);
+        self.drain_stripes(now);
         self.by_id.remove(link.id());
         if self.signaling == Signaling::Down {
             self.forget_unsent(link.id());
@@ -123,6 +143,55 @@ impl Mesh {
         if is_alone && is_worth_another_try(reason) {
             self.schedule_want(now, peer.clone());
         }
+    }
+}
+
+impl Mesh {
+    /// Sends a bulk frame beside the link or on it.
+    pub(super) fn send_bulk(&mut self, now: Instant, peer: &UserId, frame: Bytes) {
+        let Some(key) = self.ready_link(peer) else { return };
+        match self.stripes.route(now, key, &frame) {
+            Some(stripe) => {
+                let payload = Payload::Binary(frame);
+                let send = PeerCommand::Send { channel: Channel::Bulk, payload };
+                self.outbox.push_back(Output::Peer(stripe, send));
+            }
+            None => self.feed(now, key, link::Input::Bulk(frame)),
+        }
+    }
+
+    /// Carries out what the stripes want.
+    pub(super) fn drain_stripes(&mut self, now: Instant) {
+        while let Some(output) = self.stripes.poll() {
+            match output {
+                stripes::Output::Peer(key, command) => self.outbox.push_back(Output::Peer(key, command)),
+                stripes::Output::Control { link, stripe, signal } => {
+                    self.feed(now, link, link::Input::Control(Control::Stripe { stripe, signal }));
+                }
+                stripes::Output::Bulk(link, frame) => {
+                    if let Some(from) = self.ready_peer(link).filter(|peer| !self.ignored.contains(peer)) {
+                        self.event(Event::Bulk { from, frame });
+                    }
+                }
+                stripes::Output::Writable(link, bytes) => {
+                    if let Some(peer) = self.ready_peer(link) {
+                        self.event(Event::Writable { peer, bytes });
+                    }
+                }
+                stripes::Output::Lost(link) => {
+                    if let Some(peer) = self.ready_peer(link) {
+                        self.event(Event::BulkLost { peer });
+                    }
+                }
+            }
+        }
+        self.timers.set(TimerKey::Stripes, self.stripes.poll_timeout().map(|(at, _)| at));
+    }
+
+    /// Whose link this is, if it is the one in use.
+    fn ready_peer(&self, key: LinkKey) -> Option<UserId> {
+        let peer = self.links.get(&key).and_then(Link::peer)?;
+        (self.ready_link(peer) == Some(key)).then(|| peer.clone())
     }
 }
 

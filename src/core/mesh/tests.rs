@@ -602,7 +602,7 @@ fn leaving_closes_everything_and_nothing_follows() {
     assert_eq!(peer.feed(Input::SignalingDown), []);
     assert_eq!(peer.feed(Input::SignalingUp), []);
     assert_eq!(peer.link(key, PeerEvent::Closed(PeerClosed::Local)), []);
-    let nothing = Held { links: 0, members: 0, wants: 0, orphans: 0, unsent: 0, timers: 0 };
+    let nothing = Held { links: 0, stripes: 0, members: 0, wants: 0, orphans: 0, unsent: 0, timers: 0 };
     assert_eq!(peer.mesh.held(), nothing);
 }
 

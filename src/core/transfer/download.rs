@@ -136,12 +136,17 @@ impl Exchange {
         }
         let (len, cost) = (self.manifest.piece_len(piece), self.cost(piece));
         let Some(member) = self.members.get_mut(peer) else { return Ok(None) };
-        let Some(asked) = member.asked.get_mut(&piece) else {
-            let stray = content.len() as u64;
-            member.forgiven_bytes = member.forgiven_bytes.checked_sub(stray).ok_or(CutOffReason::Protocol)?;
-            return Ok(None);
+        let part_len = content.len() as u64;
+        let is_new = match member.asked.get_mut(&piece) {
+            Some(asked) => asked.add(len, offset, content)?,
+            None => false,
         };
-        asked.add(len, offset, content)?;
+        if !is_new {
+            member.forgiven_bytes =
+                member.forgiven_bytes.checked_sub(part_len).ok_or(CutOffReason::Protocol)?;
+            return Ok(None);
+        }
+        let asked = &member.asked[&piece];
         member.heard_at = now;
         member.silences = 0;
         if asked.got < len {
@@ -231,7 +236,8 @@ impl Member {
 }
 
 impl Asked {
-    fn add(&mut self, len: u32, offset: u32, content: Bytes) -> Result<(), CutOffReason> {
+    /// `false`: some of it is here already. Frames of a request that was taken back and made again come twice.
+    fn add(&mut self, len: u32, offset: u32, content: Bytes) -> Result<bool, CutOffReason> {
         let end = offset
             .checked_add(content.len() as u32)
             .filter(|end| *end <= len)
@@ -242,10 +248,10 @@ impl Asked {
         let before = self.parts.range(..=offset).next_back().map_or(0, |(at, part)| at + part.len() as u32);
         let after = self.parts.range(offset..).next().map_or(len, |(at, _)| *at);
         if before > offset || end > after {
-            return Err(CutOffReason::Protocol);
+            return Ok(false);
         }
         self.got += content.len() as u32;
         self.parts.insert(offset, content);
-        Ok(())
+        Ok(true)
     }
 }

@@ -356,17 +356,36 @@ impl Transfers {
     /// Takes the requests to a silent peer back; one that never answers is cut off.
     fn silent(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
-        let pieces = exchange.take_back(peer);
         let Some(member) = exchange.members.get_mut(peer) else { return };
         member.silences += 1;
         member.heard_at = now;
         member.retry_at = Some(now + SILENCE / 4);
-        if member.silences >= SILENCES_MAX {
-            return self.cut_off(now, Some(id), peer, CutOffReason::NeverAnswers);
+        let is_hopeless = member.silences >= SILENCES_MAX;
+        self.take_back(id, peer);
+        if is_hopeless {
+            self.cut_off(now, Some(id), peer, CutOffReason::NeverAnswers);
         }
+    }
+
+    /// What a peer was asked for may not come, although it is there: it is asked again.
+    pub(super) fn bulk_lost(&mut self, now: Instant, peer: &UserId) {
+        let ids: Vec<TransferId> = self.shares.keys().copied().collect();
+        for id in ids {
+            if self.take_back(id, peer) {
+                self.hungry.insert((id, peer.clone()));
+                self.wake(Reason::Requests, now + TICK);
+            }
+        }
+    }
+
+    /// Takes all requests to a peer back. `false`: there were none.
+    fn take_back(&mut self, id: TransferId, peer: &UserId) -> bool {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return false };
+        let pieces = exchange.take_back(peer);
         for pieces in pieces.chunks(PIECES_PER_MESSAGE) {
             self.out.control(peer, TransferMessage::Cancel { id, pieces: pieces.to_vec() });
         }
+        !pieces.is_empty()
     }
 
     /// Says once when nobody here has what is missing.

@@ -137,6 +137,7 @@ impl Transfers {
                 }
             }
             Input::Writable { peer, bytes } => self.uploads.writable(&peer, bytes),
+            Input::BulkLost { peer } => self.bulk_lost(now, &peer),
             Input::Disk { op, done } => self.disk(now, op, done),
             Input::Command(command) => self.command(now, command),
         }

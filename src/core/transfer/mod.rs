@@ -224,6 +224,11 @@ pub enum Input {
         /// How many bytes.
         bytes: usize,
     },
+    /// Bulk frames from or to this peer may never arrive, although it is still there.
+    BulkLost {
+        /// Whose.
+        peer: UserId,
+    },
     /// A disk operation said something.
     Disk {
         /// Which operation.

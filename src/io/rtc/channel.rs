@@ -154,6 +154,7 @@ pub(super) async fn pace(data_channel: Arc<dyn DataChannel>, pc: Arc<dyn PeerCon
     let mut pacer = Pacer::new(Instant::now());
     let mut low_water = 0;
     let mut rtt_at: Option<Instant> = None;
+    let mut strained_since: Option<Instant> = None;
     while let Ok((sent, drained)) = bulk_progress(&*data_channel, &outlet.load).await {
         let now = Instant::now();
         if let Some(bytes) = pacer.room(now, sent, drained) {
@@ -167,12 +168,19 @@ pub(super) async fn pace(data_channel: Arc<dyn DataChannel>, pc: Arc<dyn PeerCon
             }
         }
         if sent == drained {
+            strained_since = None;
             outlet.load.bulk_moved.notified().await;
             continue;
         }
         if rtt_at.is_none_or(|at| now.saturating_duration_since(at) >= RTT_EVERY) {
             rtt_at = Some(now);
-            pacer.set_rtt(path::round_trip(&*pc).await.unwrap_or_default());
+            if let Some(rtt) = path::round_trip(&*pc).await {
+                let strain = pacer.set_rtt(rtt);
+                let since = *strained_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= RTT_EVERY {
+                    outlet.say(PeerEvent::Strain(strain)).await;
+                }
+            }
         }
         let _ = tokio::time::timeout(PACE_EVERY, outlet.load.bulk_moved.notified()).await;
     }

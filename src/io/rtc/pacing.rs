@@ -15,6 +15,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::core::peer::Strain;
+
 /// How long a chat line may wait behind bulk data.
 const QUEUE_TIME: Duration = Duration::from_millis(50);
 
@@ -42,6 +44,7 @@ const FALL: f64 = 0.1;
 pub(super) struct Pacer {
     window_bytes: usize,
     rtt: Duration,
+    shortest_rtt: Duration,
     measured_at: Instant,
     drained_at_measure: u64,
     /// Whether nothing was waiting at some time since then: the rate is at least what was measured.
@@ -55,6 +58,7 @@ impl Pacer {
         Self {
             window_bytes: WINDOW_START_BYTES,
             rtt: Duration::ZERO,
+            shortest_rtt: Duration::MAX,
             measured_at: now,
             drained_at_measure: 0,
             was_idle: true,
@@ -69,13 +73,15 @@ impl Pacer {
     }
 
     /// A round trip was measured. Those measured while the routers' queues are full are too long: the shortest counts,
-    /// and is forgotten slowly, because paths change.
-    pub(super) fn set_rtt(&mut self, rtt: Duration) {
+    /// and is forgotten slowly, because paths change. Returns the last beside the shortest of all.
+    pub(super) fn set_rtt(&mut self, rtt: Duration) -> Strain {
+        self.shortest_rtt = self.shortest_rtt.min(rtt);
         self.rtt = match self.rtt {
             Duration::ZERO => rtt,
             shortest if rtt < shortest => rtt,
             shortest => shortest + (rtt - shortest) / RTT_FORGET,
         };
+        Strain { shortest: self.shortest_rtt, last: rtt }
     }
 
     /// `sent` bytes were given to the channel since it opened, `drained` of them were acknowledged. Returns how many

@@ -112,6 +112,7 @@ impl Original {
             PeerEvent::Connected { .. }
             | PeerEvent::Message { payload: Payload::Binary(_), .. }
             | PeerEvent::Writable { .. }
+            | PeerEvent::Strain(_)
             | PeerEvent::Path(_)
             | PeerEvent::Disconnected
             | PeerEvent::Reconnected => {}

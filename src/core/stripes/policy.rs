@@ -1,0 +1,83 @@
+//! When more connections to a peer are worth having.
+//!
+//! A path that is full has a queue, and a round trip over it takes longer than the shortest one. Data that waits
+//! although there is no queue waits for an association's congestion control or window, and another association has
+//! another of each. On a path without loss one association fills the queue by itself, so nothing is opened there.
+
+use std::time::{Duration, Instant};
+
+use crate::core::peer::Strain;
+
+/// On a shorter path one association is fast enough: 50 Mbit/s at one lost packet in a hundred.
+const ROUND_TRIP_MIN: Duration = Duration::from_millis(10);
+
+/// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at one of 50 ms.
+const QUEUE: Duration = Duration::from_millis(25);
+
+/// So many reports in a row, a second apart, must show no queue.
+const REPORTS: u32 = 2;
+
+/// Twice the connections must bring at least so much more, or they stay as they are.
+const GAIN: f64 = 1.2;
+
+/// How long nothing more is opened after that brought nothing, or did not come up.
+const REST: Duration = Duration::from_secs(60);
+
+/// What one link's history says.
+#[derive(Debug, Default)]
+pub(super) struct Policy {
+    unfilled: u32,
+    sent_bytes: u64,
+    /// When the present number of connections was reached, and what had been sent then.
+    since: Option<(Instant, u64)>,
+    /// Bytes a second with half as many.
+    before_bps: Option<f64>,
+    connections: usize,
+    rests_until: Option<Instant>,
+}
+
+impl Policy {
+    pub(super) fn note_sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    /// Opens nothing for a while.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rests_until = Some(now + REST);
+    }
+
+    /// How many more stripes to open, with so many open and coming up.
+    pub(super) fn judge(&mut self, now: Instant, strain: Strain, open: usize, opening: usize) -> usize {
+        let connections = 1 + open;
+        if opening > 0 || self.connections != connections {
+            self.connections = connections;
+            self.since = Some((now, self.sent_bytes));
+            self.unfilled = 0;
+            return 0;
+        }
+        let has_queue = strain.last > strain.shortest + QUEUE;
+        if has_queue || strain.shortest < ROUND_TRIP_MIN {
+            self.unfilled = 0;
+            return 0;
+        }
+        self.unfilled += 1;
+        if self.unfilled < REPORTS || self.rests_until.is_some_and(|until| now < until) {
+            return 0;
+        }
+        self.unfilled = 0;
+        let bps = self.rate(now);
+        if self.before_bps.is_some_and(|before| bps < before * GAIN) {
+            self.before_bps = None;
+            self.rest(now);
+            return 0;
+        }
+        self.before_bps = Some(bps);
+        connections
+    }
+
+    fn rate(&self, now: Instant) -> f64 {
+        let (since, sent_bytes) = self.since.unwrap_or((now, self.sent_bytes));
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        if seconds > 0.0 { (self.sent_bytes - sent_bytes) as f64 / seconds } else { 0.0 }
+    }
+}

@@ -1,0 +1,294 @@
+//! Two ends of one link, and what becomes of the stripes between them.
+
+use super::*;
+use crate::core::peer::PeerClosed;
+use crate::wire::{Candidate, Sdp};
+
+const LINK: LinkKey = LinkKey(7);
+const ROUND_TRIP: Duration = Duration::from_millis(40);
+
+fn sdp(text: &str) -> Sdp {
+    Sdp::new(format!("v=0\r\n{text}")).expect("short")
+}
+
+fn candidate() -> StripeSignal {
+    StripeSignal::Candidate {
+        candidate: Some(Candidate {
+            candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".to_owned(),
+            sdp_mid: Some("0".to_owned()),
+            sdp_m_line_index: Some(0),
+            username_fragment: None,
+        }),
+    }
+}
+
+fn strain(queue_ms: u64) -> Strain {
+    Strain { shortest: ROUND_TRIP, last: ROUND_TRIP + Duration::from_millis(queue_ms) }
+}
+
+fn piece(len: usize) -> Bytes {
+    let mut frame = vec![0; len];
+    frame[0] = 1;
+    frame.into()
+}
+
+struct End {
+    now: Instant,
+    stripes: Stripes,
+}
+
+impl End {
+    fn new(seed: u8) -> Self {
+        Self { now: Instant::now(), stripes: Stripes::new([seed; 32]) }
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.stripes.poll()).collect()
+    }
+
+    fn pass(&mut self, seconds: u64) -> Vec<Output> {
+        self.now += Duration::from_secs(seconds);
+        self.stripes.handle_timeout(self.now);
+        self.drain()
+    }
+
+    /// A second in which bulk data waited and so many bytes were sent. Returns the stripes that are being opened.
+    fn strained(&mut self, queue_ms: u64, sent_bytes: usize) -> Vec<LinkKey> {
+        self.pass(1);
+        self.stripes.add_credit(LINK, sent_bytes);
+        self.stripes.route(self.now, LINK, &vec![2; sent_bytes].into());
+        self.stripes.handle_strain(self.now, LINK, strain(queue_ms));
+        let made = self.drain().into_iter().map(|output| {
+            let Output::Peer(key, PeerCommand::CreateOffer) = output else { panic!("{output:?}") };
+            key
+        });
+        made.collect()
+    }
+
+    fn hears(&mut self, stripe: u32, signal: StripeSignal) -> Vec<Output> {
+        self.stripes.handle_signal(self.now, LINK, stripe, signal);
+        self.drain()
+    }
+
+    fn connection(&mut self, key: LinkKey, event: PeerEvent) -> Vec<Output> {
+        self.stripes.handle_peer(self.now, key, event);
+        self.drain()
+    }
+
+    fn name_of(&self, key: LinkKey) -> u32 {
+        self.stripes.stripes[&key].name
+    }
+
+    /// Brings one of our stripes up, as the other end would.
+    fn comes_up(&mut self, key: LinkKey) {
+        let name = self.name_of(key);
+        self.hears(name, StripeSignal::Answer { sdp: sdp("answer") });
+        self.connection(key, PeerEvent::ChannelOpen(Channel::Bulk));
+    }
+
+    /// One open stripe.
+    fn striped() -> (Self, LinkKey) {
+        let mut end = Self::new(1);
+        let made: Vec<LinkKey> = (0..3).flat_map(|_| end.strained(0, 0)).collect();
+        let [key] = made[..] else { panic!("{made:?}") };
+        end.comes_up(key);
+        (end, key)
+    }
+}
+
+#[test]
+fn two_ends_set_a_stripe_up_and_frames_go_both_ways() {
+    let (mut ada, mut bob) = (End::new(1), End::new(2));
+    let made: Vec<LinkKey> = (0..3).flat_map(|_| ada.strained(0, 0)).collect();
+    let [adas] = made[..] else { panic!("{made:?}") };
+    let mut from_ada = ada.connection(adas, PeerEvent::Description(sdp("offer")));
+    from_ada.extend(ada.connection(adas, PeerEvent::Candidate(None)));
+    let mut heard = Vec::new();
+    for output in from_ada {
+        let Output::Control { link: LINK, stripe, signal } = output else { panic!("{output:?}") };
+        heard.extend(bob.hears(stripe, signal));
+    }
+    let [
+        Output::Peer(bobs, PeerCommand::AcceptOffer { .. }),
+        Output::Peer(_, PeerCommand::AddCandidate(None)),
+    ] = heard[..]
+    else {
+        panic!("{heard:?}")
+    };
+    let answer = bob.connection(bobs, PeerEvent::Description(sdp("answer")));
+    let [Output::Control { stripe, signal: StripeSignal::Answer { sdp: answer }, .. }] = &answer[..] else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(
+        ada.hears(*stripe, StripeSignal::Answer { sdp: answer.clone() }),
+        [
+            Output::Peer(adas, PeerCommand::AcceptAnswer { sdp: answer.clone() }),
+            Output::Peer(adas, PeerCommand::OpenChannel(Channel::Bulk)),
+        ]
+    );
+    for (end, key) in [(&mut ada, adas), (&mut bob, bobs)] {
+        end.connection(key, PeerEvent::ChannelOpen(Channel::Bulk));
+        let writable = end.connection(key, PeerEvent::Writable { bytes: 1000 });
+        assert_eq!(writable, [Output::Writable(LINK, 1000)]);
+        assert_eq!(end.stripes.route(end.now, LINK, &piece(100)), Some(key));
+        let payload = Payload::Binary(piece(100));
+        let message = PeerEvent::Message { channel: Channel::Bulk, payload };
+        assert_eq!(end.connection(key, message), [Output::Bulk(LINK, piece(100))]);
+    }
+}
+
+#[test]
+fn a_frame_goes_where_the_most_room_is_and_a_manifest_stays_on_the_link() {
+    let (mut end, key) = End::striped();
+    end.stripes.add_credit(LINK, 500);
+    end.connection(key, PeerEvent::Writable { bytes: 900 });
+    let mut route = |frame: Bytes| end.stripes.route(end.now, LINK, &frame);
+    assert_eq!(route(vec![2; 100].into()), None, "a manifest");
+    assert_eq!(route(piece(300)), Some(key));
+    assert_eq!(route(piece(300)), Some(key));
+    assert_eq!(route(piece(300)), None, "the link has 400 and the stripe 300");
+    assert_eq!(route(piece(300)), Some(key));
+}
+
+#[test]
+fn a_path_without_a_queue_gets_twice_as_many_connections_each_time() {
+    let mut end = End::new(1);
+    let (mut connections, mut counts) = (1, vec![1]);
+    for _ in 0..40 {
+        for key in end.strained(5, 300_000 * connections) {
+            end.comes_up(key);
+            connections += 1;
+        }
+        if counts.last() != Some(&connections) {
+            counts.push(connections);
+        }
+    }
+    assert_eq!(counts, [1, 2, 4, 8, 1 + STRIPES_MAX]);
+}
+
+#[test]
+fn a_path_that_is_full_or_short_gets_none() {
+    let mut end = End::new(1);
+    for _ in 0..20 {
+        assert_eq!(end.strained(40, 1_000_000), []);
+    }
+    let short = Strain { shortest: Duration::from_millis(2), last: Duration::from_millis(2) };
+    for _ in 0..20 {
+        end.pass(1);
+        end.stripes.handle_strain(end.now, LINK, short);
+        assert_eq!(end.drain(), []);
+    }
+}
+
+#[test]
+fn what_brought_nothing_is_not_done_again_for_a_while() {
+    let mut end = End::new(1);
+    let mut opened_at = Vec::new();
+    for second in 0..120 {
+        for key in end.strained(5, 300_000) {
+            end.comes_up(key);
+            opened_at.push(second);
+        }
+    }
+    let [first, second] = opened_at[..] else { panic!("{opened_at:?}") };
+    assert!(second - first >= 60, "{opened_at:?}");
+}
+
+#[test]
+fn a_stripe_that_does_not_come_up_is_given_up_and_no_other_is_tried_for_a_while() {
+    let mut end = End::new(1);
+    let made: Vec<LinkKey> = (0..3).flat_map(|_| end.strained(0, 0)).collect();
+    let [key] = made[..] else { panic!("{made:?}") };
+    let name = end.name_of(key);
+    assert_eq!(
+        end.pass(20),
+        [
+            Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
+            Output::Peer(key, PeerCommand::Close),
+        ]
+    );
+    for _ in 0..30 {
+        assert_eq!(end.strained(0, 0), []);
+    }
+    assert!((0..60).any(|_| !end.strained(0, 0).is_empty()));
+}
+
+#[test]
+fn an_idle_stripe_is_closed_by_whoever_opened_it() {
+    let (mut end, key) = End::striped();
+    end.pass(20);
+    end.stripes.add_credit(LINK, 1);
+    end.connection(key, PeerEvent::Writable { bytes: 1000 });
+    assert_eq!(end.stripes.route(end.now, LINK, &piece(100)), Some(key));
+    assert_eq!(end.pass(20), [], "it was used meanwhile");
+    let name = end.name_of(key);
+    assert_eq!(
+        end.pass(20),
+        [
+            Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
+            Output::Peer(key, PeerCommand::Close),
+        ],
+        "nothing was on its way"
+    );
+    assert!(end.stripes.is_empty());
+}
+
+#[test]
+fn frames_may_be_lost_with_a_stripe_that_breaks() {
+    let (mut end, key) = End::striped();
+    assert_eq!(end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed)), [Output::Lost(LINK)]);
+    assert_eq!(end.stripes.route(end.now, LINK, &piece(100)), None);
+}
+
+#[test]
+fn stripes_end_with_their_link() {
+    let (mut end, key) = End::striped();
+    end.stripes.handle_link_closed(LINK);
+    assert_eq!(end.drain(), [Output::Peer(key, PeerCommand::Close)]);
+    assert_eq!(end.connection(key, PeerEvent::Closed(PeerClosed::Local)), []);
+    assert_eq!(end.stripes.poll_timeout(), None);
+}
+
+#[test]
+fn a_peer_that_opens_stripes_without_end_is_refused() {
+    let mut end = End::new(1);
+    for name in 0..STRIPES_MAX as u32 {
+        let made = end.hears(name, StripeSignal::Offer { sdp: sdp("offer") });
+        assert!(matches!(made[..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })]), "{made:?}");
+    }
+    assert_eq!(
+        end.hears(99, StripeSignal::Offer { sdp: sdp("offer") }),
+        [Output::Control { link: LINK, stripe: 99, signal: StripeSignal::End }]
+    );
+    let more = (0..2 * CANDIDATES_MAX).map(|_| end.hears(0, candidate()).len()).sum::<usize>();
+    assert_eq!(more, CANDIDATES_MAX);
+}
+
+#[test]
+fn what_fits_no_stripe_is_ignored() {
+    let (mut end, key) = End::striped();
+    let name = end.name_of(key);
+    for signal in [
+        StripeSignal::Answer { sdp: sdp("again") },
+        StripeSignal::Offer { sdp: sdp("its name is taken") },
+        StripeSignal::Unknown,
+    ] {
+        assert_eq!(end.hears(name, signal), []);
+    }
+    for signal in [
+        StripeSignal::Answer { sdp: sdp("nobody asked") },
+        candidate(),
+        StripeSignal::End,
+        StripeSignal::Unknown,
+    ] {
+        assert_eq!(end.hears(name.wrapping_add(1), signal), []);
+    }
+}
+
+#[test]
+fn chat_on_a_stripe_ends_it() {
+    let (mut end, key) = End::striped();
+    let payload = Payload::Text("hello".to_owned());
+    let outputs = end.connection(key, PeerEvent::Message { channel: Channel::Fast, payload });
+    assert!(outputs.contains(&Output::Peer(key, PeerCommand::Close)), "{outputs:?}");
+}
