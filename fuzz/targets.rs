@@ -11,6 +11,7 @@ use bytes::Bytes;
 use fast_rtc_swarm::core::access::Grant;
 use fast_rtc_swarm::core::chat;
 use fast_rtc_swarm::core::link::{Identity, PeerKind};
+use fast_rtc_swarm::core::network::ClientAddress;
 use fast_rtc_swarm::core::peer::{
     Channel, Fingerprint, LinkKey, Payload, PeerClosed, PeerCommand, PeerEvent,
 };
@@ -163,7 +164,7 @@ pub fn room(data: &[u8]) {
                 let no = socket_no(rest);
                 if let std::collections::btree_map::Entry::Vacant(vacant) = dialects.entry(no) {
                     vacant.insert(ServerDialect::new(RoomId::new("attic").expect("an id")));
-                    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                    let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
                     let socket = room::SocketId(no);
                     rooms.handle(now, room::Input::Connected { socket, address, grant: Grant::EveryRoom });
                 }

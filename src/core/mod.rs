@@ -17,6 +17,7 @@ pub mod backoff;
 pub mod chat;
 pub mod link;
 pub mod mesh;
+pub mod network;
 pub mod peer;
 pub mod room;
 pub mod timers;
