@@ -128,7 +128,7 @@ impl TrustedProxies {
         let hops = said.x_forwarded_for.iter().flat_map(|line| line.split(','));
         let by_x = self.last_hop(peer, hops.map(node_address).collect());
         let elements = said.forwarded.iter().flat_map(|line| line.split(','));
-        let by_rfc = self.last_hop(peer, elements.map(|element| forwarded_for(element)).collect());
+        let by_rfc = self.last_hop(peer, elements.map(forwarded_for).collect());
         match (said.x_forwarded_for.is_empty(), said.forwarded.is_empty()) {
             (true, true) => peer,
             (false, true) => by_x,
