@@ -13,6 +13,7 @@ use fast_rtc_swarm::core::chat;
 use fast_rtc_swarm::core::code::relay::{self, Relay, Standing};
 use fast_rtc_swarm::core::code::{Member, Newcomer};
 use fast_rtc_swarm::core::link::{Identity, PeerKind};
+use fast_rtc_swarm::core::network::ClientAddress;
 use fast_rtc_swarm::core::peer::{
     Channel, Fingerprint, LinkKey, Payload, PeerClosed, PeerCommand, PeerEvent,
 };
@@ -167,7 +168,7 @@ pub fn room(data: &[u8]) {
                 let no = socket_no(rest);
                 if let std::collections::btree_map::Entry::Vacant(vacant) = dialects.entry(no) {
                     vacant.insert(ServerDialect::new(RoomId::new("attic").expect("an id")));
-                    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                    let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
                     let socket = room::SocketId(no);
                     rooms.handle(now, room::Input::Connected { socket, address, grant: Grant::EveryRoom });
                 }
@@ -254,7 +255,7 @@ pub fn code(data: &[u8]) {
                 let standing = if head == "*" { Standing::Member } else { Standing::Stranger };
                 if let std::collections::btree_map::Entry::Vacant(vacant) = sockets.entry(socket_no(rest)) {
                     let socket = room::SocketId(*vacant.insert(fresh));
-                    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                    let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
                     relay.handle(now, relay::Input::Connected { socket, address, standing });
                 }
             }

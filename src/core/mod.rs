@@ -18,6 +18,7 @@ pub mod chat;
 pub mod code;
 pub mod link;
 pub mod mesh;
+pub mod network;
 pub mod peer;
 pub mod room;
 pub mod stripes;

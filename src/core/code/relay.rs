@@ -14,12 +14,12 @@
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::core::network::ClientAddress;
 use crate::core::room::SocketId;
 use crate::core::timers::Timers;
 use crate::wire::code::{ClientCode, CodeNumber, CodeOver, NUMBER_MAX, Passed, ServerCode};
@@ -85,7 +85,7 @@ pub enum Input {
         /// Its number, never used twice.
         socket: SocketId,
         /// Where it comes from.
-        address: IpAddr,
+        address: ClientAddress,
         /// What it may do.
         standing: Standing,
     },
@@ -108,7 +108,7 @@ pub enum Output {
 
 #[derive(Debug)]
 struct Socket {
-    address: IpAddr,
+    address: ClientAddress,
     standing: Standing,
     stage: Stage,
 }
@@ -139,7 +139,7 @@ pub struct Relay {
     sockets: BTreeMap<SocketId, Socket>,
     strangers: usize,
     open: BTreeMap<CodeNumber, SocketId>,
-    addresses: BTreeMap<IpAddr, Address>,
+    addresses: BTreeMap<ClientAddress, Address>,
     deadlines: Timers<SocketId>,
     outputs: VecDeque<Output>,
 }
@@ -202,7 +202,13 @@ impl Relay {
         }
     }
 
-    fn handle_connected(&mut self, now: Instant, socket: SocketId, address: IpAddr, standing: Standing) {
+    fn handle_connected(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        address: ClientAddress,
+        standing: Standing,
+    ) {
         self.make_room(now);
         let crowded = standing == Standing::Stranger && self.strangers >= self.limits.strangers
             || self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address);

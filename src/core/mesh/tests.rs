@@ -67,7 +67,7 @@ impl Peer {
 
     fn enter(&mut self) {
         self.feed(Input::SignalingUp);
-        self.signal(ServerSignal::Welcome { resume: "secret".into(), members: 0 });
+        self.signal(ServerSignal::Welcome { resume: Secret::new("secret"), members: 0 });
         self.link(FIRST, PeerEvent::Description(ours()));
     }
 
@@ -191,7 +191,7 @@ fn init_comes_first_and_then_what_was_kept() {
         panic!("{outputs:?}")
     };
     assert_eq!((user_id, have), (&user("me"), &Some(Vec::new())));
-    assert!(resume.as_ref().is_some_and(|secret| secret.len() >= 22));
+    assert!(resume.as_ref().is_some_and(|secret| secret.expose().len() >= 22));
     let name = named(rest);
     assert_eq!(
         rest,
@@ -208,7 +208,7 @@ fn the_secret_of_the_last_welcome_is_used() {
     for _ in 0..2 {
         peer.feed(Input::SignalingDown);
         let outputs = peer.feed(Input::SignalingUp);
-        let resumes = |output: &Output| matches!(output, Output::Signal(ClientSignal::Init(Init { resume, .. })) if resume.as_deref() == Some("secret"));
+        let resumes = |output: &Output| matches!(output, Output::Signal(ClientSignal::Init(Init { resume, .. })) if resume.as_ref().map(Secret::expose) == Some("secret"));
         assert!(resumes(&outputs[0]), "{outputs:?}");
     }
 }
@@ -238,7 +238,7 @@ fn an_old_offer_is_withdrawn_where_that_is_understood() {
     let name = named(&peer.link(FIRST, PeerEvent::Description(ours())));
     peer.link(FIRST, PeerEvent::Candidate(candidate("srflx")));
     assert_eq!(peer.pass(OFFER_MAX_AGE), [], "a server of the second generation would go on handing it out");
-    let outputs = peer.signal(ServerSignal::Welcome { resume: "secret".into(), members: 0 });
+    let outputs = peer.signal(ServerSignal::Welcome { resume: Secret::new("secret"), members: 0 });
     let withdraw = Output::Signal(ClientSignal::Withdraw { id: name });
     assert_eq!(outputs, [withdraw, Output::Event(Event::Welcome { members: 0 })]);
     assert_eq!(peer.signal(ServerSignal::OfferRequest), [create(LinkKey(2))]);

@@ -124,7 +124,7 @@ impl Destination {
         };
         let suffix = if is_stream { format!("-{}", std::process::id()) } else { String::new() };
         let part_name = format!("{PART_PREFIX}{}{suffix}.part", &transfer.to_string()[..16]);
-        let parts = root.make_child(&part_name, 0o700)?;
+        let parts = root.make_private_child(&part_name)?;
         if !parts.lock()? {
             return Err(DiskError::InUse { path });
         }

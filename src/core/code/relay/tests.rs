@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ impl Server {
     }
 
     fn connect(&mut self, socket: u64, address: u8, standing: Standing) -> Vec<Output> {
-        let address = Ipv4Addr::new(192, 0, 2, address).into();
+        let address = ClientAddress::of(Ipv4Addr::new(192, 0, 2, address).into());
         self.handle(Input::Connected { socket: SocketId(socket), address, standing })
     }
 
@@ -267,7 +267,7 @@ fn addresses_are_remembered_as_long_as_they_have_used_something() {
     server.relay.addresses = (0..ADDRESSES_MAX as u32)
         .map(|n| {
             let known = Address { sockets: 0, claims: 0, counted_at: server.start };
-            (Ipv4Addr::from(n).into(), known)
+            (ClientAddress::of(IpAddr::V4(Ipv4Addr::from(n))), known)
         })
         .collect();
     assert_eq!(server.connect(2, 2, Standing::Stranger), over(2, CodeOver::Limit));
@@ -311,7 +311,7 @@ fn check(relay: &Relay) {
         assert!(matches!(known.stage, Stage::Open(own) if own == *number));
         assert_eq!(known.standing, Standing::Member, "strangers open nothing");
     }
-    let mut by_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    let mut by_address: BTreeMap<ClientAddress, usize> = BTreeMap::new();
     for (socket, known) in &relay.sockets {
         *by_address.entry(known.address).or_default() += 1;
         assert!(relay.deadlines.contains(socket), "nobody stays without a deadline");

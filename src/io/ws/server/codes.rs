@@ -11,9 +11,8 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-use super::gate::Guest;
-use super::hub::limited_address;
 use crate::core::code::relay::{Input, Limits, Output, Relay, Standing};
+use crate::core::network::ClientAddress;
 use crate::core::room::SocketId;
 use crate::wire::code::{ClientCode, ServerCode};
 
@@ -43,13 +42,12 @@ impl Codes {
         self.lock().turn(Input::Shutdown);
     }
 
-    fn connect(&self, guest: &Guest, standing: Standing) -> (SocketId, mpsc::Receiver<ServerCode>) {
+    fn connect(&self, address: ClientAddress, standing: Standing) -> (SocketId, mpsc::Receiver<ServerCode>) {
         let (sender, inbox) = mpsc::channel(QUEUE_MAX_MESSAGES);
         let mut state = self.lock();
         let socket = SocketId(state.next_socket);
         state.next_socket += 1;
         state.queues.insert(socket, sender);
-        let address = limited_address(guest.address);
         state.turn(Input::Connected { socket, address, standing });
         (socket, inbox)
     }
@@ -99,9 +97,15 @@ impl State {
     }
 }
 
-/// Serves one socket to its end.
-pub(super) async fn run(mut stream: WebSocket, codes: Arc<Codes>, guest: Guest, standing: Standing) {
-    let (socket, mut inbox) = codes.connect(&guest, standing);
+/// Serves one socket to its end; `_alive` is held as long.
+pub(super) async fn run(
+    mut stream: WebSocket,
+    codes: Arc<Codes>,
+    address: ClientAddress,
+    standing: Standing,
+    _alive: mpsc::Sender<()>,
+) {
+    let (socket, mut inbox) = codes.connect(address, standing);
     tracing::debug!(socket = socket.0, ?standing, "open for a code");
     let ours_to_close = serve(&mut stream, &codes, socket, &mut inbox).await;
     codes.disconnect(socket);
