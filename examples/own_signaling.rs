@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fast_rtc_swarm::core::access::Grant;
+use fast_rtc_swarm::core::network::ClientAddress;
 use fast_rtc_swarm::core::room::{Input, Limits, Output, Rooms, SocketId};
 use fast_rtc_swarm::wire::{ClientSignal, ServerSignal};
 use fast_rtc_swarm::{Swarm, SwarmConfig, SwarmEvent};
@@ -92,7 +93,7 @@ async fn room(
 ) {
     let mut rooms = Rooms::new(Limits::default(), rand::random());
     for socket in mailboxes.keys() {
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
         rooms.handle(Instant::now(), Input::Connected { socket: *socket, address, grant: Grant::EveryRoom });
     }
     loop {

@@ -10,11 +10,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fast_rtc_swarm::core::access::Grant;
 use fast_rtc_swarm::core::chat;
+use fast_rtc_swarm::core::code::relay::{self, Relay, Standing};
+use fast_rtc_swarm::core::code::{Member, Newcomer};
 use fast_rtc_swarm::core::link::{Identity, PeerKind};
+use fast_rtc_swarm::core::network::ClientAddress;
 use fast_rtc_swarm::core::peer::{
     Channel, Fingerprint, LinkKey, Payload, PeerClosed, PeerCommand, PeerEvent,
 };
 use fast_rtc_swarm::core::{mesh, room};
+use fast_rtc_swarm::wire::code::{ClientCode, Code, ServerCode};
 use fast_rtc_swarm::wire::control::Control;
 use fast_rtc_swarm::wire::dialect::{ClientDialect, ServerDialect};
 use fast_rtc_swarm::wire::frame::Frame;
@@ -28,7 +32,7 @@ use fast_rtc_swarm::wire::{ClientSignal, Invite, RoomId, RoomKey, Sdp, UserId};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("client_signal", client_signal),
     ("server_signal", server_signal),
     ("control", control),
@@ -39,6 +43,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("manifest", manifest),
     ("path_and_text", path_and_text),
     ("room", room),
+    ("code", code),
     ("mesh", mesh),
 ];
 
@@ -163,7 +168,7 @@ pub fn room(data: &[u8]) {
                 let no = socket_no(rest);
                 if let std::collections::btree_map::Entry::Vacant(vacant) = dialects.entry(no) {
                     vacant.insert(ServerDialect::new(RoomId::new("attic").expect("an id")));
-                    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                    let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
                     let socket = room::SocketId(no);
                     rooms.handle(now, room::Input::Connected { socket, address, grant: Grant::EveryRoom });
                 }
@@ -232,6 +237,82 @@ fn drain_rooms(rooms: &mut room::Rooms, dialects: &mut BTreeMap<u64, ServerDiale
             }
             room::Output::Ping(_) => {}
             room::Output::Close { socket, .. } => drop(dialects.remove(&socket.0)),
+        }
+    }
+}
+
+/// A script for one-time codes, in the letters of [`room`]; `*3` connects socket 3 with a token. Both ends of a code of their own hear each
+/// line, too, and what is typed as a code is what is shown.
+pub fn code(data: &[u8]) {
+    let mut relay = Relay::new(relay::Limits::default(), [7; 32]);
+    let mut sockets: BTreeMap<u64, u64> = BTreeMap::new();
+    let (mut fresh, mut now) = (0, Instant::now());
+    for line in String::from_utf8_lossy(data).lines() {
+        let (head, rest) = line.split_at(line.floor_char_boundary(1));
+        match head {
+            "+" | "*" => {
+                fresh += 1;
+                let standing = if head == "*" { Standing::Member } else { Standing::Stranger };
+                if let std::collections::btree_map::Entry::Vacant(vacant) = sockets.entry(socket_no(rest)) {
+                    let socket = room::SocketId(*vacant.insert(fresh));
+                    let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                    relay.handle(now, relay::Input::Connected { socket, address, standing });
+                }
+            }
+            "-" => {
+                if let Some(socket) = sockets.remove(&socket_no(rest)) {
+                    relay.handle(now, relay::Input::Lost(room::SocketId(socket)));
+                }
+            }
+            "~" => {
+                now += millis(rest);
+                relay.handle_timeout(now);
+            }
+            digit => {
+                let message = ClientCode::parse(rest.trim());
+                hear_code(rest.trim(), message.as_ref());
+                if let Some(socket) = sockets.get(&socket_no(digit)) {
+                    relay.handle(now, relay::Input::Message(room::SocketId(*socket), message));
+                }
+            }
+        }
+        drain_relay(&mut relay, &mut sockets);
+    }
+    now += Duration::from_secs(3600);
+    relay.handle_timeout(now);
+    drain_relay(&mut relay, &mut sockets);
+    assert!(sockets.is_empty() && relay.poll_timeout().is_none(), "every socket has a deadline");
+}
+
+/// Nothing that comes in without knowledge of the words opens anything.
+fn hear_code(text: &str, message: Option<&ClientCode>) {
+    if let Ok(code) = Code::parse(text) {
+        assert_eq!(Code::parse(&code.reveal()), Ok(code));
+    }
+    if let Some(ServerCode::CodePass { message }) = ServerCode::parse(text) {
+        assert_eq!(
+            ServerCode::parse(&ServerCode::CodePass { message: message.clone() }.to_text()),
+            Some(ServerCode::CodePass { message })
+        );
+    }
+    let Some(ClientCode::CodePass { message } | ClientCode::CodeClaim { message, .. }) = message else {
+        return;
+    };
+    let code: Code = "7-guitar-bacon".parse().expect("a code");
+    if let Ok((member, _)) = Member::new(&code, [1; 32]).answer(message.bytes()) {
+        let invite = "ws://h/attic".parse().expect("an invite");
+        assert!(member.hand_over(message.bytes(), &invite).is_err());
+    }
+    if let Ok((newcomer, _)) = Newcomer::new(&code, [2; 32]).0.prove(message.bytes()) {
+        assert!(newcomer.receive(message.bytes()).is_err());
+    }
+}
+
+fn drain_relay(relay: &mut Relay, sockets: &mut BTreeMap<u64, u64>) {
+    while let Some(output) = relay.poll() {
+        match output {
+            relay::Output::Send(_, message) => assert!(ServerCode::parse(&message.to_text()).is_some()),
+            relay::Output::Close(closed) => sockets.retain(|_, socket| *socket != closed.0),
         }
     }
 }

@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 
 use super::serve::ServeArgs;
 use super::token::TokenArgs;
-use super::values::{self, Arrival, Rate};
+use super::values::{self, Arrival, Rate, Size};
+use crate::core::transfer::SourceOptions;
 use crate::io::rtc::IceServer;
 
 const STYLES: Styles = Styles::styled()
@@ -72,6 +73,7 @@ pub enum Command {
 Examples:
   swarm join                            start a room; prints the invite for the others
   swarm join 'ws://host:1234/ROOM#KEY'  join it
+  swarm join ws://host 7-guitar-bacon   or with a one-time code that a member made
   swarm join @invite.txt --name ada     the invite is in a file, out of sight of other users
   tail -f log | swarm join INVITE       lines of stdin are said, lines of others come out on stdout
   swarm join INVITE --json              one JSON object a line, both ways (docs/json.md)")]
@@ -79,6 +81,10 @@ pub struct JoinArgs {
     /// The invite: the text itself, @FILE, or - to be asked for it [env: SWARM_INVITE]
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
+
+    /// A one-time code in place of the invite, behind its server's address (or alone, with --url)
+    #[arg(value_name = "CODE")]
+    pub typed_code: Option<String>,
 
     /// Speak JSON: events on stdout, commands on stdin, one a line (docs/json.md)
     #[arg(long)]
@@ -111,32 +117,22 @@ pub struct JoinArgs {
 Examples:
   swarm send film.mkv                   start a room, print the invite, wait for a receiver
   swarm send photos/ notes.txt INVITE   send to everyone who is in that room
+  swarm send film.mkv --code            likewise, with a one-time code that can be read out
   swarm send film.mkv INVITE --receivers 3 --timeout 600
   tar c . | swarm send - INVITE --to ada")]
 pub struct SendArgs {
-    /// Files and folders; - is standard input. The last may be the invite [env: SWARM_INVITE]
+    /// Files and folders; - is standard input. The last may be the invite [env: SWARM_INVITE], or the last
+    /// two a server's address and a one-time code
     #[arg(value_name = "PATH|INVITE", required = true, value_hint = ValueHint::AnyPath)]
     pub paths: Vec<String>,
 
-    /// Only to the peers of this name (may be given again)
-    #[arg(long, value_name = "NAME")]
-    pub to: Vec<String>,
+    /// What of it, and to whom.
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// Wait until this many have received it [default: those in the room, at least one]
     #[arg(long, value_name = "N")]
     pub receivers: Option<usize>,
-
-    /// Send what symbolic links point at; otherwise they are left out
-    #[arg(long)]
-    pub follow: bool,
-
-    /// Leave out what this pattern matches, as in .gitignore: '*.tmp', 'cache/' (may be given again)
-    #[arg(long, value_name = "PATTERN")]
-    pub exclude: Vec<String>,
-
-    /// Leave out what .gitignore files say
-    #[arg(long)]
-    pub gitignore: bool,
 
     /// Give up when nobody has joined, accepted or taken a byte for this many seconds
     #[arg(long, value_name = "SECONDS")]
@@ -151,11 +147,39 @@ pub struct SendArgs {
     pub room: RoomArgs,
 }
 
+/// What of the paths is sent, and to whom: for `swarm send` and for `/send` in a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct SourceArgs {
+    /// Only to the peers of this name (may be given again)
+    #[arg(long, value_name = "NAME")]
+    pub to: Vec<String>,
+
+    /// Send what symbolic links point at; otherwise they are left out
+    #[arg(long)]
+    pub follow: bool,
+
+    /// Leave out what this pattern matches, as in .gitignore: '*.tmp', 'cache/' (may be given again)
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+
+    /// Leave out what .gitignore files say
+    #[arg(long)]
+    pub gitignore: bool,
+}
+
+impl SourceArgs {
+    /// What of the paths is sent.
+    pub fn options(&self) -> SourceOptions {
+        SourceOptions { follow_links: self.follow, exclude: self.exclude.clone(), gitignore: self.gitignore }
+    }
+}
+
 /// `swarm recv`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   swarm recv INVITE                     asks before it takes anything
+  swarm recv ws://host 7-guitar-bacon   with a one-time code
   swarm recv INVITE --yes --out inbox   takes what comes first, without asking
   swarm recv INVITE --accept-from ada --keep
   swarm recv INVITE -o - | tar x        as a stream")]
@@ -163,6 +187,10 @@ pub struct RecvArgs {
     /// The invite: the text itself, @FILE, or - to be asked for it [env: SWARM_INVITE]
     #[arg(value_name = "INVITE")]
     pub invite: Option<String>,
+
+    /// A one-time code in place of the invite, behind its server's address (or alone, with --url)
+    #[arg(value_name = "CODE")]
+    pub typed_code: Option<String>,
 
     /// Stay and go on receiving
     #[arg(long)]
@@ -200,6 +228,14 @@ pub struct AcceptArgs {
     /// Accept offers of the verified peer of this name (may be given again)
     #[arg(long, value_name = "NAME")]
     pub accept_from: Vec<String>,
+
+    /// Decline offers larger than this: 500M, 20G
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Size>,
+
+    /// Decline offers of more files and folders than this
+    #[arg(long, value_name = "N")]
+    pub max_files: Option<u32>,
 
     /// What to do when a file of that name is there already
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Arrival::Rename)]
@@ -242,6 +278,10 @@ pub struct RoomArgs {
     #[arg(long)]
     pub words: bool,
 
+    /// Make a one-time code: a number and two words that let one person in, within 10 minutes
+    #[arg(long)]
+    pub code: bool,
+
     /// Let peers in that can't prove the room's key (browsers with the published library); marked as unverified
     #[arg(long)]
     pub allow_unverified: bool,
@@ -253,6 +293,10 @@ pub struct RoomArgs {
     /// Connect through TURN servers only, so that peers do not learn this machine's addresses
     #[arg(long, help_heading = "Network")]
     pub relay_only: bool,
+
+    /// Wrap what is said to the server in WRTC_SIGNAL messages, for hosts that hear nothing else
+    #[arg(long, help_heading = "Network")]
+    pub wrapped: bool,
 
     /// Send files no faster than this: 500K, 10M (bytes a second), 20Mbit
     #[arg(long, value_name = "RATE", help_heading = "Network")]

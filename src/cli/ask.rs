@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::values::Resolution;
 use crate::core::transfer::{AcceptScope, Audience, SendToken, SourceOptions, TransferCommand};
 use crate::node::api::{Command, To};
 use crate::wire::TransferId;
@@ -14,6 +15,11 @@ pub fn accept(transfer: TransferId) -> Command {
 /// Declines an offer, or stops a transfer.
 pub fn reject(transfer: TransferId) -> Command {
     Command::Transfer(TransferCommand::Reject { transfer })
+}
+
+/// Says what to do with the files in a transfer's way.
+pub fn resolve(transfer: TransferId, resolution: Resolution) -> Command {
+    Command::Transfer(TransferCommand::Resolve { transfer, conflict: resolution.into() })
 }
 
 /// Offers files.

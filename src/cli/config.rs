@@ -35,6 +35,8 @@ pub struct RoomConfig {
     pub telling: Telling,
     /// A certificate authority for `wss`, in PEM.
     pub ca: Option<PathBuf>,
+    /// Wraps what is said to the server, for hosts that hear nothing else.
+    pub wrapped: bool,
     /// Upload limit for files.
     pub up: Option<Rate>,
     /// Download limit for files.
@@ -115,6 +117,7 @@ impl RoomConfig {
             allow_unverified: args.allow_unverified,
             telling: Telling { words: args.words, qr: args.qr },
             ca: args.ca.clone(),
+            wrapped: args.wrapped,
             up: args.up,
             down: args.down,
         })

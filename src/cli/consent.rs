@@ -58,14 +58,22 @@ impl Consent {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::{peer, roster};
+    use crate::cli::values::Arrival;
 
-    fn consent(yes: bool, names: &[&str], keyed: bool) -> Consent {
+    pub(crate) fn consent(yes: bool, names: &[&str], keyed: bool) -> Consent {
         let accept_from = names.iter().map(|name| (*name).to_owned()).collect();
-        let on_conflict = crate::cli::values::Arrival::Rename;
-        Consent::new(&AcceptArgs { out: ".".into(), yes, accept_from, on_conflict }, keyed)
+        let args = AcceptArgs {
+            out: ".".into(),
+            yes,
+            accept_from,
+            max_size: None,
+            max_files: None,
+            on_conflict: Arrival::Rename,
+        };
+        Consent::new(&args, keyed)
     }
 
     fn id(text: &str) -> UserId {

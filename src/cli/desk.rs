@@ -3,11 +3,12 @@
 use std::io;
 
 use super::bars::Bars;
+use super::code::News;
 use super::config::Telling;
 use super::exit::{Exit, Failure};
-use super::join;
-use super::json::{ErrorCode, Event as JsonEvent, Translator, VERSION, to_line};
-use super::room::{Origin, Room};
+use super::invite;
+use super::json::{ErrorCode, Event as JsonEvent, Translator, to_line};
+use super::room::Room;
 use super::roster::Roster;
 use super::shelf::{Item, Shelf, State};
 use super::term::{self, Ink};
@@ -53,19 +54,12 @@ impl Desk {
 
     /// Tells the invite where others need it. `command` is what they do with it.
     pub fn tell_invite(&self, room: &Room, told: Telling, command: &str) -> io::Result<()> {
-        if room.origin == Origin::Given {
-            return Ok(());
-        }
         match &self.voice {
             Voice::People { .. } => {
-                join::how_to_join(room, told, command).iter().for_each(|line| term::eprint_line(line));
+                invite::lines(room, told, command).iter().for_each(|line| term::eprint_line(line));
                 Ok(())
             }
-            Voice::Program(_) => print(&JsonEvent::Invite {
-                version: VERSION,
-                invite: room.invite.reveal(),
-                room: room.invite.room().clone(),
-            }),
+            Voice::Program(_) => invite::event(room).map_or(Ok(()), |event| print(&event)),
         }
     }
 
@@ -96,6 +90,18 @@ impl Desk {
         told
     }
 
+    /// Tells what became of a one-time code. `command` is what its user does with it.
+    pub fn tell_code(&self, news: &News, command: &str) -> io::Result<()> {
+        match &self.voice {
+            Voice::People { bars, .. } => {
+                let lines = news.lines(command, "start again with --code for another");
+                bars.suspend(|| lines.iter().for_each(|line| term::eprint_line(line)));
+                Ok(())
+            }
+            Voice::Program(_) => print(&news.event()),
+        }
+    }
+
     /// Says something to people. Programs learn it from the events.
     pub fn note(&self, ink: Ink, text: impl Into<String>) {
         if let Voice::People { bars, .. } = &self.voice {
@@ -115,18 +121,25 @@ impl Desk {
     /// Ends: the bars go, and programs hear how it ended.
     pub fn close(&mut self, result: &Result<Exit, Failure>) -> io::Result<()> {
         match &mut self.voice {
-            Voice::People { bars, .. } => bars.clear(),
+            Voice::People { bars, .. } => {
+                bars.clear();
+                Ok(())
+            }
             Voice::Program(_) => {
-                if let Err(failure) = result {
-                    let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
-                    print(&JsonEvent::Error { code, message, r#ref: None })?;
-                }
                 let exit = result.as_ref().map_or_else(Failure::exit, |exit| *exit);
-                print(&JsonEvent::End { exit: exit as u8 })?;
+                tell_end(result.as_ref().err(), exit)
             }
         }
-        Ok(())
     }
+}
+
+/// A program's last words: what failed, and that it is over.
+pub fn tell_end(failure: Option<&Failure>, exit: Exit) -> io::Result<()> {
+    if let Some(failure) = failure {
+        let (code, message) = (ErrorCode::from(failure.exit()), failure.message());
+        print(&JsonEvent::Error { code, message, r#ref: None })?;
+    }
+    print(&JsonEvent::End { exit: exit as u8 })
 }
 
 fn print(event: &JsonEvent) -> io::Result<()> {
@@ -135,29 +148,11 @@ fn print(event: &JsonEvent) -> io::Result<()> {
 
 fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars: &mut Bars) {
     let note = shelf.on_event(event, roster);
-    match event {
-        TransferEvent::Progress(progress) => {
-            let running = shelf.item(&progress.transfer).is_some_and(|item| item.state == State::Running);
-            if running { bars.update(progress, shelf, roster) } else { bars.remove(&progress.transfer) }
-        }
-        TransferEvent::Done { transfer, .. } | TransferEvent::Failed { transfer, .. } => {
-            bars.remove(transfer)
-        }
-        TransferEvent::Preparing { .. }
-        | TransferEvent::Prepared { .. }
-        | TransferEvent::NotPrepared { .. }
-        | TransferEvent::Offered { .. }
-        | TransferEvent::Withdrawn { .. }
-        | TransferEvent::Accepting { .. }
-        | TransferEvent::Refused { .. }
-        | TransferEvent::Accepted { .. }
-        | TransferEvent::Declined { .. }
-        | TransferEvent::Conflicts { .. }
-        | TransferEvent::Resumed { .. }
-        | TransferEvent::Stalled { .. }
-        | TransferEvent::Delivered { .. }
-        | TransferEvent::Undelivered { .. }
-        | TransferEvent::PeerCutOff { .. } => {}
+    if let TransferEvent::Progress(progress) = event {
+        let running = shelf.item(&progress.transfer).is_some_and(|item| item.state == State::Running);
+        if running { bars.update(progress, shelf, roster) } else { bars.remove(&progress.transfer) }
+    } else if let TransferEvent::Done { transfer, .. } | TransferEvent::Failed { transfer, .. } = event {
+        bars.remove(transfer);
     }
     // What ends `send` is its last word, and said once.
     let last_word = matches!(

@@ -41,6 +41,11 @@ impl Failure {
         Self { exit, error: anyhow::Error::msg(message) }
     }
 
+    /// A failure with its causes.
+    pub fn with(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+
     /// The code the program would end with.
     pub fn exit(&self) -> Exit {
         self.exit

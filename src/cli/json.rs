@@ -3,18 +3,19 @@
 //! Unlike what people are shown, texts are passed on whole and as they were sent; characters that a terminal could obey are
 //! written as `\u…` escapes, so that looking at the stream is harmless and parsing it loses nothing.
 
+mod translate;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
-use crate::core::peer::{Path, PathKind};
-use crate::core::transfer::{Direction, OfferInfo, TransferEvent};
-use crate::node::api::{self, CloseReason, PeerInfo, PeerKind, SignalingState};
-use crate::wire::text::{self, Name};
+use super::values::Resolution;
+use crate::wire::text;
 use crate::wire::{RoomId, TransferId, UserId};
+
+pub use translate::Translator;
 
 /// The version of the schema. It changes when something that a script may rely on does; what is added does not change it.
 pub const VERSION: u32 = 1;
@@ -105,6 +106,11 @@ pub enum Event {
         files: u32,
         bytes: u64,
     },
+    Conflicts {
+        transfer: TransferId,
+        paths: Vec<String>,
+        count: usize,
+    },
     Resumed {
         transfer: TransferId,
         bytes: u64,
@@ -135,6 +141,14 @@ pub enum Event {
         transfer: Option<TransferId>,
         peer: PeerRef,
         reason: String,
+    },
+    Code {
+        state: CodeState,
+        code: Option<String>,
+        server: Option<String>,
+        secs: Option<u64>,
+        reason: Option<String>,
+        r#ref: Option<serde_json::Value>,
     },
     Error {
         code: ErrorCode,
@@ -221,6 +235,18 @@ pub enum Reason {
     Server,
     Replaced,
     Local,
+}
+
+/// What became of a one-time code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "see docs/json.md")]
+pub enum CodeState {
+    Open,
+    Used,
+    Wrong,
+    Expired,
+    Failed,
 }
 
 /// How far a transfer is.
@@ -314,12 +340,22 @@ pub enum Command {
         paths: Vec<PathBuf>,
         #[serde(default, skip_serializing_if = "Recipients::is_everyone")]
         to: Recipients,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
+        #[serde(default, skip_serializing_if = "is_no")]
+        gitignore: bool,
+        #[serde(default, skip_serializing_if = "is_no")]
+        follow: bool,
     },
     Accept {
         transfer: String,
     },
     Reject {
         transfer: String,
+    },
+    Resolve {
+        transfer: String,
+        conflict: Resolution,
     },
     Name {
         name: String,
@@ -330,6 +366,7 @@ pub enum Command {
         ignored: bool,
     },
     Peers,
+    Code,
     Quit,
 }
 
@@ -356,6 +393,10 @@ fn yes() -> bool {
 
 fn is_yes(value: &bool) -> bool {
     *value
+}
+
+fn is_no(value: &bool) -> bool {
+    !*value
 }
 
 /// A command and what the script calls it.
@@ -399,258 +440,6 @@ pub fn to_line(value: &impl Serialize) -> String {
         }
     }
     line
-}
-
-impl From<&PeerInfo> for PeerRef {
-    fn from(info: &PeerInfo) -> Self {
-        Self { id: info.id.clone(), name: shown(&info.name), verified: info.verified }
-    }
-}
-
-impl From<&PeerInfo> for Peer {
-    fn from(info: &PeerInfo) -> Self {
-        let PeerRef { id, name, verified } = info.into();
-        let kind = match info.kind {
-            PeerKind::Swarm => Kind::Swarm,
-            PeerKind::Original => Kind::Original,
-        };
-        let path = info.path.as_ref().map(PathInfo::from);
-        Self {
-            id,
-            name,
-            verified,
-            kind,
-            path,
-            sent_bytes: info.sent_bytes,
-            received_bytes: info.received_bytes,
-        }
-    }
-}
-
-impl From<&Path> for PathInfo {
-    fn from(path: &Path) -> Self {
-        let kind = match path.kind {
-            PathKind::Direct => Travel::Direct,
-            PathKind::Relayed => Travel::Relayed,
-        };
-        let rtt_ms = path.rtt.map(|rtt| rounded(rtt.as_secs_f64() * 1e3));
-        Self { kind, local: path.local.to_string(), remote: path.remote.to_string(), rtt_ms }
-    }
-}
-
-impl From<CloseReason> for Reason {
-    fn from(reason: CloseReason) -> Self {
-        match reason {
-            CloseReason::Left => Self::Left,
-            CloseReason::Lost => Self::Lost,
-            CloseReason::NoPath => Self::NoPath,
-            CloseReason::KeyMismatch => Self::KeyMismatch,
-            CloseReason::Unverified => Self::Unverified,
-            CloseReason::Misbehaved => Self::Misbehaved,
-            CloseReason::GivenBack => Self::Server,
-            CloseReason::Replaced => Self::Replaced,
-            CloseReason::Local => Self::Local,
-        }
-    }
-}
-
-impl From<Direction> for Way {
-    fn from(direction: Direction) -> Self {
-        match direction {
-            Direction::Send => Self::Send,
-            Direction::Receive => Self::Receive,
-        }
-    }
-}
-
-/// Three decimals: what is measured here is no more exact.
-fn rounded(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
-}
-
-/// Names are the only texts that are made fit for a screen here too: as they stand, they are compared and typed.
-fn shown(name: &str) -> String {
-    Name::from_remote(name).map_or_else(String::new, |name| name.to_string())
-}
-
-fn signaling(state: &SignalingState) -> Event {
-    let plain = |state| Event::Signaling { state, reason: None, retry_secs: None };
-    match state {
-        SignalingState::Connecting => plain(Signaling::Connecting),
-        SignalingState::Up => plain(Signaling::Up),
-        SignalingState::Down { reason, retry_in } => Event::Signaling {
-            state: Signaling::Down,
-            reason: Some(reason.clone()),
-            retry_secs: Some(rounded(retry_in.as_secs_f64())),
-        },
-        SignalingState::Refused { message, .. } => {
-            Event::Signaling { state: Signaling::Refused, reason: Some(message.clone()), retry_secs: None }
-        }
-    }
-}
-
-/// What the JSON face keeps between events: who is here, and what it can't learn from an event alone.
-#[derive(Debug)]
-pub struct Translator {
-    own: Name,
-    invite: Option<String>,
-    peers: std::collections::BTreeMap<UserId, PeerRef>,
-}
-
-impl Translator {
-    /// For a peer of this name, which can give out this invite.
-    pub fn new(own: Name, invite: Option<String>) -> Self {
-        Self { own, invite, peers: Default::default() }
-    }
-
-    /// The event as it is printed; nothing for the end, which the face says itself.
-    pub fn event(&mut self, event: &api::Event) -> Option<Event> {
-        Some(match event {
-            api::Event::Ready { id, room, members } => Event::Ready {
-                version: VERSION,
-                id: id.clone(),
-                name: self.own.to_string(),
-                room: room.clone(),
-                invite: self.invite.clone(),
-                members: *members,
-            },
-            api::Event::Signaling(state) => signaling(state),
-            api::Event::Opened(peer) => {
-                self.peers.insert(peer.id.clone(), peer.into());
-                Event::Open { peer: peer.into() }
-            }
-            api::Event::Closed { peer, reason } => {
-                self.peers.remove(&peer.id);
-                Event::Close { peer: peer.into(), reason: (*reason).into() }
-            }
-            api::Event::Renamed { peer, old } => {
-                self.peers.insert(peer.id.clone(), peer.into());
-                Event::Name { peer: peer.into(), old: shown(old) }
-            }
-            api::Event::Message { from, text, direct } => {
-                Event::Message { from: from.into(), text: text.clone(), direct: *direct }
-            }
-            api::Event::Data { from, bytes } => {
-                Event::Data { from: from.into(), len: bytes.len(), blake3: blake3::hash(bytes).to_string() }
-            }
-            api::Event::Transfer(event) => return self.transfer(event),
-            api::Event::PeerFailed { peer, reason } => {
-                Event::Refused { peer: peer.clone(), reason: (*reason).into() }
-            }
-            api::Event::Ended(_) => return None,
-        })
-    }
-
-    /// The offer of ours that is announced when its manifest is made.
-    pub fn sending(offer: &OfferInfo, r#ref: Option<serde_json::Value>) -> Event {
-        let OfferInfo { transfer, name, files, bytes, .. } = offer.clone();
-        Event::Sending { transfer, name, files, bytes, r#ref }
-    }
-
-    fn peer(&self, id: &UserId) -> PeerRef {
-        let unknown = || PeerRef { id: id.clone(), name: String::new(), verified: false };
-        self.peers.get(id).cloned().unwrap_or_else(unknown)
-    }
-
-    fn transfer(&self, event: &TransferEvent) -> Option<Event> {
-        Some(match event.clone() {
-            // The rest of what a sender hears of its own files before they are offered comes as the answer to `send`.
-            TransferEvent::Preparing { .. } | TransferEvent::NotPrepared { .. } => return None,
-            TransferEvent::Prepared { offer, .. } => Self::sending(&offer, None),
-            TransferEvent::Offered { from, offer, .. } => {
-                let OfferInfo { transfer, name, files, bytes, origin, .. } = offer;
-                Event::Offer { transfer, from: self.peer(&from), name, files, bytes, origin }
-            }
-            TransferEvent::Withdrawn { transfer } => Event::Withdrawn { transfer },
-            TransferEvent::Accepting { from, offer } => {
-                let OfferInfo { transfer, name, files, bytes, .. } = offer;
-                Event::Receiving { transfer, from: self.peer(&from), name, files, bytes }
-            }
-            TransferEvent::Refused { offer, reason, .. } => {
-                Event::Failed { transfer: offer.transfer, reason: format!("declined: {reason}") }
-            }
-            TransferEvent::Accepted { transfer, peer } => {
-                Event::Accepted { transfer, peer: self.peer(&peer) }
-            }
-            TransferEvent::Declined { transfer, peer, reason } => {
-                Event::Declined { transfer, peer: self.peer(&peer), reason: reason.to_string() }
-            }
-            TransferEvent::Conflicts { transfer, count, .. } => {
-                Event::Failed { transfer, reason: format!("{count} files are in the way") }
-            }
-            TransferEvent::Resumed { transfer, bytes, total } => Event::Resumed { transfer, bytes, total },
-            TransferEvent::Progress(progress) => Event::Progress((&progress).into()),
-            TransferEvent::Stalled { transfer, missing_bytes } => Event::Stalled { transfer, missing_bytes },
-            TransferEvent::Delivered { transfer, peer, from_origin_bytes, from_others_bytes } => {
-                Event::Delivered {
-                    transfer,
-                    peer: self.peer(&peer),
-                    from_sender_bytes: from_origin_bytes,
-                    from_others_bytes,
-                }
-            }
-            TransferEvent::Undelivered { transfer, peer, reason } => Event::Undelivered {
-                transfer,
-                peer: self.peer(&peer),
-                reason: reason.map(|reason| reason.to_string()),
-            },
-            done @ TransferEvent::Done { .. } => return done_event(done),
-            TransferEvent::Failed { transfer, reason, .. } => {
-                Event::Failed { transfer, reason: reason.to_string() }
-            }
-            TransferEvent::PeerCutOff { transfer, peer, reason } => {
-                Event::Suspect { transfer, peer: self.peer(&peer), reason: reason.to_string() }
-            }
-        })
-    }
-}
-
-fn done_event(event: TransferEvent) -> Option<Event> {
-    let TransferEvent::Done {
-        transfer,
-        offer,
-        path,
-        blake3,
-        elapsed,
-        from_origin_bytes,
-        from_others_bytes,
-        skipped,
-    } = event
-    else {
-        return None;
-    };
-    Some(Event::Done(Done {
-        transfer,
-        path,
-        bytes: offer.bytes,
-        secs: rounded(elapsed.as_secs_f64()),
-        blake3: blake3.map(|hash| blake3::Hash::from_bytes(hash).to_string()),
-        from_sender_bytes: from_origin_bytes,
-        from_others_bytes,
-        skipped,
-    }))
-}
-
-impl From<&crate::core::transfer::Progress> for Progress {
-    fn from(progress: &crate::core::transfer::Progress) -> Self {
-        let peers = progress.peers.iter().map(|peer| PeerProgress {
-            id: peer.peer.clone(),
-            has_bytes: peer.has_bytes,
-            done: peer.done,
-            down_bps: peer.down_bps,
-            up_bps: peer.up_bps,
-        });
-        Self {
-            transfer: progress.transfer,
-            direction: progress.direction.into(),
-            bytes: progress.bytes,
-            total: progress.total,
-            rate_bps: progress.rate_bps,
-            eta_secs: progress.eta.as_ref().map(Duration::as_secs_f64).map(rounded),
-            uploaded_bytes: progress.uploaded_bytes,
-            peers: peers.collect(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 pub mod args;
 pub mod ask;
 pub mod bars;
+pub mod code;
 pub mod config;
 pub mod consent;
 pub mod desk;
 pub mod exit;
 pub mod format;
 pub mod input;
+pub mod invite;
 pub mod join;
 pub mod json;
 pub mod layout;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::args::RecvArgs;
+use super::args::{AcceptArgs, RecvArgs};
 use super::ask;
+use super::code::{self, Codes};
 use super::config::RoomConfig;
 use super::consent::{Consent, Decision};
 use super::desk::{self, Audience, Desk};
@@ -16,13 +17,14 @@ use super::format;
 use super::input::{self, Input};
 use super::join::exit_of;
 use super::room::{self, Files};
-use super::session::{Happening, Session};
+use super::session::{Happening, Session, until};
 use super::shelf::{Item, State};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
-use crate::core::transfer::{Direction, Target, TransferEvent};
-use crate::node::api::Event;
-use crate::wire::TransferId;
+use super::values::{Arrival, Resolution, ResolutionError};
+use crate::core::transfer::{Direction, Target, TransferCommand, TransferEvent};
+use crate::node::api::{Command, Event};
+use crate::wire::{TransferId, UserId};
 
 /// How long somebody who has the rest may take to come back.
 const ALONE_MAX: Duration = Duration::from_secs(30);
@@ -30,29 +32,25 @@ const ALONE_MAX: Duration = Duration::from_secs(30);
 /// Runs `swarm recv`.
 pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal() && !args.json;
-    if !can_ask && !args.accept.yes && args.accept.accept_from.is_empty() {
-        return Err(Failure::new(
-            Exit::Usage,
-            "nobody can be asked here what to accept: say --yes or --accept-from NAME",
-        ));
+    if !can_ask {
+        needs_nobody(&args.accept)?;
     }
-    let target = match args.accept.out.as_os_str() == "-" {
-        true if args.json => {
-            return Err(Failure::new(Exit::Usage, "--json and -o - both want stdout: leave one out"));
-        }
-        true => Target::Stdout,
-        false => Target::Folder(args.accept.out.clone()),
-    };
-    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
+    let target = target(&args)?;
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let mut room = room::enter(&config, Files { target, conflict: args.accept.on_conflict.into() }).await?;
+    let mut room = room::enter(&config, Files::new(&args.accept, target)).await?;
     let server = room.server.take();
-    let audience = if args.json { Audience::Program } else { Audience::People };
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "send PATH")?;
     let typed = can_ask.then(input::stdin_lines);
     let session = Session::new(room.node.commands, room.node.events, typed, signals);
+    if args.room.code {
+        Codes::new(&config, &room.invite, session.code_news())?.open(None);
+    }
     let patience = args.timeout.map(Duration::from_secs);
     let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions: VecDeque::new() };
     let result = counter.serve(&mut desk, patience).await;
@@ -63,14 +61,52 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     result
 }
 
+/// Whether everything that could be asked is answered by the arguments.
+fn needs_nobody(accept: &AcceptArgs) -> Result<(), Failure> {
+    if !accept.yes && accept.accept_from.is_empty() {
+        let message = "nobody can be asked here what to accept: say --yes or --accept-from NAME";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    match accept.on_conflict {
+        Arrival::Ask => Err(Arrival::nobody_to_ask()),
+        Arrival::Rename | Arrival::Skip | Arrival::Overwrite => Ok(()),
+    }
+}
+
+fn target(args: &RecvArgs) -> Result<Target, Failure> {
+    if args.accept.out.as_os_str() != "-" {
+        return Ok(Target::Folder(args.accept.out.clone()));
+    }
+    if args.json {
+        return Err(Failure::new(Exit::Usage, "--json and -o - both want stdout: leave one out"));
+    }
+    Ok(Target::Stdout)
+}
+
 /// Where offers come in and answers go out.
 struct Counter {
     session: Session,
     consent: Consent,
     keep: bool,
     can_ask: bool,
-    /// Offers that somebody is asked about, the first one now.
-    questions: VecDeque<TransferId>,
+    /// What somebody is asked, the first one now.
+    questions: VecDeque<Question>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// Whether to take it.
+    Take(TransferId),
+    /// What to do with the files that are there already.
+    InTheWay(TransferId),
+}
+
+impl Question {
+    fn transfer(self) -> TransferId {
+        match self {
+            Self::Take(transfer) | Self::InTheWay(transfer) => transfer,
+        }
+    }
 }
 
 impl Counter {
@@ -118,75 +154,75 @@ impl Counter {
                     self.session.leave();
                 }
                 Happening::Answer(_) => {}
+                Happening::Code(news) => desk.tell_code(&news, "send PATH")?,
                 Happening::Ended(ended) => return verdict.unwrap_or_else(|| exit_of(ended.as_ref())),
             }
         }
     }
 
-    fn on_transfer(&mut self, event: &TransferEvent, desk: &Desk) {
-        match event {
-            TransferEvent::Offered { from, offer, .. } => match self.consent.judge(from, &desk.roster) {
-                Decision::Accept => self.session.ask(ask::accept(offer.transfer)),
-                Decision::Ask if self.can_ask => {
-                    self.questions.push_back(offer.transfer);
-                    if self.questions.len() == 1 {
-                        self.put_question(desk);
-                    }
-                }
-                Decision::Ask => {
-                    let item = desk.shelf.item(&offer.transfer);
-                    let what = item.map(desk::what).unwrap_or_default();
-                    desk.note(Ink::Warn, format!("declined {what} from {}", desk.roster.label(from)));
-                    self.session.ask(ask::reject(offer.transfer));
-                }
-            },
-            TransferEvent::Withdrawn { transfer } => {
-                let was_asked = self.questions.front() == Some(transfer);
-                self.questions.retain(|question| question != transfer);
-                if was_asked {
-                    self.put_question(desk);
-                }
+    fn on_transfer(&mut self, event: &TransferEvent, desk: &mut Desk) {
+        if let TransferEvent::Offered { from, offer, .. } = event {
+            self.on_offer(from, offer.transfer, desk);
+        } else if let TransferEvent::Conflicts { transfer, .. } = event {
+            self.queue(Question::InTheWay(*transfer), desk);
+        } else if let TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } = event {
+            let was_asked = self.questions.front().is_some_and(|first| first.transfer() == *transfer);
+            self.questions.retain(|question| question.transfer() != *transfer);
+            if was_asked {
+                self.put_question(desk);
             }
-            TransferEvent::Preparing { .. }
-            | TransferEvent::Prepared { .. }
-            | TransferEvent::NotPrepared { .. }
-            | TransferEvent::Accepting { .. }
-            | TransferEvent::Refused { .. }
-            | TransferEvent::Accepted { .. }
-            | TransferEvent::Declined { .. }
-            | TransferEvent::Conflicts { .. }
-            | TransferEvent::Resumed { .. }
-            | TransferEvent::Progress(_)
-            | TransferEvent::Stalled { .. }
-            | TransferEvent::Delivered { .. }
-            | TransferEvent::Undelivered { .. }
-            | TransferEvent::Done { .. }
-            | TransferEvent::Failed { .. }
-            | TransferEvent::PeerCutOff { .. } => {}
+        }
+    }
+
+    fn on_offer(&mut self, from: &UserId, transfer: TransferId, desk: &mut Desk) {
+        match self.consent.judge(from, &desk.roster) {
+            Decision::Accept => self.session.ask(ask::accept(transfer)),
+            Decision::Ask if self.can_ask => self.queue(Question::Take(transfer), desk),
+            Decision::Ask => {
+                let what = desk.shelf.item(&transfer).map(desk::what).unwrap_or_default();
+                desk.note(Ink::Warn, format!("declined {what} from {}", desk.roster.label(from)));
+                desk.shelf.decline(&transfer);
+                self.session.ask(ask::reject(transfer));
+            }
+        }
+    }
+
+    fn queue(&mut self, question: Question, desk: &Desk) {
+        self.questions.push_back(question);
+        if self.questions.len() == 1 {
+            self.put_question(desk);
         }
     }
 
     fn put_question(&self, desk: &Desk) {
-        let asked = self.questions.front().and_then(|transfer| desk.shelf.item(transfer));
-        if let Some(item) = asked {
-            desk.ask(&format!("Take {}? [Y/n] ", desk::what(item)));
-        }
+        let Some(question) = self.questions.front() else { return };
+        let Some(item) = desk.shelf.item(&question.transfer()) else { return };
+        let what = desk::what(item);
+        desk.ask(&match question {
+            Question::Take(_) => format!("Take {what}? [Y/n] "),
+            Question::InTheWay(_) => {
+                format!("{what}: rename the new, skip it, or overwrite the old? [R/s/o] ")
+            }
+        });
     }
 
     /// An answer was typed. `Some` if that ends it.
-    fn answer(&mut self, line: &str, desk: &Desk) -> Option<Result<Exit, Failure>> {
-        let transfer = self.questions.front().copied()?;
-        match line.trim().to_lowercase().as_str() {
-            "" | "y" | "yes" => self.session.ask(ask::accept(transfer)),
-            "n" | "no" => self.session.ask(ask::reject(transfer)),
-            _ => {
-                desk.ask("Please say y or n: ");
+    fn answer(&mut self, line: &str, desk: &mut Desk) -> Option<Result<Exit, Failure>> {
+        let question = self.questions.front().copied()?;
+        let command = match command_for(question, line.trim()) {
+            Ok(command) => command,
+            Err(please) => {
+                desk.ask(&format!("Please {please}: "));
                 return None;
             }
+        };
+        let refused = matches!(command, Command::Transfer(TransferCommand::Reject { .. }));
+        if refused {
+            desk.shelf.decline(&question.transfer());
         }
+        self.session.ask(command);
         self.questions.pop_front();
         self.put_question(desk);
-        let refused = line.trim().to_lowercase().starts_with('n');
         let last = self.questions.is_empty() && running(desk).is_none() && !self.keep;
         (refused && last).then(|| Err(Failure::new(Exit::Refused, "declined; nothing was received")))
     }
@@ -215,17 +251,24 @@ impl Counter {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
+/// What an answer means, or what would be one. Nothing typed means what is in capitals.
+fn command_for(question: Question, answer: &str) -> Result<Command, String> {
+    match (question, answer.to_lowercase().as_str()) {
+        (Question::Take(transfer), "" | "y" | "yes") => Ok(ask::accept(transfer)),
+        (Question::Take(transfer), "n" | "no") => Ok(ask::reject(transfer)),
+        (Question::Take(_), _) => Err("say y or n".to_owned()),
+        (Question::InTheWay(transfer), "") => Ok(ask::resolve(transfer, Resolution::Rename)),
+        (Question::InTheWay(transfer), word) => {
+            let resolution = word.parse().map_err(|error: ResolutionError| error.to_string())?;
+            Ok(ask::resolve(transfer, resolution))
+        }
     }
 }
 
 /// A transfer that we are receiving.
 fn running(desk: &Desk) -> Option<&Item> {
     let items = desk.shelf.items();
-    items.into_iter().find(|item| item.state == State::Running && item.direction() == Direction::Receive)
+    items.into_iter().find(|item| item.is_being_received())
 }
 
 fn tell_alone(desk: &Desk) -> Instant {
@@ -235,10 +278,14 @@ fn tell_alone(desk: &Desk) -> Instant {
 }
 
 fn given_up(desk: &Desk) -> Result<Exit, Failure> {
-    match running(desk) {
-        Some(item) => Err(incomplete(item)),
-        None if desk.shelf.items().iter().any(|item| item.state == State::Done) => Ok(Exit::Done),
-        None => Err(Failure::new(Exit::Failed, "nothing was offered in time")),
+    if let Some(item) = running(desk) {
+        return Err(incomplete(item));
+    }
+    let any = |state: State| desk.shelf.items().iter().any(|item| item.state == state);
+    match (any(State::Done), any(State::Declined)) {
+        (true, _) => Ok(Exit::Done),
+        (false, true) => Err(Failure::new(Exit::Refused, "all that was offered was declined")),
+        (false, false) => Err(Failure::new(Exit::Failed, "nothing was offered in time")),
     }
 }
 
@@ -256,4 +303,57 @@ fn incomplete(item: &Item) -> Failure {
         Exit::Incomplete,
         format!("{} of {all} of {} are here; run this again to go on", here, item.name()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::shelf::tests::{id, offer};
+    use crate::core::transfer::{ConflictPolicy, DeclineReason};
+    use crate::wire::path::SafePath;
+
+    const TRANSFER: TransferId = TransferId([1; 32]);
+
+    /// How it ends if nothing more comes.
+    fn story(events: &[TransferEvent]) -> Result<Exit, String> {
+        let mut desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
+        for event in events {
+            desk.tell(&Event::Transfer(event.clone())).expect("stderr");
+        }
+        given_up(&desk).map_err(|failure| format!("{:?} {failure}", failure.exit()))
+    }
+
+    #[test]
+    fn what_was_declined_is_told_from_what_never_came() {
+        assert_eq!(story(&[]), Err("Failed swarm: nothing was offered in time".into()));
+        let (from, reason) = (id("1111"), DeclineReason::TooLarge);
+        let refused = TransferEvent::Refused { from, offer: offer(1, "film.mkv", "1111"), reason };
+        assert_eq!(story(&[refused]), Err("Refused swarm: all that was offered was declined".into()));
+    }
+
+    #[test]
+    fn a_transfer_that_waits_for_an_answer_about_files_in_the_way_is_incomplete() {
+        let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(1, "film.mkv", "1111") };
+        let paths = vec![SafePath::parse("film.mkv").expect("a path")];
+        let conflicts = TransferEvent::Conflicts { transfer: TRANSFER, paths, count: 1 };
+        let ended = story(&[accepting, conflicts]).expect_err("incomplete");
+        assert!(ended.starts_with("Incomplete swarm: 0 B of 1.0 MiB of film.mkv are here"), "{ended}");
+    }
+
+    #[test]
+    fn answers_may_be_short_and_none_is_the_harmless_one() {
+        let take = |answer| command_for(Question::Take(TRANSFER), answer).map(|asked| format!("{asked:?}"));
+        assert!(take("").expect("yes").contains("Accept"));
+        assert!(take("NO").expect("no").contains("Reject"));
+        assert_eq!(take("maybe"), Err("say y or n".into()));
+        let resolved = |answer| match command_for(Question::InTheWay(TRANSFER), answer) {
+            Ok(Command::Transfer(TransferCommand::Resolve { conflict, .. })) => Ok(conflict),
+            Ok(other) => panic!("{other:?}"),
+            Err(please) => Err(please),
+        };
+        assert_eq!(resolved(""), Ok(ConflictPolicy::Rename));
+        assert_eq!(resolved("s"), Ok(ConflictPolicy::Skip));
+        assert_eq!(resolved("Overwrite"), Ok(ConflictPolicy::Overwrite));
+        assert_eq!(resolved("yes"), Err("say rename, skip or overwrite".into()));
+    }
 }

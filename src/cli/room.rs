@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::args::AcceptArgs;
 use super::config::{Place, RoomConfig};
 use super::exit::{Exit, Failure, OrExit};
 use crate::core::access::Access;
@@ -25,13 +26,31 @@ use crate::wire::{Init, Invite, RoomId, RoomKey, Secret, UserId};
 const PEER_BUFFER: usize = 1;
 const PEERS_MAX: usize = 100;
 
-/// Where received files go, and what may be in the way there.
+/// Which files are received, and where they go.
 #[derive(Debug, Clone)]
 pub struct Files {
     /// A folder, or stdout.
     pub target: Target,
     /// What to do with files that are there already.
     pub conflict: ConflictPolicy,
+    /// The most bytes taken in one transfer.
+    pub max_bytes: Option<u64>,
+    /// The most files and folders taken in one transfer.
+    pub max_entries: Option<u32>,
+}
+
+impl Files {
+    /// What the arguments say.
+    pub fn new(args: &AcceptArgs, target: Target) -> Self {
+        let (conflict, max_bytes) = (args.on_conflict.into(), args.max_size.map(|size| size.0));
+        Self { target, conflict, max_bytes, max_entries: args.max_files }
+    }
+
+    /// For whoever only sends: nothing is ever accepted.
+    pub fn unwanted() -> Self {
+        let target = Target::Folder(".".into());
+        Self { target, conflict: ConflictPolicy::Skip, max_bytes: None, max_entries: None }
+    }
 }
 
 /// A room that was entered.
@@ -142,6 +161,7 @@ pub(super) fn outward_address(listening: IpAddr) -> IpAddr {
 
 fn start_node(config: &RoomConfig, invite: &Invite, files: Files) -> Result<Handle, Failure> {
     let me = UserId::from_random(rand::random());
+    let defaults = transfer::Config::new(me.clone(), ".".into());
     let trust = match invite.server().is_tls() {
         true => Trust::system(config.ca.as_deref()).or_exit(Exit::Usage)?,
         false => Trust::none(),
@@ -152,7 +172,7 @@ fn start_node(config: &RoomConfig, invite: &Invite, files: Files) -> Result<Hand
         url: invite.server_url(),
         token: invite.token().cloned(),
         trust,
-        wrapped: false,
+        wrapped: config.wrapped,
         init: Some(init),
     });
     let node = NodeConfig {
@@ -180,7 +200,9 @@ fn start_node(config: &RoomConfig, invite: &Invite, files: Files) -> Result<Hand
             conflict: files.conflict,
             up_bps: config.up.map(|rate| rate.0),
             down_bps: config.down.map(|rate| rate.0),
-            ..transfer::Config::new(me, ".".into())
+            max_bytes: files.max_bytes.unwrap_or(defaults.max_bytes),
+            max_entries: files.max_entries.unwrap_or(defaults.max_entries),
+            ..defaults
         },
     };
     node::spawn(node, signaling).context("can't start WebRTC").map_err(Failure::from)

@@ -8,23 +8,25 @@ use tokio::time::Instant;
 
 use super::args::SendArgs;
 use super::ask;
+use super::code::{self, Codes};
 use super::config::{self, RoomConfig};
 use super::desk::{Audience, Desk};
 use super::exit::{Exit, Failure};
 use super::format;
 use super::join::exit_of;
 use super::room::{self, Files};
-use super::session::{Happening, Session};
+use super::session::{Happening, Session, until};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
-use crate::core::transfer::{ConflictPolicy, SendToken, SourceOptions, Target, TransferEvent};
+use crate::core::transfer::{SendToken, SourceOptions, TransferEvent};
 use crate::node::api::{Event, PeerKind, To};
+use crate::wire::code::Code;
 use crate::wire::text;
 use crate::wire::{TransferId, UserId};
 
 /// Runs `swarm send`.
 pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
-    let (paths, invite) = split_invite(&args.paths);
+    let (paths, invite, code) = split_invite(&args.paths);
     if paths.is_empty() {
         return Err(Failure::new(
             Exit::Usage,
@@ -32,18 +34,20 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
         ));
     }
     look_at(&paths)?;
-    let config = RoomConfig::resolve(&args.room, invite)?;
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let files = Files { target: Target::Folder(".".into()), conflict: ConflictPolicy::Skip };
-    let mut room = room::enter(&config, files).await?;
-    let server = room.server.take();
     let audience = if args.json { Audience::Program } else { Audience::People };
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
+    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let mut room = room::enter(&config, Files::unwanted()).await?;
+    let server = room.server.take();
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "recv")?;
     let mut session = Session::new(room.node.commands, room.node.events, None, signals);
-    let options =
-        SourceOptions { follow_links: args.follow, exclude: args.exclude.clone(), gitignore: args.gitignore };
-    let plan = Plan { paths, options, to: args.to.clone(), receivers: args.receivers };
+    if args.room.code {
+        Codes::new(&config, &room.invite, session.code_news())?.open(None);
+    }
+    let (options, to) = (args.source.options(), args.source.to.clone());
+    let plan = Plan { paths, options, to, receivers: args.receivers };
     let patience = args.timeout.map(Duration::from_secs);
     let result = deliver(&mut session, &mut desk, plan, patience).await;
     desk.close(&result)?;
@@ -68,11 +72,17 @@ fn look_at(paths: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The paths, and the invite if the last argument is one.
-fn split_invite(arguments: &[String]) -> (Vec<PathBuf>, Option<&str>) {
+/// The paths, and the invite if the last argument is one, or the server's address and the one-time code if the last two are.
+fn split_invite(arguments: &[String]) -> (Vec<PathBuf>, Option<&str>, Option<&str>) {
+    if let [paths @ .., server, code] = arguments
+        && config::is_invite(server)
+        && Code::is_meant(code)
+    {
+        return (paths.iter().map(PathBuf::from).collect(), Some(server), Some(code));
+    }
     let invite = arguments.last().map(String::as_str).filter(|last| config::is_invite(last));
     let count = arguments.len() - usize::from(invite.is_some());
-    (arguments[..count].iter().map(PathBuf::from).collect(), invite)
+    (arguments[..count].iter().map(PathBuf::from).collect(), invite, None)
 }
 
 /// What is to be done.
@@ -128,16 +138,10 @@ async fn deliver(
                 verdict.get_or_insert_with(|| delivery.given_up(desk));
                 session.leave();
             }
+            Happening::Code(news) => desk.tell_code(&news, "recv")?,
             Happening::Input(_) | Happening::Answer(_) => {}
             Happening::Ended(ended) => return verdict.unwrap_or_else(|| exit_of(ended.as_ref())),
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -407,7 +411,11 @@ mod tests {
         let arguments =
             |list: &[&str]| list.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
         let both = arguments(&["a", "b", "ws://h/r"]);
-        assert_eq!(split_invite(&both), (vec!["a".into(), "b".into()], Some("ws://h/r")));
-        assert_eq!(split_invite(&arguments(&["a"])), (vec!["a".into()], None));
+        assert_eq!(split_invite(&both), (vec!["a".into(), "b".into()], Some("ws://h/r"), None));
+        assert_eq!(split_invite(&arguments(&["a"])), (vec!["a".into()], None, None));
+        let code = arguments(&["a", "ws://h", "7-guitar-bacon"]);
+        assert_eq!(split_invite(&code), (vec!["a".into()], Some("ws://h"), Some("7-guitar-bacon")));
+        let two_files = arguments(&["a", "7-guitar-bacon"]);
+        assert_eq!(split_invite(&two_files), (vec!["a".into(), "7-guitar-bacon".into()], None, None));
     }
 }

@@ -18,6 +18,7 @@ use super::room::outward_address;
 use super::signals::Signals;
 use super::term::{eprint_line, print_line};
 use crate::core::access::{Access, TokenKey};
+use crate::core::network::{Network, TrustedProxies};
 use crate::core::room::Limits;
 use crate::io::ws::server::{Server, ServerConfig, tls_config};
 use crate::wire::Secret;
@@ -68,6 +69,11 @@ pub struct ServeArgs {
     /// the token]
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Vec<String>,
+
+    /// Count clients behind this reverse proxy, an address or a network such as 10.0.0.0/8, by what it says in
+    /// X-Forwarded-For or Forwarded (may be given again) [default: believe nobody]
+    #[arg(long, value_name = "ADDR[/BITS]")]
+    pub trust_proxy: Vec<Network>,
 
     /// The certificate chain, PEM: makes it wss://
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "key")]
@@ -141,6 +147,7 @@ pub async fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let mut config = ServerConfig::new(listen, access);
     config.limits = args.limits.resolve();
     config.origins = (!args.origin.is_empty()).then(|| args.origin.clone());
+    config.proxies = TrustedProxies(args.trust_proxy.clone());
     if let (Some(certificate), Some(key)) = (&args.cert, &args.key) {
         config.tls = Some(tls_config(certificate, key).or_exit(Exit::Usage)?);
     }
@@ -277,6 +284,8 @@ mod tests {
             &["--cert", "x"],
             &["--key", "x"],
             &["--max-members", "many"],
+            &["--trust-proxy", "everybody"],
+            &["--trust-proxy", "10.0.0.0/33"],
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::code::News;
 use super::input::Input;
 use super::signals::Signals;
 use crate::node::api::{Command, Ended, Event, PeerInfo};
@@ -32,6 +33,7 @@ pub struct Session {
     signals: Signals,
     waiting: VecDeque<Command>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
+    codes: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     leave_by: Option<Instant>,
 }
 
@@ -44,6 +46,8 @@ pub enum Happening {
     Input(Input),
     /// The node answers a question.
     Answer(Answer),
+    /// A one-time code of ours is open, used or spent.
+    Code(News),
     /// Ctrl-C, or a request to end.
     Interrupted,
     /// The node has ended; without a word if something is wrong with it.
@@ -67,8 +71,9 @@ impl Session {
         input: Option<mpsc::Receiver<Input>>,
         signals: Signals,
     ) -> Self {
-        let (waiting, answers) = (VecDeque::new(), mpsc::unbounded_channel());
-        Self { commands, events, input, signals, waiting, answers, leave_by: None }
+        let (waiting, answers, codes) =
+            (VecDeque::new(), mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        Self { commands, events, input, signals, waiting, answers, codes, leave_by: None }
     }
 
     /// Asks something of the node, after everything asked before.
@@ -87,6 +92,11 @@ impl Session {
                 let _ = answers.send(Answer { r#ref, peers });
             }
         });
+    }
+
+    /// Where one-time codes tell what becomes of them: [`Happening::Code`].
+    pub fn code_news(&self) -> mpsc::UnboundedSender<News> {
+        self.codes.0.clone()
     }
 
     /// Leaves, once everything asked before is done. Asked twice, it is done once.
@@ -120,8 +130,9 @@ impl Session {
                     None => Happening::Ended(None),
                 },
                 Some(answer) = self.answers.1.recv() => return Happening::Answer(answer),
+                Some(news) = self.codes.1.recv() => return Happening::Code(news),
                 input = receive(&mut self.input), if may_read => return Happening::Input(input),
-                () = at(leave_by) => return Happening::Ended(Some(Ended::Quit)),
+                () = until(leave_by) => return Happening::Ended(Some(Ended::Quit)),
             }
         }
     }
@@ -134,7 +145,8 @@ async fn receive(input: &mut Option<mpsc::Receiver<Input>>) -> Input {
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Waits until then; for ever if there is no such time.
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -1,12 +1,11 @@
 //! The transfers a face knows of: their numbers, their state, and what is said about them.
 
+mod words;
+
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
 use super::format;
 use super::roster::Roster;
-use super::term::Ink;
 use super::words::Note;
 use crate::core::transfer::{Direction, OfferInfo, Progress, TransferEvent};
 use crate::wire::text;
@@ -49,12 +48,16 @@ pub enum State {
     Waiting,
     /// Under way.
     Running,
+    /// Files are in the way, and what to do with them is being asked.
+    InTheWay,
     /// Complete.
     Done,
     /// Failed while it was under way, on our side or the sender's.
     Failed,
-    /// Declined or withdrawn.
-    Over,
+    /// We declined it.
+    Declined,
+    /// Taken back before it was accepted.
+    Withdrawn,
 }
 
 /// How it went with one receiver of ours.
@@ -124,6 +127,12 @@ impl Item {
     /// `3 files, 12 MiB`.
     pub fn size(&self) -> String {
         size(&self.offer)
+    }
+
+    /// Whether we accepted it and it is not over.
+    pub fn is_being_received(&self) -> bool {
+        let under_way = matches!(self.state, State::Running | State::InTheWay);
+        under_way && self.direction() == Direction::Receive
     }
 
     /// One line for a sender: how it went, and who uploaded how much.
@@ -204,99 +213,7 @@ impl Shelf {
     /// Takes news in and says it in words, if it is worth a line.
     pub fn on_event(&mut self, event: &TransferEvent, roster: &Roster) -> Option<Note> {
         self.record(event);
-        match event {
-            TransferEvent::Preparing { .. } | TransferEvent::Progress(_) => None,
-            TransferEvent::Prepared { offer, .. } => {
-                Some(Note::new(Ink::Good, format!("offering {} ({})", shown_name(offer), size(offer))))
-            }
-            TransferEvent::NotPrepared { error, .. } => {
-                Some(Note::new(Ink::Bad, format!("can't send that: {error}")))
-            }
-            TransferEvent::Offered { from, offer, free_bytes } => {
-                Some(offered(from, offer, *free_bytes, roster))
-            }
-            TransferEvent::Withdrawn { transfer } => {
-                Some(Note::new(Ink::Dim, format!("{} is no longer offered", self.name(transfer))))
-            }
-            TransferEvent::Accepting { from, offer } => Some(Note::new(
-                Ink::Good,
-                format!("receiving {} ({}) from {}", shown_name(offer), size(offer), roster.label(from)),
-            )),
-            TransferEvent::Refused { from, offer, reason } => Some(Note::new(
-                Ink::Warn,
-                format!(
-                    "declined {} ({}) from {}: {reason}",
-                    shown_name(offer),
-                    size(offer),
-                    roster.label(from)
-                ),
-            )),
-            TransferEvent::Accepted { transfer, peer } => {
-                Some(Note::new(Ink::Good, format!("{} takes {}", roster.label(peer), self.name(transfer))))
-            }
-            TransferEvent::Declined { transfer, peer, reason } => Some(Note::new(
-                Ink::Warn,
-                format!("{} declined {}: {reason}", roster.label(peer), self.name(transfer)),
-            )),
-            TransferEvent::Conflicts { transfer, count, .. } => Some(Note::new(
-                Ink::Warn,
-                format!("{}: {} in the way", self.name(transfer), format::count(*count, "file")),
-            )),
-            TransferEvent::Resumed { transfer, bytes, total } => Some(Note::new(
-                Ink::Good,
-                format!(
-                    "resuming {} at {} % ({} are here already)",
-                    self.name(transfer),
-                    format::percent(*bytes, *total),
-                    format::bytes(*bytes)
-                ),
-            )),
-            TransferEvent::Stalled { transfer, missing_bytes } => Some(Note::new(
-                Ink::Warn,
-                format!(
-                    "{} waits: nobody here has the missing {}",
-                    self.name(transfer),
-                    format::bytes(*missing_bytes)
-                ),
-            )),
-            TransferEvent::Delivered { transfer, peer, .. } => {
-                Some(Note::new(Ink::Good, format!("{} has {}", roster.label(peer), self.name(transfer))))
-            }
-            TransferEvent::Undelivered { transfer, peer, reason } => {
-                let why = reason.as_ref().map_or_else(
-                    || "left before everything was there".to_owned(),
-                    |reason| format!("gave up: {}", text::line(&reason.to_string(), 200)),
-                );
-                Some(Note::new(Ink::Bad, format!("{}: {} {why}", self.name(transfer), roster.label(peer))))
-            }
-            TransferEvent::Done {
-                offer,
-                path,
-                elapsed,
-                skipped,
-                from_origin_bytes,
-                from_others_bytes,
-                ..
-            } => {
-                let fetched = from_origin_bytes + from_others_bytes;
-                Some(Note::new(Ink::Good, received(offer, path.as_deref(), fetched, *elapsed, *skipped)))
-            }
-            TransferEvent::Failed { transfer, reason, .. } => Some(Note::new(
-                Ink::Bad,
-                format!(
-                    "{} will not complete: {}",
-                    self.name(transfer),
-                    text::line(&reason.to_string(), 300)
-                ),
-            )),
-            TransferEvent::PeerCutOff { transfer, peer, reason } => {
-                let what = transfer
-                    .as_ref()
-                    .map_or_else(String::new, |transfer| format!("{}: ", self.name(transfer)));
-                let who = roster.label(peer);
-                Some(Note::new(Ink::Bad, format!("{what}nothing more is taken from {who}: {reason}")))
-            }
-        }
+        self.words(event, roster)
     }
 
     fn name(&self, transfer: &TransferId) -> String {
@@ -309,17 +226,18 @@ impl Shelf {
             | TransferEvent::NotPrepared { .. }
             | TransferEvent::Stalled { .. }
             | TransferEvent::PeerCutOff { .. }
-            | TransferEvent::Conflicts { .. }
-            | TransferEvent::Resumed { .. }
             | TransferEvent::Declined { .. } => {}
+            TransferEvent::Conflicts { transfer, .. } => self.set(transfer, State::InTheWay),
+            TransferEvent::Resumed { transfer, .. } => self.go_on(transfer),
             TransferEvent::Prepared { offer, .. } => drop(self.put(offer, None, State::Waiting)),
             TransferEvent::Offered { from, offer, .. } => drop(self.put(offer, Some(from), State::Waiting)),
             TransferEvent::Accepting { from, offer } => drop(self.put(offer, Some(from), State::Running)),
-            TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Over)),
-            TransferEvent::Withdrawn { transfer } => self.set(transfer, State::Over),
+            TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Declined)),
+            TransferEvent::Withdrawn { transfer } => self.set(transfer, State::Withdrawn),
             TransferEvent::Failed { transfer, .. } => self.set(transfer, State::Failed),
             TransferEvent::Accepted { transfer, peer } => self.receiver(transfer, peer, Receiver::Taking),
             TransferEvent::Progress(progress) => {
+                self.go_on(&progress.transfer);
                 if let Some(item) = self.items.get_mut(&progress.transfer) {
                     item.progress = Some(progress.clone());
                 }
@@ -361,10 +279,27 @@ impl Shelf {
         if self.items.len() < ITEMS_MAX {
             return;
         }
-        let ended = |item: &Item| matches!(item.state, State::Done | State::Failed | State::Over);
+        let ended = |item: &Item| match item.state {
+            State::Done | State::Failed | State::Declined | State::Withdrawn => true,
+            State::Waiting | State::Running | State::InTheWay => false,
+        };
         let oldest = self.items.values().min_by_key(|item| (!ended(item), item.number));
         if let Some(transfer) = oldest.map(|item| item.offer.transfer) {
             self.items.remove(&transfer);
+        }
+    }
+
+    /// We say no to an offer. The node does not repeat it, and stops what is under way with an event of its own.
+    pub fn decline(&mut self, transfer: &TransferId) {
+        if let Some(item) = self.items.get_mut(transfer).filter(|item| item.state == State::Waiting) {
+            item.state = State::Declined;
+        }
+    }
+
+    /// What was in the way is so no more.
+    fn go_on(&mut self, transfer: &TransferId) {
+        if let Some(item) = self.items.get_mut(transfer).filter(|item| item.state == State::InTheWay) {
+            item.state = State::Running;
         }
     }
 
@@ -385,44 +320,6 @@ impl Shelf {
             };
         }
     }
-}
-
-fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> Note {
-    let label = roster.label(from);
-    let origin = match offer.origin == *from {
-        true => String::new(),
-        false => format!(", first sent by {}", roster.label(&offer.origin)),
-    };
-    let room = match free_bytes {
-        Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
-        Some(_) | None => String::new(),
-    };
-    let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
-    Note::new(Ink::Bold, format!("{label} offers {what}"))
-}
-
-/// `received film.mkv (256 MiB) in 2.3 s, 111 MiB/s into ./film.mkv`; what was here already does not count as fast.
-fn received(
-    offer: &OfferInfo,
-    path: Option<&Path>,
-    fetched: u64,
-    elapsed: Duration,
-    skipped: usize,
-) -> String {
-    let rate = (fetched as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
-    let place = path.map(|path| format!(" into {}", text::whole_line(&path.display().to_string())));
-    let skipped = match skipped {
-        0 => String::new(),
-        some => format!("; {} left out, because of what was there", format::count(some, "file")),
-    };
-    format!(
-        "received {} ({}) in {}, {}{}{skipped}",
-        shown_name(offer),
-        size(offer),
-        format::took(elapsed),
-        format::rate(rate),
-        place.unwrap_or_default()
-    )
 }
 
 #[cfg(test)]

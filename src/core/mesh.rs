@@ -32,7 +32,7 @@ use super::peer::{LinkKey, Payload};
 use super::stripes::{Stripes, is_stripe};
 use super::timers::Timers;
 use crate::wire::control::Control;
-use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, UserId};
+use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, Secret, UserId};
 
 pub use api::{Config, Event, Held, Input, Output, Reason, To};
 
@@ -56,14 +56,24 @@ enum Signaling {
     Entering,
     /// The server knows our extensions.
     Welcomed,
+    /// The server said that it does not know our extensions: it hears no more of them on this socket.
+    Plain,
     /// We left.
     Closed,
 }
 
 impl Signaling {
-    fn is_up(self) -> bool {
+    /// Whether the server, as far as we know, understands our extensions.
+    fn may_be_asked(self) -> bool {
         match self {
             Self::Entering | Self::Welcomed => true,
+            Self::Down | Self::Plain | Self::Closed => false,
+        }
+    }
+
+    fn is_up(self) -> bool {
+        match self {
+            Self::Entering | Self::Welcomed | Self::Plain => true,
             Self::Down | Self::Closed => false,
         }
     }
@@ -83,7 +93,7 @@ pub struct Mesh {
     config: Config,
     signaling: Signaling,
     /// With this the server knows us again. Ours to begin with, so that it works even if the first welcome is lost.
-    resume: String,
+    resume: Secret,
     links: BTreeMap<LinkKey, Link>,
     stripes: Stripes,
     by_id: BTreeMap<LinkId, LinkKey>,
@@ -104,7 +114,7 @@ impl Mesh {
     /// A mesh that makes its first offers at once, so that they are gathered by the time the socket is open.
     pub fn new(now: Instant, config: Config) -> Self {
         let mut rng = StdRng::from_seed(config.seed);
-        let resume = URL_SAFE_NO_PAD.encode(rng.random::<[u8; 16]>());
+        let resume = Secret::new(URL_SAFE_NO_PAD.encode(rng.random::<[u8; 16]>()));
         let mut mesh = Self {
             config,
             signaling: Signaling::Down,

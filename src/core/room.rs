@@ -26,7 +26,6 @@ mod state;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -35,6 +34,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::core::access::Grant;
+use crate::core::network::ClientAddress;
 use crate::wire::secret::Secret;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
@@ -81,7 +81,7 @@ impl Effects {
 
 #[derive(Debug)]
 struct Socket {
-    address: IpAddr,
+    address: ClientAddress,
     grant: Grant,
     bucket: Bucket,
     place: Place,
@@ -108,7 +108,7 @@ pub struct Rooms {
     random: StdRng,
     rooms: BTreeMap<RoomId, Room>,
     sockets: BTreeMap<SocketId, Socket>,
-    addresses: BTreeMap<IpAddr, usize>,
+    addresses: BTreeMap<ClientAddress, usize>,
     effects: Effects,
 }
 
@@ -185,7 +185,7 @@ impl Rooms {
         }
     }
 
-    fn handle_connected(&mut self, now: Instant, socket: SocketId, address: IpAddr, grant: Grant) {
+    fn handle_connected(&mut self, now: Instant, socket: SocketId, address: ClientAddress, grant: Grant) {
         let from_there = self.addresses.entry(address).or_default();
         if *from_there >= self.limits.sockets_per_address {
             let message = format!("too many connections from one address, at most {from_there} are allowed");
@@ -318,8 +318,7 @@ impl Rooms {
         member: MemberKey,
         init: Init,
     ) {
-        let secret =
-            init.resume.filter(|secret| RESUME_SECRET_BYTES.contains(&secret.len())).map(Secret::new);
+        let secret = init.resume.filter(has_secret_length);
         let same = *room_id == init.room_id
             && self.in_room(now, room_id, |room, _| room.is_user(member, &init.user_id)) == Some(true);
         if same {
@@ -334,12 +333,12 @@ impl Rooms {
         let Init { user_id, room_id, have, resume } = init;
         let kind = match have {
             Some(have) => {
-                let secret = self.choose_secret(resume.as_deref());
+                let secret = self.choose_secret(resume.as_ref());
                 Kind::ours(have, secret, self.limits.members_per_room)
             }
             None => Kind::Original,
         };
-        let newcomer = Newcomer { socket, user: user_id, kind, resume: resume.map(Secret::new) };
+        let newcomer = Newcomer { socket, user: user_id, kind, resume };
         self.rooms.entry(room_id.clone()).or_insert_with(|| Room::new(room_id.clone()));
         let Some(entry) = self.in_room(now, &room_id, |room, turn| room.enter(newcomer, turn)) else {
             return;
@@ -369,9 +368,9 @@ impl Rooms {
     }
 
     /// A newcomer may bring its own secret: then it can come back even if the welcome was lost on its way.
-    fn choose_secret(&mut self, brought: Option<&str>) -> Secret {
-        match brought.filter(|secret| RESUME_SECRET_BYTES.contains(&secret.len())) {
-            Some(secret) => Secret::new(secret.to_owned()),
+    fn choose_secret(&mut self, brought: Option<&Secret>) -> Secret {
+        match brought.filter(|secret| has_secret_length(secret)) {
+            Some(secret) => secret.clone(),
             None => self.draw_secret(),
         }
     }
@@ -428,4 +427,8 @@ impl Rooms {
         }
         Some(known.place)
     }
+}
+
+fn has_secret_length(secret: &Secret) -> bool {
+    RESUME_SECRET_BYTES.contains(&secret.expose().len())
 }

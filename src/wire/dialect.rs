@@ -16,7 +16,7 @@ use serde_json::json;
 use super::ids::TextOrNumber;
 use super::limits::{SERVER_SIGNAL_MAX_BYTES, SIGNAL_MAX_BYTES};
 use super::signal::ErrorCode;
-use super::{Candidate, ClientSignal, Init, LinkId, RoomId, Sdp, ServerSignal, UserId};
+use super::{Candidate, ClientSignal, Init, LinkId, RoomId, Sdp, Secret, ServerSignal, UserId};
 use first::FirstGeneration;
 
 /// The room of clients that name none, neither in `init` nor in the URL.
@@ -82,7 +82,7 @@ struct Raw<'a> {
     user_id: Option<UserId>,
     room_id: Option<TextOrNumber>,
     have: Option<Vec<UserId>>,
-    resume: Option<String>,
+    resume: Option<Secret>,
     offer_id: Option<LinkId>,
     from: Option<UserId>,
     to: Option<UserId>,

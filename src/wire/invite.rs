@@ -17,6 +17,7 @@ use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use url::Url;
 
+use super::code::CODE_PATH;
 use super::key::KeyError;
 use super::{IdError, RoomId, RoomKey, Secret};
 
@@ -61,8 +62,8 @@ pub enum InviteError {
     /// The room is no id.
     #[error("the room's name does not work: {0}")]
     Room(#[from] IdError),
-    /// A room that no path can name (RFC 3986 §5.2.4).
-    #[error("a room can't be named . or ..: choose another name")]
+    /// A room that no path can name (RFC 3986 §5.2.4), or that is no room.
+    #[error("a room can't be named ., .. or {CODE_PATH}: choose another name")]
     DotRoom,
     /// `?token=` with nothing behind it, too much, or characters no header can carry.
     #[error("the token has 1 to {TOKEN_MAX_BYTES} visible ASCII characters: copy the invite again")]
@@ -90,6 +91,11 @@ impl ServerUrl {
             return Err(InviteError::NotBare);
         }
         Ok(Self::from_url(url))
+    }
+
+    /// The URL of the WebSocket for one-time codes.
+    pub fn code_url(&self) -> String {
+        format!("{}/{CODE_PATH}", self.as_str())
     }
 
     /// The URL of a room's WebSocket. It has no secret in it: the token goes into the `Authorization` header.
@@ -154,7 +160,7 @@ impl Invite {
         token: Option<Secret>,
         key: Option<RoomKey>,
     ) -> Result<Self, InviteError> {
-        if matches!(room.as_str(), "." | "..") {
+        if matches!(room.as_str(), "." | ".." | CODE_PATH) {
             return Err(InviteError::DotRoom);
         }
         if token.as_ref().is_some_and(|token| !is_token(token.expose())) {
@@ -418,8 +424,10 @@ mod tests {
     #[test]
     fn a_room_that_no_path_can_name_is_refused() {
         let server = ServerUrl::parse("ws://h").expect("an address");
-        let room = RoomId::new("..").expect("an id");
-        assert_eq!(Invite::new(server, room, None, None), Err(InviteError::DotRoom));
+        for room in ["..", ".code"] {
+            let room = RoomId::new(room).expect("an id");
+            assert_eq!(Invite::new(server.clone(), room, None, None), Err(InviteError::DotRoom));
+        }
         assert_eq!(Invite::parse("ws://h/%2e%2E"), Err(InviteError::NoRoom));
     }
 

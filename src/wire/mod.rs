@@ -3,6 +3,7 @@
 //! Everything from outside is parsed here, once, into types that carry their limits with them.
 
 pub mod candidate;
+pub mod code;
 pub mod control;
 pub mod dialect;
 pub mod frame;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, LinkId, RoomId, Sdp, UserId};
+use super::{Candidate, LinkId, RoomId, Sdp, Secret, UserId};
 
 /// What a member says to the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,21 @@ pub enum ClientSignal {
 }
 
 impl ClientSignal {
+    /// The `type` of each message that the second generation does not have.
+    pub const EXTENSIONS: [&str; 3] = ["want", "withdraw", "leave"];
+
+    /// Whether the message is one of [`Self::EXTENSIONS`].
+    pub fn is_extension(&self) -> bool {
+        match self {
+            Self::Want { .. } | Self::Withdraw { .. } | Self::Leave { .. } => true,
+            Self::Init(_)
+            | Self::Offer { .. }
+            | Self::Answer { .. }
+            | Self::Candidate { .. }
+            | Self::Close => false,
+        }
+    }
+
     /// The connection the message is about, if any.
     pub fn link_id(&self) -> Option<&LinkId> {
         match self {
@@ -97,7 +112,7 @@ pub struct Init {
     pub have: Option<Vec<UserId>>,
     /// Ours: the secret from an earlier [`ServerSignal::Welcome`], with which a member takes its own place back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resume: Option<String>,
+    pub resume: Option<Secret>,
 }
 
 /// What the server says to a member.
@@ -154,7 +169,7 @@ pub enum ServerSignal {
     /// Ours, only to clients whose `init` had `have`: the member is in.
     Welcome {
         /// The secret that lets this member, and nobody else, take its place back after a lost socket.
-        resume: String,
+        resume: Secret,
         /// How many other members the room has.
         members: usize,
     },
@@ -190,7 +205,7 @@ impl ServerSignal {
             }
             Self::LeaveSwarm { id } => id.as_str().len(),
             Self::Gone { user_id } => user_id.as_str().len(),
-            Self::Welcome { resume, .. } => resume.len(),
+            Self::Welcome { resume, .. } => resume.expose().len(),
             Self::SignalError { message, .. } => message.len(),
             Self::OfferRequest => 0,
         }
@@ -249,4 +264,23 @@ pub enum ErrorCode {
     /// A word this version does not know.
     #[serde(other)]
     Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_has_no_resume_secret() {
+        let resume = Secret::new("hunter2");
+        let id = |text| UserId::new(text).expect("an id");
+        let room_id = RoomId::new("den").expect("an id");
+        let init = Init { user_id: id("ada"), room_id, have: None, resume: Some(resume.clone()) };
+        let said = ClientSignal::Init(init);
+        let welcome = ServerSignal::Welcome { resume, members: 1 };
+        assert!(!format!("{said:?}{welcome:?}").contains("hunter2"));
+        for json in [serde_json::to_string(&said), serde_json::to_string(&welcome)] {
+            assert!(json.expect("JSON").contains(r#""resume":"hunter2""#), "on the wire it is itself");
+        }
+    }
 }

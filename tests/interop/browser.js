@@ -28,10 +28,11 @@ const server = createServer((_, response) => response.setHeader('content-type', 
 await new Promise((listening) => server.listen(0, 'localhost', listening))
 const origin = `http://localhost:${server.address().port}`
 
-const browser = await chromium.launch({
+const running = await chromium.launchServer({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   args: process.argv.includes('--mdns') ? flags : [...flags, plainAddresses],
 })
+const browser = await chromium.connect(running.wsEndpoint())
 const tabs = new Map()
 
 async function start(options) {
@@ -43,12 +44,13 @@ async function start(options) {
   tabs.set(options.peer, tab)
 }
 
-emit({ event: 'up', origin })
+// The browser leads a process group of its own, in which all its processes are.
+emit({ event: 'up', origin, group: running.process().pid })
 await serve(async (command) => {
   if (command.cmd === 'start') return start(command)
   const tab = tabs.get(command.peer)
   if (command.cmd === 'closeTab') return tab.close()
   await tab.evaluate((given) => window.peer.run(given), command)
 })
-await browser.close()
+await running.close()
 process.exit()

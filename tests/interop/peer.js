@@ -81,7 +81,8 @@ export class OriginalPeer {
 
   #dispatch(message) {
     const signal = this.options.wrapped ? message.signal : message
-    this.#emit('signal', { type: signal.type, id: signal.id, code: signal.code, message: signal.message })
+    const { type, id, from, code, message: text } = signal
+    this.#emit('signal', { type, id, from, code, message: text })
     try {
       this.swarm.dispatch(signal)
     } catch (error) {

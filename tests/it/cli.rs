@@ -4,11 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite;
 
-use crate::process::{Process, swarm, swarm_command};
+use crate::process::{PATIENCE, Process, swarm, swarm_command};
 use crate::scene::{Arrival, Kind, Scene, Sight};
 
 const THREE: [(&str, Kind); 3] = [("ann", Kind::Ours), ("bob", Kind::Ours), ("cyd", Kind::Ours)];
@@ -137,6 +140,30 @@ fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
 }
 
 #[test]
+fn a_host_that_hears_wrapped_signals_only_is_spoken_to_like_that() {
+    let host = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("ws://{}", host.local_addr().expect("it is bound"));
+    let (sender, heard) = mpsc::channel();
+    thread::spawn(move || {
+        let (stream, _) = host.accept().expect("a peer");
+        let mut socket = tungstenite::accept(stream).expect("a WebSocket");
+        while let Ok(message) = socket.read() {
+            if let tungstenite::Message::Text(text) = message {
+                // Nobody listens once the test has heard enough.
+                let _ = sender.send(text.to_string());
+            }
+        }
+    });
+    let _peer = swarm("ann", &["join", "--json", "--url", &url, "--room", "den", "--wrapped"]);
+    for expected in ["init", "offer"] {
+        let text = heard.recv_timeout(PATIENCE).expect("the peer speaks first");
+        let message: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(message["type"], "WRTC_SIGNAL");
+        assert_eq!(message["signal"]["type"], expected);
+    }
+}
+
+#[test]
 fn a_wrong_token_is_refused() {
     let serve = ["serve", "--listen", "127.0.0.1:0", "--token", "the-right-one-of-all", "--json"];
     let scene = Scene::with_server(swarm("serve", &serve));
@@ -223,6 +250,82 @@ fn a_full_disk_under_a_received_file_is_told_to_both_and_can_be_gone_on_with() {
     let (status, stderr) = sender.end();
     assert_eq!(status.code(), Some(5), "{stderr}");
     assert!(stderr.contains("the disk is full there"), "{stderr}");
+}
+
+#[test]
+fn what_is_beyond_the_limits_is_declined_and_both_are_told_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inbox = folder.path().join("inbox");
+    fs::create_dir(&inbox).expect("made");
+    let write = |name: &str, len: usize| {
+        let file = folder.path().join(name);
+        fs::write(&file, noise(len)).expect("written");
+        file
+    };
+    let (large, small, other, third) =
+        (write("large", 2_001), write("small", 1_000), write("other", 10), write("third", 10));
+
+    let scene = Scene::new();
+    let place = ["--url", &scene.url, "--room", "den"];
+    let take = ["recv", "--json", "--yes", "--max-size", "2K", "--max-files", "2", "--out", path(&inbox)];
+    let mut receiver = swarm("receiver", &[&take[..], &place].concat());
+    receiver.wait_event("ready");
+    ends(&[&["send", path(&large)], &place[..]].concat(), 3, "large: larger than the receiver takes");
+    let failed = receiver.wait_event("failed");
+    assert_eq!(failed["reason"], "declined: larger than the receiver takes");
+    let many = ["send", path(&small), path(&other), path(&third)];
+    ends(&[&many, &place[..]].concat(), 3, "more files than the receiver takes");
+    assert_eq!(receiver.wait_event("failed")["reason"], "declined: more files than the receiver takes");
+    ends(&[&["send", path(&small)], &place[..]].concat(), 0, "small was delivered");
+    let (status, _) = receiver.end();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(fs::read_dir(&inbox).expect("a folder").count(), 1, "only one file was taken");
+}
+
+#[test]
+fn files_in_the_way_are_asked_about() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (inbox, film) = (folder.path().join("inbox"), folder.path().join("film.bin"));
+    fs::create_dir(&inbox).expect("made");
+    fs::write(&film, "the new one").expect("written");
+    let mut scene = Scene::new();
+    scene.join_ours("ann", &["--yes", "--on-conflict", "ask", "--out", path(&inbox)]);
+    scene.join("bob", Kind::Ours);
+    scene.everyone_meets();
+    let names = |inbox: &Path| {
+        let mut names: Vec<_> = fs::read_dir(inbox)
+            .expect("a folder")
+            .map(|entry| entry.expect("readable").file_name().into_string().expect("plain"))
+            .collect();
+        names.sort();
+        names
+    };
+    let story = [
+        ("skip", &["film.bin"][..], "the old one"),
+        ("rename", &["film (1).bin", "film.bin"], "the old one"),
+        ("overwrite", &["film (1).bin", "film.bin"], "the new one 2"),
+    ];
+    for (round, (answer, expected, content)) in story.into_iter().enumerate() {
+        // Each time it is another transfer.
+        fs::write(&film, format!("the new one {round}")).expect("written");
+        fs::write(inbox.join("film.bin"), "the old one").expect("written");
+        scene.process("bob").command(&json!({ "cmd": "send", "paths": [path(&film)] }));
+        let asked = scene.process("ann").wait_event("conflicts");
+        assert_eq!((&asked["paths"], &asked["count"]), (&json!(["film.bin"]), &json!(1)));
+        let resolve = json!({ "cmd": "resolve", "transfer": asked["transfer"], "conflict": answer });
+        scene.process("ann").command(&resolve);
+        assert_eq!(scene.process("ann").wait_event("done")["transfer"], asked["transfer"]);
+        assert_eq!(names(&inbox), expected, "{answer}");
+        assert_eq!(fs::read_to_string(inbox.join("film.bin")).expect("there"), content);
+    }
+}
+
+#[test]
+fn where_nobody_can_be_asked_about_files_in_the_way_that_is_said_at_once() {
+    for command in [&["join"][..], &["recv", "--yes"], &["recv", "--yes", "--json"]] {
+        let args = [command, &["--on-conflict", "ask", "ws://127.0.0.1:1/den"]].concat();
+        ends(&args, 2, "--on-conflict rename, skip or overwrite");
+    }
 }
 
 /// Runs the program to its end: this exit code, and this in what it says on stderr.

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod cli;
+mod codes;
 mod corpus;
 mod help;
 mod interop;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{self, Event};
-use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, UserId};
+use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, Secret, UserId};
 
 use crate::sim::{Break, Newcomer, PeerNo, World, was_told_of};
 
@@ -252,7 +252,7 @@ fn an_init_under_a_members_name_does_not_touch_that_member() {
         user_id: world.peers[peers[0]].id.clone(),
         room_id: RoomId::new("lobby").expect("a room"),
         have: Some(Vec::new()),
-        resume: Some("guessed".into()),
+        resume: Some(Secret::new("guessed")),
     };
     world.raw_signal(socket, ClientSignal::Init(init));
     world.raw_signal(socket, ClientSignal::Close);

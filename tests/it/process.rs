@@ -15,6 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Process {
     name: String,
     child: Child,
+    /// A process group of its own that it started, and that is meant by signals instead.
+    group: Option<u64>,
     stdin: Option<ChildStdin>,
     lines: Receiver<Line>,
     /// Everything it said, in order; what was waited for and found is marked.
@@ -61,7 +63,7 @@ impl Process {
         forward(out, sender.clone(), Line::Out);
         forward(err, sender, Line::Err);
         let stdin = child.stdin.take();
-        Self { name: name.into(), child, stdin, lines, said: Vec::new(), stderr: String::new() }
+        Self { name: name.into(), child, group: None, stdin, lines, said: Vec::new(), stderr: String::new() }
     }
 
     /// Writes one command. A program that has died meanwhile is noticed by the next wait.
@@ -116,8 +118,17 @@ impl Process {
 
     /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        let whom = match self.group {
+            Some(group) => format!("-{group}"),
+            None => self.child.id().to_string(),
+        };
+        let status = Command::new("kill").args(["-s", name, "--", &whom]).status();
         assert!(status.is_ok_and(|status| status.success()), "{}: cannot send {name}", self.name);
+    }
+
+    /// Signals are for this process group, which the program leads others in.
+    pub fn signal_group(&mut self, group: u64) {
+        self.group = Some(group);
     }
 
     fn listen(&mut self, deadline: Instant) -> Result<(), &'static str> {
@@ -146,6 +157,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if let Some(group) = self.group {
+            // A stopped group would not notice that its driver is gone; one that has ended is no news.
+            let _ = Command::new("kill")
+                .args(["-s", "KILL", "--", &format!("-{group}")])
+                .stderr(Stdio::null())
+                .status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

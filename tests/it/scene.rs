@@ -408,8 +408,9 @@ pub fn driver(name: &str, args: &[&str]) -> Process {
 /// A browser, and the origin of its pages.
 pub fn browser(args: &[&str]) -> (Process, String) {
     let mut browser = driver("browser", &[&["browser.js"], args].concat());
-    let origin = text(&browser.wait_event("up")["origin"]);
-    (browser, origin)
+    let up = browser.wait_event("up");
+    browser.signal_group(up["group"].as_u64().expect("a process group"));
+    (browser, text(&up["origin"]))
 }
 
 fn up(mut driver: Process) -> Process {

@@ -47,16 +47,24 @@ fn secrets_are_in_no_log_and_in_no_list_of_processes() {
     let heard = bob.wait_event("message");
     assert_eq!(heard["text"], LINE);
 
-    let secrets = [TOKEN.to_owned(), key.to_text().expose().to_owned(), LINE.to_owned()];
+    ada.command(&json!({ "cmd": "code" }));
+    let open = ada.wait_event("code");
+    let code = open["code"].as_str().expect("a code");
+    let mut carol = swarm("carol", &["join", "--json", "--name", "carol", url, code], None);
+    carol.wait_event("open");
+    let (_, words) = code.split_once('-').expect("a number, then the words");
+
+    let secrets = [TOKEN, key.to_text().expose(), LINE].map(str::to_owned);
     for process in [&serve, &ada, &bob] {
         let arguments = process.command_line();
         assert!(!secrets.iter().any(|secret| arguments.contains(secret)), "{arguments}");
     }
+    let secrets: Vec<String> = secrets.into_iter().chain([words.to_owned()]).collect();
     serve.signal("TERM");
-    for member in [&mut ada, &mut bob] {
+    for member in [&mut ada, &mut bob, &mut carol] {
         member.command(&json!({ "cmd": "quit" }));
     }
-    for (name, process) in [("serve", serve), ("ada", ada), ("bob", bob)] {
+    for (name, process) in [("serve", serve), ("ada", ada), ("bob", bob), ("carol", carol)] {
         let (_, log) = process.end();
         assert!(log.contains("DEBUG"), "{name} logs all it may: {log}");
         for secret in &secrets {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fast_rtc_swarm::core::access::{Access, Claims, TokenKey};
+use fast_rtc_swarm::core::network::TrustedProxies;
 use fast_rtc_swarm::io::ws::client::{
     ConnectConfig, ConnectError, Lost, SignalReceiver, SignalSender, Trust, connect,
 };
@@ -251,6 +252,45 @@ async fn a_web_page_of_another_origin_is_turned_away() {
         assert_eq!(connected.is_ok(), allowed, "{origin}");
     }
     server.join("no-browser").await;
+}
+
+/// A client that comes through a reverse proxy on this machine, or says that it does.
+async fn forwarded(server: &Running, header: (&'static str, &str)) -> Raw {
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    let mut request = format!("ws://{}/den", server.address).into_client_request().expect("a good URL");
+    request.headers_mut().insert(header.0, header.1.parse().expect("a good value"));
+    let (stream, _) = tokio_tungstenite::connect_async(request).await.expect("the server is there");
+    Raw(stream)
+}
+
+async fn is_let_in(client: &mut Raw, name: &str) -> bool {
+    client.say(serde_json::to_string(&ClientSignal::Init(init(name))).expect("JSON")).await;
+    client.hear().await["type"] == "welcome"
+}
+
+#[tokio::test]
+async fn clients_of_a_trusted_proxy_are_counted_one_by_one() {
+    let server = serve(|config| {
+        config.limits.sockets_per_address = 1;
+        config.proxies = TrustedProxies(vec!["127.0.0.0/8".parse().expect("a network")]);
+    })
+    .await;
+    let mut ada = forwarded(&server, ("x-forwarded-for", "203.0.113.1")).await;
+    let mut bob = forwarded(&server, ("forwarded", "for=203.0.113.2")).await;
+    assert!(is_let_in(&mut ada, "ada").await && is_let_in(&mut bob, "bob").await);
+    let mut again = forwarded(&server, ("x-forwarded-for", "198.51.100.9, 203.0.113.1")).await;
+    assert_eq!(again.hear().await["code"], "limit_exceeded", "what stands before the last hop is made up");
+}
+
+#[tokio::test]
+async fn who_is_no_trusted_proxy_can_not_choose_an_address() {
+    let server = serve(|config| config.limits.sockets_per_address = 1).await;
+    let mut ada = forwarded(&server, ("x-forwarded-for", "203.0.113.1")).await;
+    assert!(is_let_in(&mut ada, "ada").await);
+    for header in [("x-forwarded-for", "203.0.113.2"), ("forwarded", "for=203.0.113.3")] {
+        let mut again = forwarded(&server, header).await;
+        assert_eq!(again.hear().await["code"], "limit_exceeded");
+    }
 }
 
 async fn get(address: SocketAddr, path: &str, headers: &str) -> String {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::access::Grant;
+use fast_rtc_swarm::core::network::ClientAddress;
 use fast_rtc_swarm::core::room::{Input, Limits, Output, Rooms, SocketId};
 use fast_rtc_swarm::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 use fast_rtc_swarm::wire::{ClientSignal, RoomKey, ServerSignal, UserId};
@@ -73,7 +74,7 @@ async fn serve(
             biased;
             Some((socket, sender)) = opened.recv() => {
                 sockets.insert(socket, sender);
-                let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 rooms.handle(now, Input::Connected { socket, address, grant: Grant::EveryRoom });
             }
             signal = signals.recv() => match signal {

@@ -20,7 +20,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::{ColorMode, CompletionType, Config, Context, Editor, ExternalPrinter, Helper, Validator};
 use tokio::sync::mpsc;
 
-use super::commands::COMMANDS;
+use super::commands::{COMMANDS, send_options};
 use crate::cli::input::Input;
 use crate::cli::term;
 
@@ -227,7 +227,8 @@ impl Completer for Assistant {
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         match completing(line, pos) {
             Completing::Command => Ok((0, commands(&line[..pos]))),
-            Completing::Name { start, suffix } => Ok((start, self.names(&line[start..pos], suffix))),
+            Completing::Name { start, form } => Ok((start, self.names(&line[start..pos], form))),
+            Completing::Option { start } => Ok((start, options(&line[start..pos]))),
             Completing::Path => self.paths.complete_path(line, pos),
         }
     }
@@ -237,12 +238,20 @@ impl Completer for Assistant {
 #[derive(Debug, PartialEq, Eq)]
 enum Completing {
     Command,
-    /// A name that begins at `start`, with what is to stand behind it.
-    Name {
-        start: usize,
-        suffix: &'static str,
-    },
+    Name { start: usize, form: Form },
+    Option { start: usize },
     Path,
+}
+
+/// How a name is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// At the beginning of what is said to it.
+    Address,
+    /// As it is.
+    Plain,
+    /// As one word of a command.
+    Word,
 }
 
 fn completing(line: &str, pos: usize) -> Completing {
@@ -254,16 +263,32 @@ fn completing(line: &str, pos: usize) -> Completing {
     }
     if let Some(start) = ["/msg ", "/ignore ", "/unignore "].into_iter().find_map(argument) {
         // Names may have spaces, so everything behind the command may be one; behind a name comes the text.
-        return Completing::Name { start, suffix: " " };
+        return Completing::Name { start, form: Form::Plain };
     }
-    if typed.starts_with("/send ") && typed[word..].starts_with('@') {
-        return Completing::Name { start: word + 1, suffix: " " };
+    if let Some(start) = argument("/send ") {
+        return sending(&typed[start..], word, &typed[word..]);
     }
-    if typed.starts_with("/send ") {
-        return Completing::Path;
+    let form = if word == 0 { Form::Address } else { Form::Plain };
+    Completing::Name { start: word + usize::from(typed[word..].starts_with('@')), form }
+}
+
+/// What of `/send` is being typed: `last` is its last word and begins at `start`.
+fn sending(arguments: &str, start: usize, last: &str) -> Completing {
+    let before = arguments[..arguments.len() - last.len()].trim_end();
+    if last.starts_with('@') && before.is_empty() {
+        Completing::Name { start: start + 1, form: Form::Word }
+    } else if before.ends_with("--to") {
+        Completing::Name { start, form: Form::Word }
+    } else if last.starts_with('-') {
+        Completing::Option { start }
+    } else {
+        Completing::Path
     }
-    let suffix = if word == 0 { ": " } else { " " };
-    Completing::Name { start: word + usize::from(typed[word..].starts_with('@')), suffix }
+}
+
+fn options(typed: &str) -> Vec<Pair> {
+    let fitting = send_options().into_iter().filter(|option| option.name.starts_with(typed));
+    fitting.map(|option| Pair { replacement: format!("{} ", option.name), display: option.name }).collect()
 }
 
 fn commands(typed: &str) -> Vec<Pair> {
@@ -277,12 +302,21 @@ fn commands(typed: &str) -> Vec<Pair> {
 }
 
 impl Assistant {
-    fn names(&self, typed: &str, suffix: &str) -> Vec<Pair> {
+    fn names(&self, typed: &str, form: Form) -> Vec<Pair> {
         let typed = typed.to_lowercase();
         let labels = lock(&self.shown).labels.clone();
         let fitting =
             labels.into_iter().filter(|label| !typed.is_empty() && label.to_lowercase().starts_with(&typed));
-        fitting.map(|label| Pair { replacement: format!("{label}{suffix}"), display: label }).collect()
+        fitting
+            .map(|label| {
+                let replacement = match form {
+                    Form::Address => format!("{label}: "),
+                    Form::Plain => format!("{label} "),
+                    Form::Word => format!("{} ", label.replace(' ', "\\ ")),
+                };
+                Pair { replacement, display: label }
+            })
+            .collect()
     }
 }
 
@@ -340,6 +374,9 @@ mod tests {
         assert_eq!(replacements("bo"), (0, vec!["bob: ".into()]));
         assert_eq!(replacements("hi @bo"), (4, vec!["bob ".into()]));
         assert_eq!(replacements("/send @bo"), (7, vec!["bob ".into()]));
+        assert_eq!(replacements("/send x --to bo"), (13, vec!["bob ".into()]));
+        assert_eq!(replacements("/send --to Ada"), (11, vec!["ada ".into(), "Ada\\ Lovelace ".into()]));
+        assert_eq!(replacements("/send x --ex"), (8, vec!["--exclude ".into()]));
         assert_eq!(replacements("hi "), (3, vec![]));
     }
 

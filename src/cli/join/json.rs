@@ -11,7 +11,7 @@ use crate::cli::consent::{Consent, Decision};
 use crate::cli::json::{self, ErrorCode, Recipients, Request, Translator};
 use crate::cli::roster::Roster;
 use crate::cli::session::Answer;
-use crate::cli::shelf::Shelf;
+use crate::cli::shelf::{Shelf, State};
 use crate::core::transfer::{SendToken, SourceOptions, TransferEvent};
 use crate::node::api::{Command, Event, To};
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
@@ -35,6 +35,8 @@ pub enum Ask {
     Command(Command),
     /// Who is here, likewise.
     Peers(Option<serde_json::Value>),
+    /// For a one-time code.
+    Code(Option<serde_json::Value>),
     /// To leave.
     Quit,
 }
@@ -102,7 +104,7 @@ impl JsonFace {
         Ok(Ask::Command(match command {
             json::Command::Say { text, to } => Command::Say { text, to: self.to(to)? },
             json::Command::Data { base64, to } => Command::Data { bytes: decode(&base64)?, to: self.to(to)? },
-            json::Command::Send { paths, to } => {
+            json::Command::Send { paths, to, exclude, gitignore, follow } => {
                 if paths.is_empty() || paths.iter().any(|path| path.as_os_str() == "-") {
                     return Err((
                         ErrorCode::BadCommand,
@@ -112,10 +114,22 @@ impl JsonFace {
                 let to = self.to(to)?;
                 let token = self.tokens.fresh();
                 self.sending.insert(token, r#ref);
-                ask::send(token, paths, to, SourceOptions::default())
+                ask::send(token, paths, to, SourceOptions { follow_links: follow, exclude, gitignore })
             }
             json::Command::Accept { transfer } => ask::accept(self.transfer(&transfer)?),
-            json::Command::Reject { transfer } => ask::reject(self.transfer(&transfer)?),
+            json::Command::Reject { transfer } => {
+                let transfer = self.transfer(&transfer)?;
+                self.shelf.decline(&transfer);
+                ask::reject(transfer)
+            }
+            json::Command::Resolve { transfer, conflict } => {
+                let transfer = self.transfer(&transfer)?;
+                if self.shelf.item(&transfer).is_none_or(|item| item.state != State::InTheWay) {
+                    let message = "nothing is in the way of that transfer".to_owned();
+                    return Err((ErrorCode::BadCommand, message));
+                }
+                ask::resolve(transfer, conflict)
+            }
             json::Command::Name { name } => {
                 let name: Name = name.parse().map_err(|error| (ErrorCode::BadCommand, format!("{error}")))?;
                 self.roster.rename_self(name.clone());
@@ -123,6 +137,7 @@ impl JsonFace {
             }
             json::Command::Ignore { peer, ignored } => Command::Ignore { peer: self.peer(&peer)?, ignored },
             json::Command::Peers => return Ok(Ask::Peers(r#ref)),
+            json::Command::Code => return Ok(Ask::Code(r#ref)),
             json::Command::Quit => return Ok(Ask::Quit),
         }))
     }
@@ -159,15 +174,14 @@ fn decode(base64: &str) -> Result<Bytes, (ErrorCode, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::AcceptArgs;
+    use crate::cli::consent::tests::consent;
     use crate::cli::roster::tests::peer;
     use crate::cli::shelf::tests::{id, offer};
-    use crate::core::transfer::TransferCommand;
+    use crate::core::transfer::{ConflictPolicy, TransferCommand};
+    use crate::wire::path::SafePath;
 
     fn face() -> JsonFace {
-        let on_conflict = crate::cli::values::Arrival::Rename;
-        let args = AcceptArgs { out: ".".into(), yes: false, accept_from: Vec::new(), on_conflict };
-        let mut face = JsonFace::new("me".parse().expect("a name"), None, Consent::new(&args, true));
+        let mut face = JsonFace::new("me".parse().expect("a name"), None, consent(false, &[], true));
         face.on_event(&Event::Opened(peer("1111", "ada")));
         face
     }
@@ -237,6 +251,37 @@ mod tests {
         let accept = format!(r#"{{"cmd":"accept","transfer":"{}"}}"#, "07".repeat(32));
         let asked = face.on_line(&accept);
         assert!(matches!(asked, Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))))));
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_printed_and_resolved() {
+        let mut face = face();
+        let transfer = crate::wire::TransferId([7; 32]);
+        let resolve = format!(r#"{{"cmd":"resolve","transfer":"{transfer}","conflict":"skip"}}"#);
+        let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(7, "a", "1111") };
+        face.on_event(&Event::Transfer(accepting));
+        assert!(face.on_line(&resolve).is_err(), "nothing is in the way yet");
+        let paths = vec![SafePath::parse("a").expect("a path")];
+        let (event, ask) =
+            face.on_event(&Event::Transfer(TransferEvent::Conflicts { transfer, paths, count: 1 }));
+        assert!(ask.is_none());
+        let line = json::to_line(&event.expect("it is news"));
+        assert!(line.ends_with(r#""paths":["a"],"count":1}"#), "{line}");
+        assert!(face.on_line(&resolve.replace("skip", "ask")).is_err(), "that is no answer");
+        let asked = face.on_line(&resolve);
+        let Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Resolve { conflict, .. })))) = asked
+        else {
+            panic!("{asked:?}")
+        };
+        assert_eq!(conflict, ConflictPolicy::Skip);
+    }
+
+    #[test]
+    fn files_are_sent_with_the_options_of_the_command_line() {
+        let line = r#"{"cmd":"send","paths":["photos"],"exclude":["*.tmp"],"gitignore":true,"follow":true}"#;
+        let said = asked(line);
+        let options = r#"SourceOptions { follow_links: true, exclude: ["*.tmp"], gitignore: true }"#;
+        assert!(said.contains(options), "{said}");
     }
 
     #[test]

@@ -11,19 +11,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::JoinArgs;
-use super::config::{RoomConfig, Telling};
+use super::code::{self, Codes};
+use super::config::RoomConfig;
 use super::consent::Consent;
+use super::desk::Audience;
 use super::exit::{Exit, Failure};
 use super::input::{self, Input};
-use super::json::{ErrorCode, Event as JsonEvent, VERSION, to_line};
-use super::room::{self, Files, Origin, Reach, Room};
+use super::json::{ErrorCode, Event as JsonEvent, to_line};
+use super::room::{self, Files, Room};
 use super::roster::Roster;
 use super::session::{Happening, Session};
 use super::signals::Signals;
 use super::term::{self, Palette, SavedTerminal};
-use super::{log, words};
+use super::values::Arrival;
+use super::{invite, log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
+use crate::wire::Invite;
 
 use editor::{History, Prompter};
 use json::JsonFace;
@@ -35,26 +39,30 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs `swarm join`.
 pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
-    let config = RoomConfig::resolve(&args.room, args.invite.as_deref())?;
     if args.accept.out.as_os_str() == "-" {
         return Err(Failure::new(
             Exit::Usage,
             "a chat can't be mixed with a file on stdout: swarm recv -o - does that",
         ));
     }
-    let consent = Consent::new(&args.accept, config.place.is_keyed());
-    let files =
-        Files { target: Target::Folder(args.accept.out.clone()), conflict: args.accept.on_conflict.into() };
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let mut room = room::enter(&config, files).await?;
-    let server = room.server.take();
     let face = if args.json {
         Face::Json
     } else if term::is_interactive() {
         Face::Terminal
+    } else if args.accept.on_conflict == Arrival::Ask {
+        return Err(Arrival::nobody_to_ask());
     } else {
         Face::Pipe
     };
+    let audience = if args.json { Audience::Program } else { Audience::People };
+    let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
+    let invite = code::exchange(&args.room, invite, code, audience).await?;
+    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
+    let consent = Consent::new(&args.accept, config.place.is_keyed());
+    let files = Files::new(&args.accept, Target::Folder(args.accept.out.clone()));
+    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let mut room = room::enter(&config, files).await?;
+    let server = room.server.take();
     let result = match face {
         Face::Json => speak_json(room, &config, consent, &args, signals).await,
         Face::Pipe => pipe_lines(room, &config, consent, &args, signals).await,
@@ -84,26 +92,6 @@ pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
     Err(Failure::new(exit, words::ended(ended).unwrap_or_default()))
 }
 
-/// What the first in a room tells about the invite, and the command that others use it with.
-pub(super) fn how_to_join(room: &Room, told: Telling, command: &str) -> Vec<String> {
-    let Origin::Made { reach } = room.origin else { return Vec::new() };
-    let mut lines = vec![
-        format!("The room is {}. Others join with this; whoever has it can read along:", room.invite.room()),
-        String::new(),
-        format!("  swarm {command} '{}'", told.text(&room.invite)),
-        String::new(),
-    ];
-    if told.qr {
-        lines.extend(room.invite.qr().lines().map(str::to_owned));
-        lines.push(String::new());
-    }
-    if reach == Reach::Machine {
-        lines.push("It works on this machine only; --listen 0.0.0.0:0 opens it to your network.".to_owned());
-        lines.push(String::new());
-    }
-    lines
-}
-
 /// The terminal.
 async fn chat(
     room: Room,
@@ -117,7 +105,7 @@ async fn chat(
     let (prompter, typed) = editor::start(history)?;
     let printer = prompter.printer().clone();
     log::redirect(Some(Arc::new(move |line| printer.print(line))));
-    for line in how_to_join(&room, config.telling, "join") {
+    for line in invite::lines(&room, config.telling, "join") {
         term::print_line(&line)?;
     }
     let mut repl = Repl::new(Settings {
@@ -130,13 +118,19 @@ async fn chat(
     });
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(typed), signals);
+    let codes = codes(&session, config, &room.invite, args)?;
     prompter.prompt(Vec::new(), repl.prompt());
-    let ended = converse(&mut session, &mut repl, &prompter).await;
+    let ended = converse(&mut session, &mut repl, &prompter, &codes).await;
     log::redirect(None);
     exit_of(ended.as_ref())
 }
 
-async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -> Option<Ended> {
+async fn converse(
+    session: &mut Session,
+    repl: &mut Repl,
+    prompter: &Prompter,
+    codes: &Codes,
+) -> Option<Ended> {
     loop {
         repl.set_columns(terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)));
         prompter.set_labels(repl.labels());
@@ -150,6 +144,7 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             Happening::Event(_) if session.is_leaving() => continue,
             Happening::Event(event) => repl.on_event(&event),
             Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
+            Happening::Code(news) => Step { lines: repl.code(&news), asks: Vec::new() },
             Happening::Input(Input::Line(line)) => {
                 let step = repl.on_line(&line);
                 if !step.asks.iter().any(|ask| matches!(ask, Ask::Quit)) {
@@ -168,6 +163,7 @@ async fn converse(session: &mut Session, repl: &mut Repl, prompter: &Prompter) -
             match ask {
                 Ask::Command(command) => session.ask(command),
                 Ask::Peers => session.ask_peers(None),
+                Ask::Code => codes.open(None),
                 Ask::Quit => session.leave(),
             }
         }
@@ -182,10 +178,11 @@ async fn pipe_lines(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    how_to_join(&room, config.telling, "join").iter().for_each(|line| term::eprint_line(line));
+    invite::lines(&room, config.telling, "join").iter().for_each(|line| term::eprint_line(line));
     let mut face = PipeFace::new(Roster::new(config.name.clone()), consent, config.place.is_keyed());
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    codes(&session, config, &room.invite, args)?;
     let wait = args.wait.unwrap_or(1);
     let mut reading = wait == 0;
     loop {
@@ -205,6 +202,10 @@ async fn pipe_lines(
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
             Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
             Happening::Answer(_) => {}
+            Happening::Code(news) => {
+                let lines = news.lines("join", "--code makes one at the start");
+                lines.iter().for_each(|line| term::eprint_line(line));
+            }
             Happening::Ended(ended) => return exit_of(ended.as_ref()),
         }
     }
@@ -218,15 +219,13 @@ async fn speak_json(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    let invite = room.invite.reveal();
-    if let Origin::Made { .. } = room.origin {
-        let event =
-            JsonEvent::Invite { version: VERSION, invite: invite.clone(), room: room.invite.room().clone() };
+    if let Some(event) = invite::event(&room) {
         term::print_line(&to_line(&event))?;
     }
-    let mut face = JsonFace::new(config.name.clone(), Some(invite), consent);
+    let mut face = JsonFace::new(config.name.clone(), Some(room.invite.reveal()), consent);
     let node = room.node;
     let mut session = Session::new(node.commands, node.events, Some(input::stdin_lines()), signals);
+    let codes = codes(&session, config, &room.invite, args)?;
     let wait = args.wait.unwrap_or(0);
     let mut reading = wait == 0;
     loop {
@@ -239,9 +238,11 @@ async fn speak_json(
                 reading = reading || face.peers() >= wait;
             }
             Happening::Answer(answer) => shown = Some(face.on_answer(answer)),
+            Happening::Code(news) => shown = Some(news.event()),
             Happening::Input(Input::Line(line)) => match face.on_line(&line) {
                 Ok(Some(json::Ask::Command(command))) => session.ask(command),
                 Ok(Some(json::Ask::Peers(r#ref))) => session.ask_peers(r#ref),
+                Ok(Some(json::Ask::Code(r#ref))) => codes.open(r#ref),
                 Ok(Some(json::Ask::Quit)) => session.leave(),
                 Ok(None) => {}
                 Err(event) => shown = Some(*event),
@@ -257,6 +258,15 @@ async fn speak_json(
             session.leave();
         }
     }
+}
+
+/// One-time codes for this room; the first at once if `--code` was given.
+fn codes(session: &Session, config: &RoomConfig, invite: &Invite, args: &JoinArgs) -> Result<Codes, Failure> {
+    let codes = Codes::new(config, invite, session.code_news())?;
+    if args.room.code {
+        codes.open(None);
+    }
+    Ok(codes)
 }
 
 /// Says why it is over, where nobody asked for it, and that it is over.

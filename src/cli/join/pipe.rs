@@ -98,6 +98,7 @@ impl PipeFace {
                 let (name, label) = (name.unwrap_or_default(), self.roster.label(from));
                 step.err
                     .push(format!("declined {name} from {label}: --yes or --accept-from NAME takes files"));
+                self.shelf.decline(&transfer);
                 step.ask = Some(ask::reject(transfer));
             }
         }
@@ -108,15 +109,13 @@ impl PipeFace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args::AcceptArgs;
+    use crate::cli::consent::tests::consent;
     use crate::cli::roster::tests::{peer, roster};
     use crate::cli::shelf::tests::{id, offer};
     use crate::core::transfer::TransferCommand;
 
     fn face(yes: bool) -> PipeFace {
-        let on_conflict = crate::cli::values::Arrival::Rename;
-        let args = AcceptArgs { out: ".".into(), yes, accept_from: Vec::new(), on_conflict };
-        PipeFace::new(roster(&[("1111", "ada")]), Consent::new(&args, true), true)
+        PipeFace::new(roster(&[("1111", "ada")]), consent(yes, &[], true), true)
     }
 
     fn message(text: &str) -> Event {

@@ -44,7 +44,7 @@ impl Mesh {
             }
             Signaling::Welcomed => self.withdraw(now, key),
             // A server that does not know `withdraw` would go on handing it out: better stale than gone.
-            Signaling::Entering | Signaling::Closed => {}
+            Signaling::Entering | Signaling::Plain | Signaling::Closed => {}
         }
     }
 

@@ -18,10 +18,10 @@ const WANTS_MAX: usize = 1024;
 
 impl Mesh {
     /// Sets the time to ask for this peer, unless it was asked for too often. While the server is away nothing is asked:
-    /// on return `have` tells it what is missing.
+    /// on return `have` tells it what is missing. One that does not know the question is not asked either.
     pub(super) fn schedule_want(&mut self, now: Instant, peer: UserId) {
         let is_known = self.wants.contains_key(&peer);
-        if !self.signaling.is_up() || (!is_known && self.wants.len() >= WANTS_MAX) {
+        if !self.signaling.may_be_asked() || (!is_known && self.wants.len() >= WANTS_MAX) {
             return;
         }
         let tries = *self.wants.entry(peer.clone()).or_insert(0);

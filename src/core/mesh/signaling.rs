@@ -6,7 +6,7 @@ use super::{Event, Mesh, Output, Signaling, Slot};
 use crate::core::link::{self, CloseReason, Identity, Link, PeerKind};
 use crate::core::peer::LinkKey;
 use crate::wire::limits::CANDIDATES_MAX;
-use crate::wire::signal::OfferSignal;
+use crate::wire::signal::{ErrorCode, OfferSignal};
 use crate::wire::{Candidate, ClientSignal, Init, LinkId, Sdp, ServerSignal, UserId};
 
 /// Most signals kept for the server while it is away. Older ones are dropped first: the links they belong to are found
@@ -20,7 +20,7 @@ impl Mesh {
     pub(super) fn handle_signaling_up(&mut self, now: Instant) {
         match self.signaling {
             Signaling::Closed => return,
-            Signaling::Entering | Signaling::Welcomed => self.handle_signaling_down(now),
+            Signaling::Entering | Signaling::Welcomed | Signaling::Plain => self.handle_signaling_down(now),
             Signaling::Down => {}
         }
         self.signaling = Signaling::Entering;
@@ -81,7 +81,20 @@ impl Mesh {
                 self.event(Event::Welcome { members });
             }
             ServerSignal::Gone { user_id } => self.probe(now, &user_id),
-            ServerSignal::SignalError { code, message } => self.event(Event::Refused { code, message }),
+            ServerSignal::SignalError { code, message } => self.handle_refusal(code, message),
+        }
+    }
+
+    /// All but our extensions is known to every server, so what one does not know is an extension. Of that nobody need
+    /// hear who speaks in codes; a sentence may mean more than it seems to.
+    fn handle_refusal(&mut self, code: Option<ErrorCode>, message: String) {
+        let is_unknown = code == Some(ErrorCode::UnknownType);
+        if is_unknown || (self.signaling == Signaling::Entering && names_an_extension(&message)) {
+            self.signaling = Signaling::Plain;
+            self.forget_wants();
+        }
+        if !is_unknown {
+            self.event(Event::Refused { code, message });
         }
     }
 
@@ -170,7 +183,10 @@ impl Mesh {
     /// Tells the server, now or when it is back.
     pub(super) fn signal(&mut self, signal: ClientSignal) {
         match self.signaling {
-            Signaling::Entering | Signaling::Welcomed => self.outbox.push_back(Output::Signal(signal)),
+            Signaling::Plain if signal.is_extension() => {}
+            Signaling::Entering | Signaling::Welcomed | Signaling::Plain => {
+                self.outbox.push_back(Output::Signal(signal));
+            }
             Signaling::Down => self.keep_unsent(signal),
             Signaling::Closed => {}
         }
@@ -189,6 +205,11 @@ impl Mesh {
     pub(super) fn forget_unsent(&mut self, id: &LinkId) {
         self.unsent.retain(|signal| signal.link_id() != Some(id));
     }
+}
+
+fn names_an_extension(message: &str) -> bool {
+    let mut words = message.split(|c: char| !c.is_alphanumeric());
+    words.any(|word| ClientSignal::EXTENSIONS.contains(&word))
 }
 
 fn split_offer(signals: Vec<OfferSignal>) -> Option<(Sdp, Vec<Option<Candidate>>)> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::core::link::{Deadline, Identity, OFFER_MAX_AGE, PROBE_TIMEOUT, WITHDRAWN_GRACE};
 use crate::core::peer::{Channel, Fingerprint, PeerClosed, PeerCommand, PeerEvent};
-use crate::wire::signal::OfferSignal;
+use crate::wire::signal::{ErrorCode, OfferSignal};
 use crate::wire::{Init, RoomId, RoomKey, Sdp, ServerSignal};
 
 const FIRST: LinkKey = LinkKey(1);
@@ -67,7 +67,7 @@ impl Peer {
 
     fn enter(&mut self) {
         self.feed(Input::SignalingUp);
-        self.signal(ServerSignal::Welcome { resume: "secret".into(), members: 0 });
+        self.signal(ServerSignal::Welcome { resume: Secret::new("secret"), members: 0 });
         self.link(FIRST, PeerEvent::Description(ours()));
     }
 
@@ -191,7 +191,7 @@ fn init_comes_first_and_then_what_was_kept() {
         panic!("{outputs:?}")
     };
     assert_eq!((user_id, have), (&user("me"), &Some(Vec::new())));
-    assert!(resume.as_ref().is_some_and(|secret| secret.len() >= 22));
+    assert!(resume.as_ref().is_some_and(|secret| secret.expose().len() >= 22));
     let name = named(rest);
     assert_eq!(
         rest,
@@ -208,7 +208,7 @@ fn the_secret_of_the_last_welcome_is_used() {
     for _ in 0..2 {
         peer.feed(Input::SignalingDown);
         let outputs = peer.feed(Input::SignalingUp);
-        let resumes = |output: &Output| matches!(output, Output::Signal(ClientSignal::Init(Init { resume, .. })) if resume.as_deref() == Some("secret"));
+        let resumes = |output: &Output| matches!(output, Output::Signal(ClientSignal::Init(Init { resume, .. })) if resume.as_ref().map(Secret::expose) == Some("secret"));
         assert!(resumes(&outputs[0]), "{outputs:?}");
     }
 }
@@ -238,7 +238,7 @@ fn an_old_offer_is_withdrawn_where_that_is_understood() {
     let name = named(&peer.link(FIRST, PeerEvent::Description(ours())));
     peer.link(FIRST, PeerEvent::Candidate(candidate("srflx")));
     assert_eq!(peer.pass(OFFER_MAX_AGE), [], "a server of the second generation would go on handing it out");
-    let outputs = peer.signal(ServerSignal::Welcome { resume: "secret".into(), members: 0 });
+    let outputs = peer.signal(ServerSignal::Welcome { resume: Secret::new("secret"), members: 0 });
     let withdraw = Output::Signal(ClientSignal::Withdraw { id: name });
     assert_eq!(outputs, [withdraw, Output::Event(Event::Welcome { members: 0 })]);
     assert_eq!(peer.signal(ServerSignal::OfferRequest), [create(LinkKey(2))]);
@@ -406,6 +406,54 @@ fn an_attempt_given_back_is_asked_for_again() {
     let mut peer = Peer::inside();
     let key = peer.accepting("x", "you");
     assert_eq!(peer.signal(ServerSignal::LeaveSwarm { id: id("x") }), [close(key)]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+}
+
+/// The server that answers so, after a first question: it hears no second one, nor any other of our extensions.
+fn is_asked_once(code: Option<ErrorCode>, message: &str, told: &[Output]) {
+    let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
+    peer.feed(Input::SignalingUp);
+    peer.link(FIRST, PeerEvent::Description(ours()));
+    for name in ["one", "two"] {
+        let key = peer.accepting(name, name);
+        peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    }
+    let (at, _) = peer.mesh.poll_timeout().expect("two are missed");
+    assert!(matches!(peer.pass(at - peer.now)[..], [Output::Signal(ClientSignal::Want { .. })]));
+    assert_eq!(peer.signal(ServerSignal::SignalError { code, message: message.into() }), told);
+    assert_eq!(peer.mesh.held().wants, 0);
+    let key = peer.accepting("three", "three");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert!(matches!(peer.mesh.poll_timeout(), Some((_, Reason::Link(FIRST, Deadline::OfferAge)))));
+    let is_signal = |output: &Output| matches!(output, Output::Signal(_));
+    assert!(!peer.accept("x", "original", original()).iter().any(is_signal), "no `leave`");
+    assert!(!peer.pass(OFFER_MAX_AGE).iter().any(is_signal), "no `withdraw`");
+
+    // Another socket may lead to another server.
+    peer.feed(Input::SignalingDown);
+    peer.feed(Input::SignalingUp);
+    let key = peer.accepting("four", "four");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(peer.wait(&Reason::Want(user("four"))), [want("four")]);
+}
+
+#[test]
+fn a_server_that_does_not_know_a_question_is_asked_once() {
+    is_asked_once(Some(ErrorCode::UnknownType), "what?", &[]);
+    let refused = |code, message: &str| Output::Event(Event::Refused { code, message: message.into() });
+    is_asked_once(None, "unknown type want", &[refused(None, "unknown type want")]);
+    let other = Some(ErrorCode::Other);
+    is_asked_once(other, "no such type: 'want'", &[refused(other, "no such type: 'want'")]);
+}
+
+#[test]
+fn a_server_that_knows_our_extensions_may_speak_of_them() {
+    let mut peer = Peer::inside();
+    let key = peer.accepting("x", "you");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    let (code, message) = (Some(ErrorCode::LimitExceeded), "don't want so often".to_owned());
+    let refused = Output::Event(Event::Refused { code, message: message.clone() });
+    assert_eq!(peer.signal(ServerSignal::SignalError { code, message }), [refused]);
     assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
 }
 

@@ -1,8 +1,7 @@
 //! What goes into the room machine and what comes out.
 
-use std::net::IpAddr;
-
 use crate::core::access::Grant;
+use crate::core::network::ClientAddress;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, ServerSignal};
 
@@ -18,7 +17,7 @@ pub enum Input {
         /// Its number.
         socket: SocketId,
         /// Where it comes from.
-        address: IpAddr,
+        address: ClientAddress,
         /// What its token allows.
         grant: Grant,
     },

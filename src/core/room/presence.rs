@@ -96,7 +96,7 @@ impl Room {
     pub(super) fn meet_everyone(&mut self, newcomer: MemberKey, turn: &mut Turn<'_>) {
         let others = self.others(newcomer);
         if let Some(Member { kind: Kind::Ours { resume, .. }, .. }) = self.members.get(&newcomer) {
-            let welcome = ServerSignal::Welcome { resume: resume.expose().to_owned(), members: others.len() };
+            let welcome = ServerSignal::Welcome { resume: resume.clone(), members: others.len() };
             self.send(newcomer, welcome, turn);
         }
         for other in others {

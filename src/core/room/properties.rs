@@ -1,7 +1,7 @@
 //! Random lives of a server: garbage harms nothing, and obedient clients all end up with exactly one link each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -13,7 +13,9 @@ use super::state::{Link, Pair, PairKey};
 use super::*;
 use crate::wire::{LinkId, Sdp, UserId};
 
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+fn address() -> ClientAddress {
+    ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
 
 /// The same cases every time.
 fn config(cases: u32) -> Config {
@@ -113,10 +115,10 @@ fn garbage() -> impl Strategy<Value = Garbage> {
 }
 
 impl Garbage {
-    fn input(&self, secrets: &BTreeMap<UserId, String>, said_in: Option<RoomId>) -> Option<Input> {
+    fn input(&self, secrets: &BTreeMap<UserId, Secret>, said_in: Option<RoomId>) -> Option<Input> {
         Some(match self {
             Self::Connect(n) => {
-                Input::Connected { socket: SocketId(*n), address: ADDRESS, grant: Grant::EveryRoom }
+                Input::Connected { socket: SocketId(*n), address: address(), grant: Grant::EveryRoom }
             }
             Self::Lose(n) => Input::Lost(SocketId(*n)),
             Self::Seen(n) => Input::Seen(SocketId(*n)),
@@ -219,7 +221,7 @@ proptest! {
 struct Client {
     is_ours: bool,
     socket: Option<SocketId>,
-    secret: Option<String>,
+    secret: Option<Secret>,
     frozen: bool,
     inbox: VecDeque<Output>,
     links: BTreeMap<UserId, LinkId>,
@@ -323,7 +325,7 @@ impl World {
             have: client.is_ours.then(|| client.links.keys().cloned().collect()),
             resume: client.secret.clone(),
         };
-        self.input(Input::Connected { socket, address: ADDRESS, grant: Grant::EveryRoom });
+        self.input(Input::Connected { socket, address: address(), grant: Grant::EveryRoom });
         self.say(n, ClientSignal::Init(init));
         self.offer(n);
     }

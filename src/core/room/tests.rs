@@ -1,13 +1,15 @@
 //! One input, the exact outputs, then nothing more.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::*;
 use crate::wire::signal::OfferSignal;
 use crate::wire::{Candidate, LinkId, Sdp, UserId};
 
-const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+fn address() -> ClientAddress {
+    ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
 
 struct Server {
     rooms: Rooms,
@@ -30,7 +32,7 @@ impl Server {
 
     fn connect(&mut self, socket: u64) -> Vec<Output> {
         let socket = SocketId(socket);
-        self.feed(Input::Connected { socket, address: ADDRESS, grant: Grant::EveryRoom })
+        self.feed(Input::Connected { socket, address: address(), grant: Grant::EveryRoom })
     }
 
     fn say(&mut self, socket: u64, signal: ClientSignal) -> Vec<Output> {
@@ -78,7 +80,7 @@ impl Server {
             let Output::Send { signal: ServerSignal::Welcome { resume, .. }, .. } = output else {
                 return None;
             };
-            Some(resume)
+            Some(resume.expose().to_owned())
         });
         welcome.expect("our peers are welcomed")
     }
@@ -120,7 +122,7 @@ fn init_with(name: &str, have: &[&str], resume: Option<&str>) -> ClientSignal {
         user_id: user(name),
         room_id: RoomId::new("den").expect("a good id"),
         have: Some(have.iter().map(|name| user(name)).collect()),
-        resume: resume.map(str::to_owned),
+        resume: resume.map(Secret::new),
     })
 }
 
@@ -180,7 +182,7 @@ fn gone(socket: u64, name: &str) -> Output {
 }
 
 fn welcome(socket: u64, resume: &str, members: usize) -> Output {
-    send(socket, ServerSignal::Welcome { resume: resume.into(), members })
+    send(socket, ServerSignal::Welcome { resume: Secret::new(resume), members })
 }
 
 fn code_of(outputs: &[Output]) -> Option<ErrorCode> {
@@ -653,7 +655,7 @@ fn a_flood_is_cut_off_and_others_go_on() {
 fn a_token_for_one_room_opens_no_other() {
     let mut server = Server::new();
     let grant = Grant::Room(RoomId::new("attic").expect("a good id"));
-    server.feed(Input::Connected { socket: SocketId(1), address: ADDRESS, grant });
+    server.feed(Input::Connected { socket: SocketId(1), address: address(), grant });
     assert_eq!(server.say(1, init("alice"))[1..], [closed(1, ErrorCode::Forbidden)]);
 }
 

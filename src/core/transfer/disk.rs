@@ -219,6 +219,12 @@ pub enum DiskError {
         /// Which.
         path: PathBuf,
     },
+    /// The folder for parts belongs to another user of this machine, who could read and change what is put there.
+    #[error("{path} belongs to somebody else; receive into a folder of your own")]
+    NotOurs {
+        /// Which.
+        path: PathBuf,
+    },
     /// A name can't be sent: it is not Unicode, or receivers would refuse it.
     #[error("{path} can't be sent: {reason}")]
     Name {

@@ -114,12 +114,13 @@ impl Exchange {
             return None;
         }
         let late = LATE.max(member.quickest.unwrap_or(LATE) * 2);
+        // Those who were asked may be slow on purpose: for each of them more patience is lost, but never all.
+        let patience = |asked: u32| late * 4u32.saturating_pow(asked.saturating_sub(1).min(8));
         let others = self.members.values().flat_map(|other| &other.asked);
         others
             .filter(|(piece, asked)| {
-                member.has.contains(**piece)
-                    && self.fetching.get(*piece) == Some(&1)
-                    && now.saturating_duration_since(asked.at) >= late
+                let count = self.fetching.get(*piece).copied().unwrap_or(0);
+                member.has.contains(**piece) && now.saturating_duration_since(asked.at) >= patience(count)
             })
             .min_by_key(|(_, asked)| asked.at)
             .map(|(piece, _)| *piece)

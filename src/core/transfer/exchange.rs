@@ -22,6 +22,9 @@ const PIECE_OVERHEAD_BYTES: u64 = 256;
 /// Bytes nobody asked for that are let pass, besides those of requests taken back.
 const STRAY_MAX_BYTES: u64 = 1024 * 1024;
 
+/// What a peer may ask for besides the whole twice: requests taken back, pieces that got lost with a link.
+const SLACK_BYTES: u64 = 64 * 1024 * 1024;
+
 /// How far we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -75,6 +78,9 @@ pub(super) struct Exchange {
     pub(super) unannounced: Vec<u32>,
     pub(super) announced_at: Option<Instant>,
     pub(super) members: BTreeMap<UserId, Member>,
+    /// What each peer asked for and was not refused, in bytes, as long as it is connected: leaving a transfer and joining it
+    /// again does not make it less.
+    pub(super) taken_bytes: BTreeMap<UserId, u64>,
     /// Content bytes received and verified, and from whom.
     pub(super) down: Meter,
     pub(super) up: Meter,
@@ -141,8 +147,6 @@ pub(super) struct Member {
     pub(super) up: Meter,
     /// How fast it asks.
     pub(super) wanted: Meter,
-    /// Content bytes it asked for and was not refused.
-    pub(super) wanted_bytes: u64,
 }
 
 /// A request of ours under way.
@@ -192,7 +196,6 @@ impl Member {
             down: Meter::default(),
             up: Meter::default(),
             wanted: Meter::default(),
-            wanted_bytes: 0,
         }
     }
 }
@@ -228,6 +231,7 @@ impl Exchange {
             unannounced: Vec::new(),
             announced_at: None,
             members: BTreeMap::new(),
+            taken_bytes: BTreeMap::new(),
             down: Meter::default(),
             up: Meter::default(),
             from_origin_bytes: 0,
@@ -257,9 +261,22 @@ impl Exchange {
         self.len(piece) + PIECE_OVERHEAD_BYTES
     }
 
+    /// Takes down that a peer asked for so much. `false` if that is much more than there is.
+    pub(super) fn allow(&mut self, peer: &UserId, bytes: u64) -> bool {
+        let limit = 2 * self.manifest.total_bytes() + 4 * self.manifest_bytes.len() as u64 + SLACK_BYTES;
+        let taken = self.taken_bytes.entry(peer.clone()).or_default();
+        *taken = taken.saturating_add(bytes);
+        *taken <= limit
+    }
+
     /// Bytes asked for or at the disk, which may be in memory at the same time.
     pub(super) fn in_flight_bytes(&self) -> u64 {
         self.writing_bytes + self.members.values().map(|member| member.asked_bytes).sum::<u64>()
+    }
+
+    /// Whether the peer owes us something that we asked it for.
+    pub(super) fn is_asked(&self, peer: &UserId) -> bool {
+        self.members.get(peer).is_some_and(|member| !member.asked.is_empty())
     }
 
     /// The member, made if it is new.

@@ -84,14 +84,16 @@ impl Transfers {
         if self.hungry.is_empty() {
             return;
         }
-        let mut in_flight: u64 =
-            self.shares.values_mut().filter_map(Share::exchange).map(|x| x.in_flight_bytes()).sum();
+        let exchanges = self.shares.values_mut().filter_map(Share::exchange);
+        let (mut in_flight, writing) = exchanges.fold((0, 0), |(in_flight, writing), exchange| {
+            (in_flight + exchange.in_flight_bytes(), writing + exchange.writing_bytes)
+        });
         let mut turns: Vec<(TransferId, UserId)> = self.hungry.iter().cloned().collect();
         turns.shuffle(&mut self.rng);
         let mut requests: BTreeMap<(TransferId, UserId), Vec<u32>> = BTreeMap::new();
         while !turns.is_empty() {
             turns.retain(|(id, peer)| {
-                if in_flight >= IN_FLIGHT_BYTES || !self.down.is_open(now) {
+                if writing >= IN_FLIGHT_BYTES || !self.down.is_open(now) {
                     return false;
                 }
                 let exchange = self.shares.get_mut(id).and_then(Share::exchange);
@@ -100,6 +102,10 @@ impl Transfers {
                     self.hungry.remove(&(*id, peer.clone()));
                     return false;
                 };
+                // Peers that were asked and send nothing must not keep the others from being asked for one piece each.
+                if in_flight >= IN_FLIGHT_BYTES && exchange.is_asked(peer) {
+                    return false;
+                }
                 let Some(piece) = exchange.ask(now, peer, &mut self.rng) else {
                     if exchange.nudge(now, peer) {
                         // A request for nothing in particular: show more.

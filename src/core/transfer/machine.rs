@@ -19,6 +19,9 @@ use crate::wire::{TransferId, UserId};
 /// Requests that wait too long, peers that do not answer and busy peers are looked at so often while there are any.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
+/// The most peers that are remembered as cut off.
+const CUT_OFF_MAX: usize = 4096;
+
 /// Malformed messages of one peer that are let pass.
 const STRIKES_MAX: u32 = 16;
 
@@ -203,7 +206,7 @@ impl Transfers {
             TransferMessage::Offer(offer) => self.offer_came(now, peer, offer),
             TransferMessage::Accept { id } => self.accepted(now, peer, id),
             TransferMessage::Decline { id, reason } => self.declined(peer, id, reason),
-            TransferMessage::Manifest { id, offset } => self.send_manifest(peer, id, offset),
+            TransferMessage::Manifest { id, offset } => self.send_manifest(now, peer, id, offset),
             TransferMessage::Join { id } => self.joined(now, peer, id),
             TransferMessage::Have { id, pieces, bits, complete } => {
                 self.has(now, peer, id, pieces, bits, complete)
@@ -296,6 +299,10 @@ impl Transfers {
     ) {
         if !self.cut_off.insert(peer.clone()) {
             return;
+        }
+        if self.cut_off.len() > CUT_OFF_MAX {
+            let any = self.cut_off.iter().find(|other| *other != peer).cloned();
+            any.map(|any| self.cut_off.remove(&any));
         }
         self.out.event(TransferEvent::PeerCutOff { transfer, peer: peer.clone(), reason });
         if self.ready.remove(peer).is_some() {

@@ -109,6 +109,16 @@ pub enum AcceptPolicy {
     Nobody,
 }
 
+impl AcceptPolicy {
+    /// Whether this peer was singled out to be accepted without asking.
+    fn welcomes(&self, peer: &UserId) -> bool {
+        match self {
+            Self::From(peers) => peers.contains(peer),
+            Self::Ask | Self::Everyone | Self::Nobody => false,
+        }
+    }
+}
+
 /// What happens where a file of that name, with another content, is there already. A file with the same content is
 /// recognised, kept and not fetched, whatever the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

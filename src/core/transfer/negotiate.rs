@@ -1,6 +1,6 @@
 //! Offers, answers, and the manifest: everything before pieces are exchanged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,12 @@ const MANIFEST_AHEAD_BYTES: u64 = 4 * MANIFEST_CHUNK_BYTES as u64;
 /// A manifest of which nothing came for so long is asked from another holder.
 const MANIFEST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The most offers that wait for an answer.
-const OFFERS_MAX: usize = 64;
+/// The most offers that wait for an answer, in all and of one peer: nobody takes the others' places.
+const OFFERS_MAX: usize = 256;
+const OFFERS_PEER_MAX: usize = 32;
+
+/// What the manifests of all that was accepted may take in memory: eight of the largest. Beyond, offers are declined.
+const MANIFESTS_MAX_BYTES: u64 = 8 * MANIFEST_MAX_BYTES as u64;
 
 /// The most declined offers that are remembered.
 const DECLINED_MAX: usize = 1024;
@@ -107,11 +111,10 @@ impl Transfers {
 
     pub(super) fn offer_came(&mut self, now: Instant, peer: &UserId, offer: Offer) {
         let id = offer.id;
-        if let Some(share) = self.shares.get_mut(&id) {
-            share.holders.insert(peer.clone());
-            return self.offered_again(now, id, peer);
+        if self.shares.contains_key(&id) {
+            return self.offered_again(now, peer, offer);
         }
-        let refusal = self.refusal(&offer);
+        let refusal = self.refusal(peer, &offer);
         let share = Share::offered(now, peer, offer);
         if let Some(reason) = refusal {
             self.out.control(peer, TransferMessage::Decline { id, reason });
@@ -126,10 +129,20 @@ impl Transfers {
         self.judge(now, id);
     }
 
-    /// One more peer has what we know already.
-    fn offered_again(&mut self, now: Instant, id: TransferId, peer: &UserId) {
+    /// One more peer says that it has what we know already.
+    fn offered_again(&mut self, now: Instant, peer: &UserId, offer: Offer) {
+        let id = offer.id;
         let share = self.shares.get_mut(&id).expect("the caller found it");
+        // Nobody learns by offering it that we have what was not meant for them.
+        if share.direction == Direction::Send && !share.admits(peer) {
+            return;
+        }
+        if !share.agrees_with(&offer) {
+            return self.contradicted(now, peer, offer);
+        }
+        share.holders.insert(peer.clone());
         match &mut share.stage {
+            Stage::Offered if self.config.accept.welcomes(peer) => self.accept(now, id, peer.clone()),
             Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(fetch) if fetch.from.is_none() => self.fetch_from(now, id, peer.clone()),
             Stage::Fetching(_) => {}
@@ -141,8 +154,36 @@ impl Transfers {
         }
     }
 
+    /// The same id in other words: whoever was first may be the liar. The other is heard when the first turns out to be, or
+    /// at once if it is trusted and the first is not.
+    fn contradicted(&mut self, now: Instant, peer: &UserId, offer: Offer) {
+        let id = offer.id;
+        let share = self.shares.get_mut(&id).expect("the caller found it");
+        match share.stage {
+            Stage::Offered if self.config.accept.welcomes(peer) => {
+                self.shares.remove(&id);
+                self.drop_share(id);
+                self.offer_came(now, peer, offer);
+            }
+            Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                share.rivals.insert(peer.clone(), offer);
+            }
+            // The manifest is here: the newcomer is wrong.
+            Stage::Sharing(_) => {}
+        }
+    }
+
+    /// Hears those who had offered in other words what is no longer here.
+    fn hear_rivals(&mut self, now: Instant, rivals: BTreeMap<UserId, Offer>) {
+        for (peer, offer) in rivals {
+            if self.ready.contains_key(&peer) {
+                self.offer_came(now, &peer, offer);
+            }
+        }
+    }
+
     /// Why an offer is declined without asking anybody.
-    fn refusal(&self, offer: &Offer) -> Option<DeclineReason> {
+    fn refusal(&self, peer: &UserId, offer: &Offer) -> Option<DeclineReason> {
         if self.config.accept == AcceptPolicy::Nobody || self.declined.contains(&offer.id) {
             return Some(DeclineReason::NotWanted);
         }
@@ -153,9 +194,15 @@ impl Transfers {
         if entries > self.config.max_entries.min(ENTRIES_MAX).into() {
             return Some(DeclineReason::TooManyFiles);
         }
-        let waiting = self.shares.values().filter(|share| matches!(share.stage, Stage::Offered)).count();
+        let waiting = || self.shares.values().filter(|share| matches!(share.stage, Stage::Offered));
+        let of_peer = waiting().filter(|share| share.from == *peer).count();
+        let accepted = self.shares.values().filter(|share| !matches!(share.stage, Stage::Offered));
+        let held_bytes: u64 = accepted.map(Share::manifest_cost).sum();
+        let is_too_much = waiting().count() >= OFFERS_MAX
+            || of_peer >= OFFERS_PEER_MAX
+            || held_bytes + u64::from(offer.manifest_bytes) > MANIFESTS_MAX_BYTES;
         let is_ambiguous = self.by_short.contains_key(&offer.id.short());
-        (waiting >= OFFERS_MAX || is_ambiguous).then_some(DeclineReason::TooManyOffers)
+        (is_too_much || is_ambiguous).then_some(DeclineReason::TooManyOffers)
     }
 
     /// Accepts a waiting offer by policy, or asks.
@@ -163,14 +210,14 @@ impl Transfers {
         let Some(share) = self.shares.get(&id) else { return };
         let welcome = match &self.config.accept {
             AcceptPolicy::Ask => None,
-            AcceptPolicy::Nobody => return self.decline(id, DeclineReason::NotWanted),
+            AcceptPolicy::Nobody => return self.decline(now, id, DeclineReason::NotWanted),
             AcceptPolicy::Everyone => share.holders.first(),
             AcceptPolicy::From(peers) => share.holders.iter().find(|holder| peers.contains(*holder)),
         };
         match welcome.cloned() {
             Some(from) => self.accept(now, id, from),
             None => {
-                let from = share.holders.first().expect("an offer has somebody who made it").clone();
+                let from = share.from.clone();
                 self.out.disk(
                     Pending::Free { transfer: id, from },
                     DiskJob::Free { target: self.config.target.clone() },
@@ -191,9 +238,12 @@ impl Transfers {
 
     pub(super) fn accept_command(&mut self, now: Instant, id: TransferId, scope: AcceptScope) {
         let Some(share) = self.shares.get(&id) else { return };
-        let (Stage::Offered, Some(from)) = (&share.stage, share.holders.first().cloned()) else { return };
+        let (Stage::Offered, Some(any)) = (&share.stage, share.holders.first()) else { return };
+        // The person was asked about the first, whoever offers the same meanwhile.
+        let asked_about = share.from.clone();
+        let from = if share.holders.contains(&asked_about) { asked_about.clone() } else { any.clone() };
         if scope == AcceptScope::Peer {
-            self.welcome(from.clone());
+            self.welcome(asked_about);
         }
         self.accept(now, id, from);
     }
@@ -244,25 +294,27 @@ impl Transfers {
         }
     }
 
-    pub(super) fn reject_command(&mut self, _now: Instant, id: TransferId) {
+    pub(super) fn reject_command(&mut self, now: Instant, id: TransferId) {
         let Some(share) = self.shares.get(&id) else { return };
         match share.stage {
-            Stage::Offered => self.decline(id, DeclineReason::NotWanted),
+            Stage::Offered => self.decline(now, id, DeclineReason::NotWanted),
             Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
                 self.fail(id, FailReason::Stopped);
             }
         }
     }
 
-    fn decline(&mut self, id: TransferId, reason: DeclineReason) {
+    fn decline(&mut self, now: Instant, id: TransferId, reason: DeclineReason) {
         let Some(share) = self.shares.remove(&id) else { return };
         self.drop_share(id);
-        if self.declined.len() < DECLINED_MAX {
+        // What was declined is these words; others for the same id may be the true ones.
+        if share.rivals.is_empty() && self.declined.len() < DECLINED_MAX {
             self.declined.insert(id);
         }
         for holder in &share.holders {
             self.out.control(holder, TransferMessage::Decline { id, reason });
         }
+        self.hear_rivals(now, share.rivals);
     }
 
     /// A peer accepted what we offer: the manifest's beginning is sent at once.
@@ -275,7 +327,7 @@ impl Transfers {
         if share.direction == Direction::Send && before != Some(Answer::Accepted) {
             self.out.event(TransferEvent::Accepted { transfer: id, peer: peer.clone() });
         }
-        self.send_manifest(peer, id, 0);
+        self.send_manifest(now, peer, id, 0);
         self.wake(Reason::Progress, now);
     }
 
@@ -290,7 +342,7 @@ impl Transfers {
         }
     }
 
-    pub(super) fn send_manifest(&mut self, peer: &UserId, id: TransferId, offset: u32) {
+    pub(super) fn send_manifest(&mut self, now: Instant, peer: &UserId, id: TransferId, offset: u32) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         if !share.admits(peer) || self.uploads.ready_bytes(peer) > MANIFEST_AHEAD_BYTES {
             return;
@@ -299,6 +351,9 @@ impl Transfers {
         let bytes = exchange.manifest_bytes.clone();
         let start = (offset as usize).min(bytes.len());
         let chunk = bytes.slice(start..bytes.len().min(start + MANIFEST_CHUNK_BYTES));
+        if !exchange.allow(peer, chunk.len() as u64) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
         let frames = frame::cut(chunk.len() as u32, u32::MAX).map(|(at, len)| {
             let content = chunk.slice(at as usize..(at + len) as usize);
             Frame { short: id.short(), kind: FrameKind::Manifest, offset: offset + at, content }.encode()
@@ -343,17 +398,23 @@ impl Transfers {
         let share = self.shares.get_mut(&id).expect("its manifest was being fetched");
         let manifest = match Manifest::parse(&bytes) {
             Ok(manifest) if share.matches(&manifest) => Arc::new(manifest),
-            Ok(_) => return self.refuse_manifest(now, peer, id, "it is not what was offered".to_owned()),
-            Err(error) => return self.refuse_manifest(now, peer, id, error.to_string()),
+            Ok(_) => return self.refuse_manifest(now, id, "it is not what was offered".to_owned()),
+            Err(error) => return self.refuse_manifest(now, id, error.to_string()),
         };
         let content = Content { manifest, bytes };
         share.stage = Stage::Opening(content.clone());
         self.open(id, content, self.config.conflict);
     }
 
-    fn refuse_manifest(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: String) {
+    /// All who offered it in these words were wrong, not only the one who sent it.
+    fn refuse_manifest(&mut self, now: Instant, id: TransferId, reason: String) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        let (liars, rivals) = (share.holders.clone(), std::mem::take(&mut share.rivals));
         self.fail(id, FailReason::Manifest(reason));
-        self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
+        for liar in liars {
+            self.cut_off(now, Some(id), &liar, CutOffReason::BadManifest);
+        }
+        self.hear_rivals(now, rivals);
     }
 
     fn open(&mut self, id: TransferId, content: Content, conflict: ConflictPolicy) {
@@ -412,7 +473,7 @@ impl Transfers {
     /// Tells a peer that we take part, and with what.
     fn join(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
-        if !share.admits(peer) {
+        if !share.admits(peer) && !share.holders.contains(peer) {
             return;
         }
         let Some(exchange) = share.exchange().filter(|exchange| exchange.phase != Phase::Complete) else {
@@ -430,20 +491,30 @@ impl Transfers {
     pub(super) fn leave(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: Option<StopReason>) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         share.holders.remove(peer);
+        share.rivals.remove(peer);
         if share.answers.remove(peer) == Some(Answer::Accepted) && share.direction == Direction::Send {
             self.out.event(TransferEvent::Undelivered { transfer: id, peer: peer.clone(), reason });
         }
         let was_origin = share.info.origin == *peer;
         match &mut share.stage {
             Stage::Offered if share.holders.is_empty() => {
+                let rivals = std::mem::take(&mut share.rivals);
                 self.shares.remove(&id);
                 self.drop_share(id);
-                return self.out.event(TransferEvent::Withdrawn { transfer: id });
+                self.out.event(TransferEvent::Withdrawn { transfer: id });
+                return self.hear_rivals(now, rivals);
+            }
+            Stage::Fetching(_) if share.holders.is_empty() && !share.rivals.is_empty() => {
+                let reason = "who offered it is gone, and others say otherwise what it is".to_owned();
+                return self.refuse_manifest(now, id, reason);
             }
             Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(_) => self.fetch_again(now, id),
             Stage::Sharing(exchange) => {
                 exchange.remove(peer);
+                if reason.is_none() {
+                    exchange.taken_bytes.remove(peer);
+                }
                 self.feed_all(id);
             }
         }

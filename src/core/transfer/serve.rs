@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, Member, Phase};
+use super::exchange::{Member, Phase};
 use super::machine::{Pending, TICK, Transfers};
 use super::negotiate::unexpected;
 use super::share::{Share, Stage};
@@ -13,9 +13,6 @@ use crate::wire::{TransferId, UserId};
 /// Verified pieces are announced at most so often, and less often the more take part.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(40);
 
-/// What a peer may ask for besides twice the whole: requests taken back, pieces that got lost with a link.
-const SLACK_BYTES: u64 = 64 * 1024 * 1024;
-
 impl Transfers {
     /// A peer takes part from now on.
     pub(super) fn joined(&mut self, now: Instant, peer: &UserId, id: TransferId) {
@@ -24,7 +21,10 @@ impl Transfers {
             return;
         }
         let Some(exchange) = share.exchange() else { return };
-        exchange.member(now, peer).joined = true;
+        // Once: the answer is longer than the question.
+        if std::mem::replace(&mut exchange.member(now, peer).joined, true) {
+            return;
+        }
         self.tell_all(now, id, peer);
         self.wake(Reason::Progress, now);
     }
@@ -84,32 +84,31 @@ impl Transfers {
 
     /// A peer asks for pieces.
     pub(super) fn requested(&mut self, now: Instant, peer: &UserId, id: TransferId, pieces: Vec<u32>) {
-        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        // Whoever offers us something may show it to us, but is not given what is not meant for it.
+        let share = self.shares.get_mut(&id).filter(|share| share.admits(peer));
+        let Some(exchange) = share.and_then(Share::exchange) else { return };
         if !exchange.members.contains_key(peer) {
             return;
         }
         if pieces.is_empty() {
             exchange.forget_shown(peer);
         }
-        let mut refused = Vec::new();
+        let (mut refused, mut wanted_bytes) = (Vec::new(), 0);
         for piece in pieces {
             if piece >= exchange.manifest.piece_count() {
                 return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
             }
             let len = exchange.len(piece);
             exchange.note_asked(now, peer, piece);
-            let member = exchange.members.get_mut(peer).expect("it was there above");
-            member.wanted_bytes += len;
-            if !exchange.have.contains(piece) || !self.uploads.want(now, peer, id, piece, len) {
+            if exchange.have.contains(piece) && self.uploads.want(now, peer, id, piece, len) {
+                wanted_bytes += len;
+            } else {
                 refused.push(piece);
             }
         }
-        let total = exchange.manifest.total_bytes();
-        let wanted = exchange.members[peer].wanted_bytes.saturating_sub(refused_bytes(exchange, &refused));
-        if wanted > 2 * total + SLACK_BYTES {
+        if !exchange.allow(peer, wanted_bytes) {
             return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
         }
-        exchange.members.get_mut(peer).expect("it was there above").wanted_bytes = wanted;
         self.show_more(now, id, peer);
         if !refused.is_empty() {
             self.out.control(peer, TransferMessage::Busy { id, pieces: refused });
@@ -206,8 +205,4 @@ impl Transfers {
     pub(super) fn uploads_dropped(&mut self, peer: &UserId, id: TransferId) {
         self.uploads.cancel_all(peer, id);
     }
-}
-
-fn refused_bytes(exchange: &Exchange, refused: &[u32]) -> u64 {
-    refused.iter().map(|piece| exchange.len(*piece)).sum()
 }

@@ -12,6 +12,9 @@ use crate::wire::manifest::Manifest;
 use crate::wire::transfer::{AUDIENCE_MAX, OFFER_NAME_MAX_BYTES, Offer};
 use crate::wire::{TransferId, UserId};
 
+/// What a transfer costs in memory besides its manifest, roughly.
+const SHARE_BYTES: u64 = 4096;
+
 /// One transfer.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -20,8 +23,13 @@ pub(super) struct Share {
     pub(super) direction: Direction,
     /// For whom it is, besides the origin; `None` is everyone.
     pub(super) audience: Option<BTreeSet<UserId>>,
-    /// Who offered it to us and has not left since.
+    /// Who offered it to us first, and whom a person is asked about.
+    pub(super) from: UserId,
+    /// Who offered it to us in the same words and has not left since.
     pub(super) holders: BTreeSet<UserId>,
+    /// Who offered it in other words. The id stands for one manifest, so that only one of them can be right; until it is
+    /// here nobody knows which.
+    pub(super) rivals: BTreeMap<UserId, Offer>,
     /// Whom we offered it to, and what came back.
     pub(super) answers: BTreeMap<UserId, Answer>,
     /// When it was accepted, or offered by us.
@@ -90,7 +98,9 @@ impl Share {
             manifest_len: offer.manifest_bytes,
             direction: Direction::Receive,
             audience: offer.audience.map(BTreeSet::from_iter),
+            from: from.clone(),
             holders: BTreeSet::from([from.clone()]),
+            rivals: BTreeMap::new(),
             answers: BTreeMap::new(),
             since: now,
             stage: Stage::Offered,
@@ -114,14 +124,16 @@ impl Share {
             files,
             folders: manifest.entries().len() as u32 - files,
             bytes: manifest.total_bytes(),
-            origin: own,
+            origin: own.clone(),
         };
         Self {
             info,
             manifest_len: content.bytes.len() as u32,
             direction: Direction::Send,
             audience,
+            from: own,
             holders: BTreeSet::new(),
+            rivals: BTreeMap::new(),
             answers: BTreeMap::new(),
             since: now,
             stage: Stage::Sharing(Box::new(Exchange::complete(content.manifest, content.bytes))),
@@ -160,10 +172,25 @@ impl Share {
         }
     }
 
-    /// Whether what the offer said is what the manifest holds.
+    /// Whether what the offer said, and a person agreed to, is what the manifest holds.
     pub(super) fn matches(&self, manifest: &Manifest) -> bool {
         let files = manifest.file_count();
-        (self.info.files, self.info.folders, self.info.bytes)
-            == (files, manifest.entries().len() as u32 - files, manifest.total_bytes())
+        let folders = manifest.entries().len() as u32 - files;
+        (&self.info.name[..], self.info.files, self.info.folders, self.info.bytes)
+            == (manifest.name(), files, folders, manifest.total_bytes())
+    }
+
+    /// Whether another offer of the same id says the same of what is in it.
+    pub(super) fn agrees_with(&self, offer: &Offer) -> bool {
+        (&self.info.name, self.info.files, self.info.folders, self.info.bytes, self.manifest_len)
+            == (&offer.name, offer.files, offer.folders, offer.bytes, offer.manifest_bytes)
+    }
+
+    /// What a transfer that we receive keeps in memory for its manifest, in bytes.
+    pub(super) fn manifest_cost(&self) -> u64 {
+        match self.direction {
+            Direction::Send => 0,
+            Direction::Receive => u64::from(self.manifest_len) + SHARE_BYTES,
+        }
     }
 }

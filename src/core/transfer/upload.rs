@@ -260,14 +260,12 @@ impl Uploads {
         now: Instant,
         copies: impl Fn(&TransferId, u32) -> u16,
     ) -> Option<NextRead> {
-        let held: u64 = self.links.values().map(Link::held_bytes).sum();
-        if held >= READ_AHEAD_BYTES {
-            return None;
-        }
+        // What is held for peers that take nothing must not keep others from a single piece.
+        let is_memory_left = self.links.values().map(Link::held_bytes).sum::<u64>() < READ_AHEAD_BYTES;
         let is_slot_free = self.links.values().filter(|link| link.is_served(now)).count() < SLOTS;
         // Reading ahead for one must not keep another from its turn.
         let is_waiting = |link: &Link| link.held_bytes() == 0 && !link.queue.is_empty();
-        let may_read_ahead = !self.links.values().any(is_waiting);
+        let may_read_ahead = is_memory_left && !self.links.values().any(is_waiting);
         let candidates = self.links.iter().filter_map(|(peer, link)| {
             let (at, copies) = link.rarest(&copies)?;
             let may_read = if link.held_bytes() == 0 {

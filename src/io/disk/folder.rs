@@ -63,6 +63,38 @@ impl Folder {
         }
     }
 
+    /// The folder of that name, made for us alone. Where others may write, too, one of theirs may be there already, and they
+    /// could read and change what is put into it.
+    pub(super) fn make_private_child(&self, name: &str) -> Result<Self, DiskError> {
+        let child = self.make_child(name, 0o700)?;
+        if child.is_ours()? { Ok(child) } else { Err(DiskError::NotOurs { path: child.path }) }
+    }
+
+    /// Whether the folder belongs to the same user as a file that we make in it. Asking that, and not for our own number,
+    /// is right on file systems that know one owner or map them, too.
+    fn is_ours(&self) -> Result<bool, DiskError> {
+        const PROBE: &str = "owner";
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let make = || rustix::fs::openat(&self.fd, PROBE, flags, Mode::from_raw_mode(0o600));
+        let probe = match make() {
+            // Left behind by a process that was killed.
+            Err(Errno::EXIST) => {
+                self.remove_file(PROBE)?;
+                make()
+            }
+            made => made,
+        };
+        let owner_of_file = probe.and_then(|file| rustix::fs::fstat(&file)).map(|stat| stat.st_uid);
+        let owner_of_folder = rustix::fs::fstat(&self.fd).map(|stat| stat.st_uid);
+        let _ = self.remove_file(PROBE);
+        match (owner_of_file, owner_of_folder) {
+            (Ok(of_file), Ok(of_folder)) => Ok(of_file == of_folder),
+            // Nothing can be put there.
+            (Err(Errno::ACCESS | Errno::PERM), Ok(_)) => Ok(false),
+            (Err(error), _) | (_, Err(error)) => Err(self.failed(PROBE, error)),
+        }
+    }
+
     /// The folder some names below, if it is there.
     pub(super) fn descend<'a>(
         &self,
@@ -230,5 +262,28 @@ pub(super) fn next_data(file: &File, offset: u64) -> Option<u64> {
         Err(Errno::NXIO) => None,
         // The file system knows no holes.
         Err(_) => Some(offset),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of another user: root can make one, and everybody else has root's.
+    #[test]
+    fn a_part_folder_that_another_user_put_there_is_not_used() {
+        let home = tempfile::tempdir().expect("a folder");
+        let trap = home.path().join("trap");
+        std::fs::create_dir(&trap).expect("it is ours");
+        let is_root = std::os::unix::fs::chown(&trap, Some(65_534), None).is_ok();
+        let (around, name) = if is_root { (home.path(), "trap") } else { (Path::new("/"), "usr") };
+        let around = Folder::open(around).expect("it is there");
+        let refused = around.make_private_child(name);
+        assert!(matches!(refused, Err(DiskError::NotOurs { .. })), "{refused:?}");
+        let ours = Folder::open(home.path()).expect("it is there");
+        for _ in 0..2 {
+            let made = ours.make_private_child("parts").expect("it is ours");
+            assert!(made.names().expect("readable").is_empty());
+        }
     }
 }

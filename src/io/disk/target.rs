@@ -53,6 +53,12 @@ pub(super) struct Destination {
     is_stream: bool,
 }
 
+/// What came of preparing.
+enum Prepared {
+    InTheWay(Vec<Conflict>),
+    Ready(Destination),
+}
+
 /// What came of opening.
 pub(super) enum Attempt {
     /// Somebody has to say what to do; nothing was written.
@@ -82,6 +88,22 @@ impl Destination {
         target: &Target,
         conflict: ConflictPolicy,
     ) -> Result<Attempt, DiskError> {
+        let destination = match Self::prepare(transfer, manifest, target, conflict)? {
+            Prepared::InTheWay(conflicts) => return Ok(Attempt::InTheWay(conflicts)),
+            Prepared::Ready(destination) => destination,
+        };
+        let opened = destination.look()?;
+        destination.check_space(&opened)?;
+        Ok(Attempt::Open(Arc::new(destination), opened))
+    }
+
+    /// Everything but looking at what the part files hold.
+    fn prepare(
+        transfer: TransferId,
+        manifest: Arc<Manifest>,
+        target: &Target,
+        conflict: ConflictPolicy,
+    ) -> Result<Prepared, DiskError> {
         let is_stream = *target == Target::Stdout;
         let path = match target {
             Target::Folder(path) => path.clone(),
@@ -97,27 +119,17 @@ impl Destination {
         } else {
             match find_places(&root, &manifest, conflict)? {
                 Ok(places) => places,
-                Err(conflicts) => return Ok(Attempt::InTheWay(conflicts)),
+                Err(conflicts) => return Ok(Prepared::InTheWay(conflicts)),
             }
         };
         let suffix = if is_stream { format!("-{}", std::process::id()) } else { String::new() };
         let part_name = format!("{PART_PREFIX}{}{suffix}.part", &transfer.to_string()[..16]);
-        let parts = root.make_child(&part_name, 0o700)?;
+        let parts = root.make_private_child(&part_name)?;
         if !parts.lock()? {
             return Err(DiskError::InUse { path });
         }
-        let destination = Self {
-            manifest,
-            root,
-            parts,
-            part_name,
-            places: Mutex::new(places),
-            open: Mutex::default(),
-            is_stream,
-        };
-        let opened = destination.look()?;
-        destination.check_space(&opened)?;
-        Ok(Attempt::Open(Arc::new(destination), opened))
+        let (places, open) = (Mutex::new(places), Mutex::default());
+        Ok(Prepared::Ready(Self { manifest, root, parts, part_name, places, open, is_stream }))
     }
 
     pub(super) fn manifest(&self) -> &Manifest {
@@ -491,5 +503,119 @@ fn is_piece(manifest: &Manifest, piece: u32, file: &File) -> io::Result<bool> {
     match folder::read_exact_at(file, &mut content, span.offset) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         read => read.map(|()| manifest.verify(piece, [&content[..]])),
+    }
+}
+
+/// A file of 100 GB, sparse: there need not be room for it. Only a few of its pieces are known; the others match nothing.
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::source::{Source, SourceFile};
+    use super::super::{Store, Stores};
+    use super::*;
+    use crate::core::transfer::{DiskDone, DiskJob};
+    use crate::wire::frame::HEADER_BYTES;
+    use crate::wire::manifest::{PieceHasher, Span, piece_log2_for, pieces_of};
+
+    const SIZE: u64 = 100_000_000_001;
+    const NAME: &str = "huge.img";
+
+    /// The first, those on both sides of 4 GiB, one in the midst of the file, and the last, which is shorter.
+    const KNOWN: [u32; 5] = [0, 1023, 1024, 12_345, 23_841];
+
+    fn span(piece: u32) -> Span {
+        let log2 = piece_log2_for(SIZE);
+        let offset = u64::from(piece) << log2;
+        Span { entry: 0, offset, len: (SIZE - offset).min(1 << log2) as u32, whole: false }
+    }
+
+    fn content(piece: u32) -> Bytes {
+        let len = span(piece).len as usize;
+        Bytes::from(piece.to_be_bytes().repeat(len.div_ceil(4))).slice(..len)
+    }
+
+    fn manifest() -> Arc<Manifest> {
+        let log2 = piece_log2_for(SIZE);
+        let mut hashes = vec![[0; 32]; pieces_of(SIZE, log2) as usize];
+        for piece in KNOWN {
+            let mut hasher = PieceHasher::new(&span(piece));
+            hasher.update(&content(piece));
+            hashes[piece as usize] = hasher.finish();
+        }
+        let kind = EntryKind::File { size: SIZE, executable: false };
+        let entry = Entry { path: SafePath::parse(NAME).expect("a name"), kind, mtime: 0 };
+        Arc::new(Manifest::new(log2, vec![(entry, hashes)]).expect("sound"))
+    }
+
+    /// What a store reads of a piece.
+    fn read(stores: &Stores, transfer: TransferId, piece: u32) -> Result<Vec<u8>, DiskError> {
+        let job = DiskJob::Read { transfer, piece, frame_bytes: 64 * 1024 };
+        let done = stores.run(job, drop);
+        if let DiskDone::Failed(error) = done {
+            return Err(error);
+        }
+        let DiskDone::Frames(frames) = done else { panic!("{done:?}") };
+        Ok(frames.iter().flat_map(|frame| frame[HEADER_BYTES..].to_vec()).collect())
+    }
+
+    #[test]
+    fn the_pieces_of_a_file_of_100_gb_are_sent_from_where_they_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(NAME);
+        let file = File::create_new(&path).expect("made");
+        file.set_len(SIZE).expect("a sparse file");
+        for piece in KNOWN {
+            folder::write_all_at(&file, &content(piece), span(piece).offset).expect("written");
+        }
+        let (manifest, mtime) = (manifest(), file.metadata().expect("there").modified().ok());
+        let transfer = Manifest::id_of(&manifest.to_bytes());
+        let files = vec![SourceFile { path: path.clone(), size: SIZE, mtime }];
+        let stores = Stores::new(io::sink());
+        stores.lock().insert(transfer, Store::Source(Arc::new(Source::new(manifest, files, None))));
+        for piece in KNOWN {
+            assert_eq!(read(&stores, transfer, piece).expect("readable"), content(piece), "{piece}");
+        }
+        assert_eq!(read(&stores, transfer, 20_000), Err(DiskError::Changed { path }), "not what was hashed");
+    }
+
+    #[test]
+    fn a_file_of_100_gb_is_resumed_and_named_and_takes_no_more_room_than_what_came() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = Target::Folder(folder.path().to_owned());
+        let manifest = manifest();
+        let transfer = Manifest::id_of(&manifest.to_bytes());
+        let stores = Stores::new(io::sink());
+        let prepare = || {
+            let prepared = Destination::prepare(transfer, manifest.clone(), &target, ConflictPolicy::Ask);
+            let Ok(Prepared::Ready(destination)) = prepared else { panic!("nothing is in the way") };
+            let destination = Arc::new(destination);
+            stores.lock().insert(transfer, Store::Destination(destination.clone()));
+            destination
+        };
+        assert!(prepare().look().expect("readable").have.is_empty());
+        let write =
+            |piece, content| stores.run(DiskJob::Write { transfer, piece, parts: vec![content] }, drop);
+        for piece in KNOWN {
+            assert_eq!(write(piece, content(piece)), DiskDone::Written(Written::Verified));
+        }
+        // The same bytes elsewhere are another piece.
+        assert_eq!(write(1024, content(1023)), DiskDone::Written(Written::WrongHash));
+
+        stores.close(transfer);
+        let resumed = prepare();
+        let opened = resumed.look().expect("readable");
+        assert_eq!(opened.have.iter().collect::<Vec<_>>(), KNOWN);
+        for piece in KNOWN {
+            assert_eq!(read(&stores, transfer, piece).expect("readable"), content(piece), "{piece}");
+        }
+        let missing = SIZE - KNOWN.iter().map(|piece| u64::from(span(*piece).len)).sum::<u64>();
+        let (free, short) = (resumed.root.free_bytes().expect("known"), resumed.check_space(&opened));
+        assert_eq!(free < missing, short.is_err(), "{free} are free, {missing} are missing: {short:?}");
+
+        resumed.finish().expect("named");
+        let file = std::fs::metadata(folder.path().join(NAME)).expect("in its place");
+        assert_eq!(file.len(), SIZE);
+        assert!(file.blocks() * 512 <= 5 * (4 << 20) + (1 << 20), "{} blocks", file.blocks());
     }
 }

@@ -1,5 +1,6 @@
 //! The peer's WebSocket to its signaling server. When it is lost, the node decides what next; nothing here retries.
 
+pub mod code;
 mod connect;
 
 use std::fmt;

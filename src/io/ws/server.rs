@@ -7,6 +7,7 @@
 //!                text <- dialect <--------------------------------------------------------'
 //! ```
 
+mod codes;
 mod gate;
 mod hub;
 mod metrics;
@@ -18,7 +19,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,8 +33,11 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::core::access::Access;
+use crate::core::code::relay;
+use crate::core::network::{ClientAddress, TrustedProxies};
 use crate::core::room::{Input, Limits, Stats};
 
+use codes::Codes;
 use hub::Hub;
 pub use tls::{TlsError, server_config as tls_config};
 
@@ -76,21 +80,36 @@ pub struct ServerConfig {
     pub access: Access,
     /// The web origins (`https://host[:port]`) that browsers may come from; `None` is any.
     pub origins: Option<Vec<String>>,
+    /// The reverse proxies whose `X-Forwarded-For` or `Forwarded` says who their clients are; by default nobody's does.
+    pub proxies: TrustedProxies,
     /// What each may take.
     pub limits: Limits,
+    /// What one-time codes may take.
+    pub codes: relay::Limits,
     /// How long to wait for whom.
     pub timeouts: Timeouts,
     /// Certificate and key, for `wss`.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// The seed of resume secrets: 32 bytes of the system's randomness.
+    /// The seed of resume secrets and of the numbers of codes: 32 bytes of the system's randomness.
     pub seed: [u8; 32],
 }
 
 impl ServerConfig {
     /// A server with the default limits and fresh randomness, without TLS.
     pub fn new(listen: SocketAddr, access: Access) -> Self {
-        let (limits, timeouts) = (Limits::default(), Timeouts::default());
-        Self { listen, access, origins: None, limits, timeouts, tls: None, seed: rand::random() }
+        let (limits, codes, timeouts) = (Limits::default(), relay::Limits::default(), Timeouts::default());
+        let proxies = TrustedProxies::default();
+        Self {
+            listen,
+            access,
+            origins: None,
+            proxies,
+            limits,
+            codes,
+            timeouts,
+            tls: None,
+            seed: rand::random(),
+        }
     }
 }
 
@@ -116,11 +135,21 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await?;
         let local_addr = listener.local_addr()?;
         let hub = Arc::new(Hub::new(config.limits, config.seed));
+        // A generator of its own: numbers are shown, and must say nothing of the secrets drawn from the same seed.
+        let codes_seed = blake3::derive_key("fast-rtc-swarm numbers of one-time codes", &config.seed);
+        let codes = Arc::new(Codes::new(config.codes, codes_seed));
         Ok(Self {
             listener,
             local_addr,
             tls: config.tls,
-            gate: Arc::new(gate::Gate::new(config.access, config.origins, config.timeouts, hub)),
+            gate: Arc::new(gate::Gate {
+                access: config.access,
+                origins: config.origins,
+                proxies: config.proxies,
+                timeouts: config.timeouts,
+                hub,
+                codes,
+            }),
         })
     }
 
@@ -146,6 +175,7 @@ impl Server {
         }
         tracing::info!("stopping");
         hub.handle(Input::Shutdown);
+        self.gate.codes.shut_down();
         drop((self, alive));
         // Whoever has not closed by now is dropped with the runtime.
         let _ = tokio::time::timeout(FAREWELL, all_gone.recv()).await;
@@ -164,14 +194,17 @@ impl Server {
                     continue;
                 }
             };
-            let Some(place) = pending.clone().enter(address.ip()) else {
+            // Before the request is here, all clients of a proxy look alike: slow ones are the proxy's to hold off.
+            let is_proxy = self.gate.proxies.trusts(address.ip());
+            let place = (!is_proxy).then(|| pending.clone().enter(ClientAddress::of(address.ip())));
+            if let Some(None) = place {
                 tracing::debug!("dropped one of too many connections from one address");
                 continue;
-            };
-            let guest = gate::Guest { address: address.ip(), alive: alive.clone() };
+            }
+            let guest = gate::Guest { peer: address.ip(), alive: alive.clone() };
             let front = Front { router: TowerToHyperService::new(router.clone()), guest };
             let handshake = self.gate.timeouts.handshake;
-            tokio::spawn(serve_connection(stream, tls.clone(), front, handshake, place));
+            tokio::spawn(serve_connection(stream, tls.clone(), front, handshake, place.flatten()));
         }
     }
 }
@@ -198,7 +231,7 @@ async fn serve_connection(
     tls: Option<TlsAcceptor>,
     front: Front,
     handshake: Duration,
-    _place: Place,
+    _place: Option<Place>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         return tracing::debug!(%error, "a connection was gone at once");
@@ -238,16 +271,16 @@ impl Monitor {
 
 /// How many connections of each address are not upgraded yet.
 #[derive(Debug, Default)]
-struct Pending(Mutex<HashMap<IpAddr, usize>>);
+struct Pending(Mutex<HashMap<ClientAddress, usize>>);
 
 /// One of them; given back when dropped.
 struct Place {
     pending: Arc<Pending>,
-    address: IpAddr,
+    address: ClientAddress,
 }
 
 impl Pending {
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn enter(self: Arc<Self>, address: ClientAddress) -> Option<Place> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= PENDING_PER_ADDRESS {
@@ -268,5 +301,23 @@ impl Drop for Place {
                 counts.remove(&self.address);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_not_upgraded_yet_are_counted_by_the_network_of_their_host() {
+        let pending = Arc::new(Pending::default());
+        let address =
+            |host: usize| ClientAddress::of(format!("2001:db8::{host:x}").parse().expect("an address"));
+        let places: Vec<Place> =
+            (0..PENDING_PER_ADDRESS).filter_map(|host| pending.clone().enter(address(host))).collect();
+        assert_eq!(places.len(), PENDING_PER_ADDRESS);
+        assert!(pending.clone().enter(address(PENDING_PER_ADDRESS)).is_none());
+        drop(places);
+        assert!(pending.enter(address(0)).is_some());
     }
 }

@@ -1,7 +1,8 @@
 //! The first generation names users where the second names connections.
 //!
 //! Each pair of users has one connection, so that a table of the connections this socket was told of translates
-//! between the two. Its size is bounded by the members of the room: the server ends every connection it began.
+//! between the two. The server ends every connection it began, so that the table has the members of the room and, within
+//! [`LATE_MAX`], those who left an answer behind that may still come.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -27,6 +28,9 @@ struct Peer {
 
 /// A client that left this many offers of one user unanswered is taken to have dropped all but the last.
 const UNANSWERED_MAX: usize = 2;
+
+/// Users kept for the sake of a late answer. Others could come and go without end while a client answers nobody.
+const LATE_MAX: usize = 256;
 
 impl FirstGeneration {
     pub(super) fn parse(
@@ -104,6 +108,11 @@ impl FirstGeneration {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.peers.len() + self.users.len()
+    }
+
     fn connect(&mut self, id: &LinkId, user: &UserId) -> &mut Peer {
         self.users.insert(id.clone(), user.clone());
         let fresh = || Peer { link: id.clone(), unanswered: VecDeque::new() };
@@ -118,7 +127,10 @@ impl FirstGeneration {
     /// The user's entry outlives the connection while a late answer may still come, and goes with the next one.
     fn disconnect(&mut self, id: &LinkId) {
         let Some(user) = self.users.remove(id) else { return };
-        if self.peers.get(&user).is_some_and(|peer| peer.link == *id && peer.unanswered.is_empty()) {
+        // Those with a connection are in both tables.
+        let is_kept =
+            |peer: &Peer| !peer.unanswered.is_empty() && self.peers.len() <= self.users.len() + LATE_MAX;
+        if self.peers.get(&user).is_some_and(|peer| peer.link == *id && !is_kept(peer)) {
             self.peers.remove(&user);
         }
     }

@@ -219,7 +219,7 @@ fn our_peer_and_the_server_understand_each_other() {
         user_id: user("bob"),
         room_id: RoomId::new("den").expect("a good id"),
         have: Some(vec![user("alice")]),
-        resume: Some("secret".into()),
+        resume: Some(Secret::new("secret")),
     });
     let id = || link("L");
     let said = [
@@ -238,7 +238,7 @@ fn our_peer_and_the_server_understand_each_other() {
     }
     let signals = [
         accept(),
-        ServerSignal::Welcome { resume: "secret".into(), members: 2 },
+        ServerSignal::Welcome { resume: Secret::new("secret"), members: 2 },
         ServerSignal::Gone { user_id: user("alice") },
         ServerSignal::SignalError { code: Some(ErrorCode::RoomFull), message: "full".into() },
     ];
@@ -275,4 +275,17 @@ fn a_server_of_the_published_kind_may_say_what_we_do_not_know() {
     let text = r#"{"type":"signal_error","code":"later_word","message":"no"}"#;
     let expected = ServerSignal::SignalError { code: Some(ErrorCode::Other), message: "no".into() };
     assert_eq!(client.parse(text), Ok(expected));
+}
+
+/// A client that answers nobody, and an accomplice who comes and goes under new names: what is kept of them is bounded.
+#[test]
+fn offers_that_nobody_answers_are_forgotten_in_time() {
+    let mut first = FirstGeneration::default();
+    for no in 0..10_000 {
+        let (id, user_id) = (link(&format!("L{no}")), user(&format!("u{no}")));
+        let signals = vec![OfferSignal::Offer { sdp: sdp("O") }];
+        first.write(&ServerSignal::Accept { id: id.clone(), user_id, signals });
+        first.write(&ServerSignal::LeaveSwarm { id });
+        assert!(first.len() <= 300, "{} after {no}", first.len());
+    }
 }

@@ -42,7 +42,12 @@ fn pages_of_other_origins_are_kept_out_and_programs_are_not() {
     scene.forget("eve");
 
     scene.use_browser(home);
-    let welcome = [("ann", Kind::Ours), ("bob", Kind::Tab(Second)), ("cyd", Kind::Node(First))];
+    let welcome = [
+        ("ann", Kind::Ours),
+        ("bob", Kind::Tab(Second)),
+        ("cyd", Kind::Node(First)),
+        ("dan", Kind::Tab(First)),
+    ];
     scene.gather(&welcome, Arrival::AllAtOnce);
     scene.everyone_is_heard("hello");
 }

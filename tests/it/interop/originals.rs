@@ -93,8 +93,10 @@ fn wrapped_and_bare_members_mesh_in_one_room() {
     let wrapped = Manner { wrapped: true, ..Manner::default() };
     scene.join_as("ada", Kind::Node(Second), wrapped);
     scene.join_as("bob", Kind::Node(First), wrapped);
-    scene.join("cyd", Kind::Node(Second));
-    scene.join("dan", Kind::Node(First));
+    scene.join_as("cyd", Kind::Tab(Second), wrapped);
+    scene.join_as("dan", Kind::Tab(First), wrapped);
+    scene.join("eve", Kind::Node(Second));
+    scene.join("fay", Kind::Node(First));
     scene.everyone_meets();
     everything_arrives_whole(&mut scene);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fast_rtc_swarm::core::access::Grant;
 use fast_rtc_swarm::core::mesh::{self, Event};
+use fast_rtc_swarm::core::network::ClientAddress;
 use fast_rtc_swarm::core::room::{self, Limits, Rooms, SocketId};
 use fast_rtc_swarm::wire::signal::ErrorCode;
 use fast_rtc_swarm::wire::{ClientSignal, ServerSignal};
@@ -154,7 +155,7 @@ impl World {
     fn open_socket(&mut self) -> SocketId {
         self.next_socket += 1;
         let socket = SocketId(self.next_socket);
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let address = ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
         self.rooms.handle(self.now, room::Input::Connected { socket, address, grant: Grant::EveryRoom });
         socket
     }

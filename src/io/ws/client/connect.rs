@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{Connector, client_async_tls_with_config};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 use url::Url;
 
 use super::{SignalReceiver, SignalSender, start};
@@ -140,8 +140,17 @@ pub enum ConnectError {
     },
 }
 
+/// An open WebSocket.
+pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
 /// Connects to a signaling server. Nothing is sent yet, except what rides on the URL.
 pub async fn connect(config: &ConnectConfig) -> Result<(SignalSender, SignalReceiver), ConnectError> {
+    let socket = open(config).await?;
+    Ok(start(socket, ClientDialect::new(config.wrapped)))
+}
+
+/// Opens the socket, whatever will be said over it.
+pub(super) async fn open(config: &ConnectConfig) -> Result<Socket, ConnectError> {
     let target = Target::parse(config)?;
     match timeout(CONNECT_TIMEOUT, target.connect(config)).await {
         Ok(result) => result,
@@ -180,7 +189,7 @@ impl Target {
         Ok(Self { request, host })
     }
 
-    async fn connect(&self, config: &ConnectConfig) -> Result<(SignalSender, SignalReceiver), ConnectError> {
+    async fn connect(&self, config: &ConnectConfig) -> Result<Socket, ConnectError> {
         let unreachable = |source| ConnectError::Unreachable { host: self.host.clone(), source };
         let stream = TcpStream::connect(&self.host).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
@@ -191,7 +200,7 @@ impl Target {
         let connecting =
             client_async_tls_with_config(self.request.clone(), stream, Some(limits), Some(connector));
         let (stream, _response) = connecting.await.map_err(|error| self.explain(error))?;
-        Ok(start(stream, ClientDialect::new(config.wrapped)))
+        Ok(stream)
     }
 
     fn explain(&self, error: Error) -> ConnectError {

@@ -13,10 +13,14 @@ use axum::{Extension, Router};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::codes::{self, Codes};
 use super::hub::Hub;
 use super::socket::{self, Opening};
 use super::{Timeouts, metrics};
 use crate::core::access::{Access, Denied, Grant};
+use crate::core::code::relay::Standing;
+use crate::core::network::{ClientAddress, Forwarding, TrustedProxies};
+use crate::wire::code::{CODE_PATH, CODE_SIGNAL_MAX_BYTES};
 use crate::wire::dialect::DEFAULT_ROOM;
 use crate::wire::limits::SIGNAL_MAX_BYTES;
 use crate::wire::{RoomId, Secret};
@@ -32,16 +36,19 @@ const GREETING: &str = "This is a swarm signaling server. Join a room with `swar
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    access: Access,
-    origins: Option<Vec<String>>,
+    pub(super) access: Access,
+    pub(super) origins: Option<Vec<String>>,
+    pub(super) proxies: TrustedProxies,
     pub(super) timeouts: Timeouts,
     pub(super) hub: Arc<Hub>,
+    pub(super) codes: Arc<Codes>,
 }
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Guest {
-    pub(super) address: IpAddr,
+    /// The other end of the socket, which may be a proxy.
+    pub(super) peer: IpAddr,
     /// Held as long as the connection lives.
     pub(super) alive: mpsc::Sender<()>,
 }
@@ -65,15 +72,6 @@ pub(super) fn router(gate: Arc<Gate>) -> Router {
 }
 
 impl Gate {
-    pub(super) fn new(
-        access: Access,
-        origins: Option<Vec<String>>,
-        timeouts: Timeouts,
-        hub: Arc<Hub>,
-    ) -> Self {
-        Self { access, origins, timeouts, hub }
-    }
-
     fn admit(&self, headers: &HeaderMap, parameters: &Parameters) -> Result<Grant, Refusal> {
         self.check_origin(headers)?;
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -83,6 +81,16 @@ impl Gate {
         // A clock before 1970 is a clock not set; every minted token is then as good as new.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.access.admit(presented.as_ref(), now).map_err(Refusal::Token)
+    }
+
+    /// Whom the request counts against.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddress {
+        let lines = |name: &str| -> Vec<&str> {
+            headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect()
+        };
+        let (x_forwarded_for, forwarded) = (lines("x-forwarded-for"), lines(header::FORWARDED.as_str()));
+        let said = Forwarding { x_forwarded_for: &x_forwarded_for, forwarded: &forwarded };
+        ClientAddress::of(self.proxies.client(peer, said))
     }
 
     /// Only browsers send an `Origin`, and they can't lie about it (RFC 6455 §10.2).
@@ -155,6 +163,9 @@ async fn open_room(
 ) -> Result<Response, Refusal> {
     // A reverse proxy may have put something in front: the room is the last part.
     let room = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    if room == CODE_PATH {
+        return open_code(state, guest, parameters, &headers, upgrade);
+    }
     open(state, guest, parameters, &headers, upgrade, room)
 }
 
@@ -174,13 +185,40 @@ fn open(
     let room = RoomId::new(room).map_err(|_| Refusal::Room)?;
     let grant = gate.admit(headers, &parameters)?;
     let (hub, timeouts) = (gate.hub.clone(), gate.timeouts);
-    let opening = Opening { guest, grant, room, init: parameters.init, timeouts };
+    let address = gate.client(guest.peer, headers);
+    let opening = Opening { address, alive: guest.alive, grant, room, init: parameters.init, timeouts };
     let upgrade = upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(MESSAGE_MAX_BYTES)
         .max_frame_size(MESSAGE_MAX_BYTES);
     Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, opening)))
+}
+
+/// A socket for one-time codes. Whoever has no good token may come in as a newcomer; web pages, which codes are not for
+/// and which could burn them from any visitor's machine, may not.
+fn open_code(
+    State(gate): State<Arc<Gate>>,
+    Extension(guest): Extension<Guest>,
+    Query(parameters): Query<Parameters>,
+    headers: &HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Refusal> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::Origin);
+    }
+    let upgrade = upgrade.0.map_err(Refusal::NoUpgrade)?;
+    let standing = match gate.admit(headers, &parameters) {
+        Ok(Grant::EveryRoom | Grant::Room(_)) => Standing::Member,
+        Err(_) => Standing::Stranger,
+    };
+    let upgrade = upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(CODE_SIGNAL_MAX_BYTES)
+        .max_frame_size(CODE_SIGNAL_MAX_BYTES);
+    let (codes, address) = (gate.codes.clone(), gate.client(guest.peer, headers));
+    Ok(upgrade.on_upgrade(move |socket| codes::run(socket, codes, address, standing, guest.alive)))
 }
 
 /// The upgrade, or why the request is none.

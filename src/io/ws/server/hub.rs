@@ -1,7 +1,6 @@
 //! The one [`Rooms`] machine, behind a lock, with the queue of every socket.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -9,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::access::Grant;
+use crate::core::network::ClientAddress;
 use crate::core::room::{CloseReason, Input, Limits, Output, Rooms, SocketId, Stats};
 use crate::wire::ServerSignal;
 
@@ -101,14 +101,14 @@ impl Hub {
     }
 
     /// Makes a socket known and gives it its queue.
-    pub(super) fn connect(&self, address: IpAddr, grant: Grant) -> (SocketId, Inbox) {
+    pub(super) fn connect(&self, address: ClientAddress, grant: Grant) -> (SocketId, Inbox) {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX_MESSAGES);
         let bytes = Arc::new(AtomicUsize::new(0));
         let mut state = self.lock();
         let socket = SocketId(state.next_socket);
         state.next_socket += 1;
         state.queues.insert(socket, Queue { sender, bytes: bytes.clone() });
-        self.turn(&mut state, Input::Connected { socket, address: limited_address(address), grant });
+        self.turn(&mut state, Input::Connected { socket, address, grant });
         (socket, Inbox { receiver, bytes })
     }
 
@@ -194,35 +194,16 @@ impl Hub {
     }
 }
 
-/// What counts as one address for limits: an IPv4 address, or the /64 that an IPv6 host can choose from.
-fn limited_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(network.into())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::{ClientSignal, Init, RoomId, UserId};
 
     #[test]
-    fn one_ipv6_host_is_one_address_for_limits() {
-        let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert_eq!(limited_address(parse("2001:db8::1")), limited_address(parse("2001:db8::ffff:1")));
-        assert_ne!(limited_address(parse("2001:db8::1")), limited_address(parse("2001:db8:0:1::1")));
-        assert_eq!(limited_address(parse("::ffff:192.0.2.1")), parse("192.0.2.1"));
-    }
-
-    #[test]
     fn a_client_that_does_not_read_is_given_up() {
         let limits = Limits { messages_burst: u32::MAX, ..Limits::default() };
         let hub = Hub::new(limits, [0; 32]);
-        let address = parse_loopback();
+        let address = loopback();
         let (socket, mut inbox) = hub.connect(address, Grant::EveryRoom);
         for _ in 0..=QUEUE_MAX_MESSAGES {
             let user_id = UserId::new("nobody").expect("a good id");
@@ -241,7 +222,7 @@ mod tests {
     fn a_queue_is_bounded_in_bytes_too() {
         let hub = Hub::new(Limits { messages_burst: u32::MAX, ..Limits::default() }, [0; 32]);
         let enter = |name: &str| {
-            let (socket, inbox) = hub.connect(parse_loopback(), Grant::EveryRoom);
+            let (socket, inbox) = hub.connect(loopback(), Grant::EveryRoom);
             let room_id = RoomId::new("den").expect("a good id");
             let user_id = UserId::new(name).expect("a good id");
             let init = Init { user_id, room_id, have: None, resume: None };
@@ -264,7 +245,7 @@ mod tests {
         assert!(inbox.bytes.load(Ordering::Relaxed) <= QUEUE_MAX_BYTES + 2 * 16 * 1024);
     }
 
-    fn parse_loopback() -> IpAddr {
-        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)
+    fn loopback() -> ClientAddress {
+        ClientAddress::of(std::net::Ipv4Addr::LOCALHOST.into())
     }
 }

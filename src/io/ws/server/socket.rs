@@ -7,13 +7,14 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 
 use super::Timeouts;
-use super::gate::Guest;
 use super::hub::{Hub, Inbox, ToSocket};
 use crate::core::access::Grant;
+use crate::core::network::ClientAddress;
 use crate::core::room::{CloseReason, Input, SocketId};
 use crate::wire::RoomId;
 use crate::wire::dialect::ServerDialect;
@@ -30,7 +31,10 @@ const WRITE_BUDGET: usize = 64;
 
 /// With what a socket begins.
 pub(super) struct Opening {
-    pub(super) guest: Guest,
+    /// Whom it counts against.
+    pub(super) address: ClientAddress,
+    /// Held as long as the connection lives.
+    pub(super) alive: mpsc::Sender<()>,
     pub(super) grant: Grant,
     /// The room of the URL.
     pub(super) room: RoomId,
@@ -49,8 +53,7 @@ struct Socket {
 
 /// Serves one socket to its end.
 pub(super) async fn run(stream: WebSocket, hub: Arc<Hub>, opening: Opening) {
-    let Opening { guest, grant, room, init, timeouts } = opening;
-    let Guest { address, alive: _alive } = guest;
+    let Opening { address, alive: _alive, grant, room, init, timeouts } = opening;
     let (id, mut inbox) = hub.connect(address, grant);
     let mut socket = Socket { id, stream, hub, dialect: ServerDialect::new(room), timeouts };
     tracing::debug!(socket = id.0, "open");

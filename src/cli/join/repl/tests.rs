@@ -1,0 +1,183 @@
+//! Events and typed lines in; lines to show and things to ask out.
+
+use super::*;
+use crate::cli::consent::tests::consent;
+use crate::cli::roster::tests::{peer, roster};
+use crate::cli::shelf::tests::{id, offer};
+use crate::core::transfer::{ConflictPolicy, Direction, Progress, TransferCommand, TransferEvent};
+use crate::node::api::CloseReason;
+use crate::wire::TransferId;
+use crate::wire::path::SafePath;
+
+fn repl(accept_from: &[&str]) -> Repl {
+    Repl::new(Settings {
+        roster: roster(&[("1111", "ada"), ("2222", "bob")]),
+        consent: consent(false, accept_from, true),
+        palette: Palette::PLAIN,
+        keyed: true,
+        invite: Some("ws://h/r#k".into()),
+        now: || "12:01".into(),
+    })
+}
+
+fn message(text: &str, direct: bool) -> Event {
+    Event::Message { from: peer("1111", "ada"), text: text.into(), direct }
+}
+
+#[test]
+fn lines_stand_behind_the_time_and_the_name() {
+    let mut repl = repl(&[]);
+    assert_eq!(
+        repl.on_event(&message("hello\nworld", false)).lines,
+        ["12:01 <ada> hello", "            world"]
+    );
+    assert_eq!(repl.on_event(&message("/me waves", false)).lines, ["12:01 * ada waves"]);
+    assert_eq!(repl.on_event(&message("psst", true)).lines, ["\x0712:01 <ada to you> psst"]);
+    assert_eq!(repl.on_event(&message("hi me!", false)).lines, ["\x0712:01 <ada> hi me!"]);
+}
+
+#[test]
+fn nothing_that_a_peer_says_can_pretend_to_be_another_line() {
+    let mut repl = repl(&[]);
+    repl.set_columns(40);
+    let forged = format!("hi{}12:02 <bob> I owe you", " ".repeat(38));
+    for line in repl.on_event(&message(&forged, false)).lines.iter().skip(1) {
+        assert!(line.starts_with("            "), "{line:?}");
+    }
+    let escapes = repl.on_event(&message("\x1b[1A\r12:02 <bob> hi", false)).lines;
+    assert_eq!(escapes, ["12:01 <ada> ␛[1A␍12:02 <bob> hi"]);
+}
+
+#[test]
+fn who_is_not_verified_is_marked_in_every_line() {
+    let mut repl = repl(&[]);
+    let mut ada = peer("1111", "ada");
+    ada.verified = false;
+    let event = Event::Message { from: ada, text: "hi".into(), direct: false };
+    assert_eq!(repl.on_event(&event).lines, ["12:01 <ada?> hi"]);
+}
+
+#[test]
+fn a_peer_that_leaves_is_named_one_last_time() {
+    let mut repl = repl(&[]);
+    let closed = Event::Closed { peer: peer("1111", "ada"), reason: CloseReason::Left };
+    assert_eq!(repl.on_event(&closed).lines, ["12:01 - ada left"]);
+    assert_eq!(repl.labels(), ["bob"]);
+}
+
+#[test]
+fn what_is_typed_is_asked_of_the_node() {
+    let mut repl = repl(&[]);
+    let asked = |step: Step| match step.asks.as_slice() {
+        [Ask::Command(command)] => format!("{command:?}"),
+        asks => format!("{asks:?} {:?}", step.lines),
+    };
+    assert_eq!(asked(repl.on_line("hi")), r#"Say { text: "hi", to: Everyone }"#);
+    assert_eq!(asked(repl.on_line("/msg ada hi you")), r#"Say { text: "hi you", to: Peers(["1111"]) }"#);
+    assert_eq!(asked(repl.on_line("/nick eve")), r#"Rename { name: "eve" }"#);
+    assert_eq!(repl.prompt(), "eve> ");
+    assert_eq!(asked(repl.on_line("/ignore bob")), r#"Ignore { peer: "2222", ignored: true }"#);
+    assert!(asked(repl.on_line("/send a b")).contains(r#"paths: ["a", "b"]"#));
+    assert_eq!(asked(repl.on_line("/quit")), "[Quit] []");
+    assert_eq!(
+        asked(repl.on_line("/msg eve hi")),
+        r#"[] ["nobody here is called eve; /peers shows who is here"]"#
+    );
+    assert_eq!(asked(repl.on_line("/accept")), r#"[] ["nothing waits for an answer"]"#);
+}
+
+#[test]
+fn an_offer_is_accepted_by_number_or_by_who_sends_it() {
+    let offered = |from: &str| {
+        let offer = offer(7, "film.mkv", from);
+        Event::Transfer(TransferEvent::Offered { from: id(from), offer, free_bytes: None })
+    };
+    let mut careful = repl(&["bob"]);
+    let step = careful.on_event(&offered("1111"));
+    assert_eq!(step.lines, ["\x0712:01 - ada offers film.mkv (1.0 MiB): /accept 1 or /reject 1"]);
+    assert!(step.asks.is_empty());
+    let accepted = careful.on_line("/accept").asks;
+    assert!(matches!(accepted.as_slice(), [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]));
+    let step = repl(&["bob"]).on_event(&offered("2222"));
+    let asks = step.asks.as_slice();
+    assert!(matches!(asks, [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]), "{asks:?}");
+}
+
+#[test]
+fn what_is_in_the_way_is_asked_and_resolved() {
+    let mut repl = repl(&[]);
+    let transfer = TransferId([7; 32]);
+    let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(7, "photos", "1111") };
+    repl.on_event(&Event::Transfer(accepting));
+    let paths = ["photos/a.jpg", "b"].map(|path| SafePath::parse(path).expect("a path")).to_vec();
+    let conflicts = Event::Transfer(TransferEvent::Conflicts { transfer, paths, count: 9 });
+    let lines = repl.on_event(&conflicts).lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let asked = "- photos: 9 files are there already: photos/a.jpg, b and 7 more: /resolve 1 rename, skip or overwrite";
+    assert!(lines.ends_with(asked), "{lines}");
+    assert!(lines.starts_with(BELL));
+    assert!(repl.status().contains("1 transfer in question: /resolve"));
+    let asks = repl.on_line("/resolve skip").asks;
+    let [Ask::Command(Command::Transfer(TransferCommand::Resolve { conflict, .. }))] = asks[..] else {
+        panic!("{asks:?}")
+    };
+    assert_eq!(conflict, ConflictPolicy::Skip);
+    repl.on_event(&Event::Transfer(TransferEvent::Resumed { transfer, bytes: 1, total: 2 }));
+    assert_eq!(repl.on_line("/resolve skip").lines, ["nothing waits for an answer"]);
+}
+
+#[test]
+fn what_was_rejected_waits_no_more() {
+    let mut repl = repl(&[]);
+    let offer = offer(7, "film.mkv", "1111");
+    let offered = TransferEvent::Offered { from: id("1111"), offer, free_bytes: None };
+    repl.on_event(&Event::Transfer(offered));
+    assert!(repl.status().contains("1 offer waiting"));
+    assert!(matches!(
+        repl.on_line("/reject").asks.as_slice(),
+        [Ask::Command(Command::Transfer(TransferCommand::Reject { .. }))]
+    ));
+    assert_eq!(repl.status(), "  2 others here");
+    assert_eq!(repl.on_line("/accept").lines, ["nothing waits for an answer"]);
+}
+
+#[test]
+fn the_status_line_shows_what_one_waits_for() {
+    let mut repl = repl(&[]);
+    assert_eq!(repl.status(), "  2 others here");
+    let transfer = TransferId([7; 32]);
+    let offer = offer(7, "film.mkv", "1111");
+    repl.on_event(&Event::Transfer(TransferEvent::Accepting { from: id("1111"), offer }));
+    repl.on_event(&Event::Transfer(TransferEvent::Progress(Progress {
+        transfer,
+        direction: Direction::Receive,
+        bytes: 1 << 19,
+        total: 1 << 20,
+        rate_bps: 1 << 17,
+        eta: Some(std::time::Duration::from_secs(4)),
+        uploaded_bytes: 0,
+        peers: Vec::new(),
+    })));
+    assert_eq!(repl.status(), "  ↓ film.mkv 50 % 128 KiB/s 0:04 · 2 others here");
+    repl.set_columns(20);
+    assert_eq!(repl.status(), "  ↓ film.mkv 50 % …");
+}
+
+#[test]
+fn the_table_of_peers_says_how_each_is_connected() {
+    let mut ada = peer("1111", "ada");
+    ada.received_bytes = 4096;
+    ada.path = Some(crate::core::peer::Path {
+        kind: crate::core::peer::PathKind::Relayed,
+        local: "[::1]:1".parse().expect("an address"),
+        remote: "[::1]:2".parse().expect("an address"),
+        rtt: Some(std::time::Duration::from_millis(42)),
+    });
+    let lines = repl(&[]).peers(&[ada]);
+    assert_eq!(
+        lines,
+        [
+            "NAME  TRUST     PATH          RTT    SENT  RECEIVED  ID",
+            "ada   verified  relayed IPv6  42 ms  0 B   4.0 KiB   1111",
+        ]
+    );
+}

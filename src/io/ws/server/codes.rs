@@ -1,0 +1,162 @@
+//! One-time codes: sockets of their own, without a room, for the one [`Relay`] machine.
+//!
+//! Newcomers have no token yet. All that a socket without one can do here is to claim a number.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
+
+use crate::core::code::relay::{Input, Limits, Output, Relay, Standing};
+use crate::core::network::ClientAddress;
+use crate::core::room::SocketId;
+use crate::wire::code::{ClientCode, ServerCode};
+
+/// Messages that may wait for one socket; the whole exchange has fewer.
+const QUEUE_MAX_MESSAGES: usize = 8;
+
+/// How long one write, and the closing handshake, may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Codes(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    relay: Relay,
+    queues: HashMap<SocketId, mpsc::Sender<ServerCode>>,
+    next_socket: u64,
+}
+
+impl Codes {
+    pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
+        Self(Mutex::new(State { relay: Relay::new(limits, seed), queues: HashMap::new(), next_socket: 0 }))
+    }
+
+    pub(super) fn shut_down(&self) {
+        self.lock().turn(Input::Shutdown);
+    }
+
+    fn connect(&self, address: ClientAddress, standing: Standing) -> (SocketId, mpsc::Receiver<ServerCode>) {
+        let (sender, inbox) = mpsc::channel(QUEUE_MAX_MESSAGES);
+        let mut state = self.lock();
+        let socket = SocketId(state.next_socket);
+        state.next_socket += 1;
+        state.queues.insert(socket, sender);
+        state.turn(Input::Connected { socket, address, standing });
+        (socket, inbox)
+    }
+
+    fn disconnect(&self, socket: SocketId) {
+        let mut state = self.lock();
+        state.queues.remove(&socket);
+        state.turn(Input::Lost(socket));
+    }
+
+    /// Each socket's task waits for the deadline that comes first, whosever it is: sockets are few.
+    fn next_deadline(&self) -> Option<Instant> {
+        self.lock().relay.poll_timeout().map(|(at, _)| at)
+    }
+
+    fn handle_timeout(&self) {
+        let mut state = self.lock();
+        state.relay.handle_timeout(Instant::now());
+        state.drain();
+    }
+
+    /// A panic in the machine would be our bug; it must not take everybody else's codes with it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn turn(&mut self, input: Input) {
+        self.relay.handle(Instant::now(), input);
+        self.drain();
+    }
+
+    /// A queue that is dropped ends its socket once it is empty; so does one that is full.
+    fn drain(&mut self) {
+        while let Some(output) = self.relay.poll() {
+            match output {
+                Output::Send(socket, message) => {
+                    let full = self.queues.get(&socket).is_some_and(|queue| queue.try_send(message).is_err());
+                    if full {
+                        self.queues.remove(&socket);
+                    }
+                }
+                Output::Close(socket) => drop(self.queues.remove(&socket)),
+            }
+        }
+    }
+}
+
+/// Serves one socket to its end; `_alive` is held as long.
+pub(super) async fn run(
+    mut stream: WebSocket,
+    codes: Arc<Codes>,
+    address: ClientAddress,
+    standing: Standing,
+    _alive: mpsc::Sender<()>,
+) {
+    let (socket, mut inbox) = codes.connect(address, standing);
+    tracing::debug!(socket = socket.0, ?standing, "open for a code");
+    let ours_to_close = serve(&mut stream, &codes, socket, &mut inbox).await;
+    codes.disconnect(socket);
+    tracing::debug!(socket = socket.0, "closed");
+    if ours_to_close {
+        let _ = timeout(CLOSE_TIMEOUT, say_goodbye(&mut stream)).await;
+    }
+}
+
+/// Returns whether the client is still there to be told that it is over.
+async fn serve(
+    stream: &mut WebSocket,
+    codes: &Codes,
+    socket: SocketId,
+    inbox: &mut mpsc::Receiver<ServerCode>,
+) -> bool {
+    loop {
+        // Whichever task sets an earlier one comes by here right after.
+        let deadline = codes.next_deadline();
+        tokio::select! {
+            message = stream.next() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    codes.lock().turn(Input::Message(socket, ClientCode::parse(&text)));
+                }
+                Some(Ok(Message::Binary(_))) => codes.lock().turn(Input::Message(socket, None)),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+            },
+            message = inbox.recv() => {
+                let Some(message) = message else { return true };
+                let write = stream.send(Message::Text(message.to_text().into()));
+                if !matches!(timeout(WRITE_TIMEOUT, write).await, Ok(Ok(()))) {
+                    return false;
+                }
+            }
+            () = until(deadline) => codes.handle_timeout(),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn say_goodbye(stream: &mut WebSocket) {
+    let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+    if stream.send(Message::Close(Some(frame))).await.is_ok() {
+        // Closing with unread input would reset the connection and could destroy what was just said.
+        while let Some(Ok(_)) = stream.next().await {}
+    }
+}

@@ -1,0 +1,374 @@
+//! Members who offer, ask and answer in bad faith, towards one machine that follows the rules.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fast_rtc_swarm::core::transfer::{
+    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskJob, Input, Output,
+    TransferCommand, TransferEvent, Transfers,
+};
+use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
+use fast_rtc_swarm::wire::manifest::{MANIFEST_MAX_BYTES, Manifest};
+use fast_rtc_swarm::wire::transfer::{Bits, Offer, StopReason, TransferMessage};
+use fast_rtc_swarm::wire::{TransferId, UserId};
+
+use super::swarming::{disk, one_file, send};
+use super::world::DiskFn;
+
+const MIB: u64 = 1024 * 1024;
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).expect("an id")
+}
+
+/// A machine that follows the rules, its disk, and what it said.
+struct Victim {
+    machine: Transfers,
+    disk: DiskFn,
+    now: Instant,
+    said: Vec<(UserId, TransferMessage)>,
+    events: Vec<TransferEvent>,
+    reads: usize,
+}
+
+impl Victim {
+    fn new(accept: AcceptPolicy, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
+        let config = Config { accept, ..Config::new(user("victim"), "/nowhere".into()) };
+        let mut victim = Self {
+            machine: Transfers::new(config, [7; 32]),
+            disk: disk(manifest.clone()),
+            now: Instant::now(),
+            said: Vec::new(),
+            events: Vec::new(),
+            reads: 0,
+        };
+        for peer in peers {
+            victim.hear(Input::PeerReady { peer: user(peer) });
+        }
+        victim
+    }
+
+    fn hear(&mut self, input: Input) {
+        self.machine.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Control { peer, message } => self.said.push((peer, message)),
+                Output::Event(event) => self.events.push(event),
+                Output::Bulk { .. } => {}
+                Output::Disk(op) => {
+                    self.reads += usize::from(matches!(op.job, DiskJob::Read { .. }));
+                    for done in (self.disk)(op.job) {
+                        self.machine.handle(self.now, Input::Disk { op: op.id, done });
+                    }
+                }
+            }
+        }
+    }
+
+    fn control(&mut self, from: &str, message: &TransferMessage) {
+        self.hear(Input::Control { peer: user(from), message: message.to_value() });
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some((at, _)) = self.machine.poll_timeout().filter(|(at, _)| *at <= until) {
+            self.now = at.max(self.now);
+            self.machine.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now = until;
+    }
+
+    /// Sends the manifest as `from`, in as many frames as it takes.
+    fn manifest(&mut self, from: &str, manifest: &Manifest) {
+        let (id, bytes) = (id_of(manifest), Bytes::from(manifest.to_bytes()));
+        for (offset, len) in frame::cut(bytes.len() as u32, u32::MAX) {
+            let content = bytes.slice(offset as usize..(offset + len) as usize);
+            let frame = Frame { short: id.short(), kind: FrameKind::Manifest, offset, content }.encode();
+            self.hear(Input::Bulk { peer: user(from), frame });
+        }
+    }
+
+    fn cut_off(&self) -> Vec<(UserId, CutOffReason)> {
+        let cut_off = self.events.iter().filter_map(|event| match event {
+            TransferEvent::PeerCutOff { peer, reason, .. } => Some((peer.clone(), *reason)),
+            _ => None,
+        });
+        cut_off.collect()
+    }
+
+    fn said_to(&self, peer: &str, is: impl Fn(&TransferMessage) -> bool) -> usize {
+        self.said.iter().filter(|(to, message)| *to == user(peer) && is(message)).count()
+    }
+}
+
+fn id_of(manifest: &Manifest) -> TransferId {
+    Manifest::id_of(&manifest.to_bytes())
+}
+
+fn offer_of(manifest: &Manifest, origin: &str) -> Offer {
+    Offer {
+        id: id_of(manifest),
+        name: manifest.name().to_owned(),
+        files: 1,
+        folders: 0,
+        bytes: manifest.total_bytes(),
+        manifest_bytes: manifest.to_bytes().len() as u32,
+        origin: user(origin),
+        audience: None,
+    }
+}
+
+fn made_up_offer(number: u16, manifest_bytes: u32) -> Offer {
+    let mut id = [0; 32];
+    id[..2].copy_from_slice(&number.to_be_bytes());
+    let origin = user("mallory");
+    let name = "free.gift".to_owned();
+    Offer { id: TransferId(id), name, files: 1, folders: 0, bytes: 1, manifest_bytes, origin, audience: None }
+}
+
+fn is_accept(message: &TransferMessage) -> bool {
+    matches!(message, TransferMessage::Accept { .. })
+}
+
+fn is_request(message: &TransferMessage) -> bool {
+    matches!(message, TransferMessage::Request { pieces, .. } if !pieces.is_empty())
+}
+
+fn whole(id: TransferId, manifest: &Manifest) -> TransferMessage {
+    let words = manifest.piece_count().div_ceil(64);
+    let all = (0..words).map(|word| match manifest.piece_count() - word * 64 {
+        rest if rest < 64 => (1 << rest) - 1,
+        _ => u64::MAX,
+    });
+    TransferMessage::Have { id, pieces: Vec::new(), bits: Some(Bits::pack(0, all)), complete: true }
+}
+
+#[test]
+fn what_was_accepted_by_name_arrives_under_that_name_or_not_at_all() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    let offer = Offer { name: "holiday.jpg".into(), ..offer_of(&manifest, "mallory") };
+    victim.control("mallory", &TransferMessage::Offer(offer));
+    victim.manifest("mallory", &manifest);
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::BadManifest)]);
+}
+
+#[test]
+fn who_lies_about_anothers_offer_first_is_cut_off_and_not_the_other() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    let lie = Offer { bytes: 3, ..offer_of(&manifest, "ada") };
+    victim.control("mallory", &TransferMessage::Offer(lie));
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.manifest("mallory", &manifest);
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::BadManifest)]);
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+    victim.manifest("ada", &manifest);
+    victim.control("ada", &whole(id_of(&manifest), &manifest));
+    assert!(victim.said_to("ada", is_request) > 0);
+}
+
+#[test]
+fn a_liar_does_not_keep_a_trusted_offer_from_being_accepted() {
+    let manifest = one_file(MIB);
+    for lie in [offer_of(&manifest, "ada"), Offer { bytes: 3, ..offer_of(&manifest, "ada") }] {
+        let trusted = AcceptPolicy::From([user("ada")].into());
+        let mut victim = Victim::new(trusted, &manifest, &["ada", "mallory"]);
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        assert_eq!(victim.said_to("mallory", is_accept), 0);
+        victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+        assert_eq!(victim.said_to("ada", is_accept), 1);
+    }
+}
+
+/// Ids are sorted, and `eve` comes before `zoe`.
+#[test]
+fn who_repeats_anothers_offer_is_not_trusted_in_its_place() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["eve", "zoe"]);
+    victim.control("zoe", &TransferMessage::Offer(offer_of(&manifest, "zoe")));
+    victim.control("eve", &TransferMessage::Offer(offer_of(&manifest, "zoe")));
+    let transfer = id_of(&manifest);
+    victim.hear(Input::Command(TransferCommand::Accept { transfer, scope: AcceptScope::Peer }));
+    victim.control("eve", &TransferMessage::Offer(made_up_offer(1, 100)));
+    victim.control("zoe", &TransferMessage::Offer(made_up_offer(2, 100)));
+    assert_eq!((victim.said_to("eve", is_accept), victim.said_to("zoe", is_accept)), (0, 2));
+}
+
+#[test]
+fn nobody_takes_all_the_places_of_offers_that_wait() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+    for number in 0..1000 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    let is_ada =
+        |event: &TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user("ada"));
+    assert_eq!(victim.events.iter().filter(|event| is_ada(event)).count(), 1);
+    assert!(
+        victim.events.iter().filter(|event| matches!(event, TransferEvent::Offered { .. })).count() < 100
+    );
+}
+
+#[test]
+fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    for number in 0..1000 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, MANIFEST_MAX_BYTES)));
+    }
+    let is_declined = |message: &TransferMessage| {
+        matches!(message, TransferMessage::Decline { reason: DeclineReason::TooManyOffers, .. })
+    };
+    let (accepted, declined) = (victim.said_to("mallory", is_accept), victim.said_to("mallory", is_declined));
+    assert!(accepted <= 8 && accepted + declined == 1000, "{accepted} accepted, {declined} declined");
+}
+
+/// A transfer of the victim's own, for `audience`.
+fn sender(manifest: &Arc<Manifest>, audience: Audience, peers: &[&str]) -> Victim {
+    let mut victim = Victim::new(AcceptPolicy::Ask, manifest, peers);
+    let TransferCommand::Send { token, paths, options, .. } = send() else { panic!("it sends") };
+    victim.hear(Input::Command(TransferCommand::Send { token, paths, options, audience }));
+    victim
+}
+
+#[test]
+fn who_is_not_meant_gets_nothing_by_offering_it_back() {
+    let manifest = one_file(MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Peers([user("bob")].into()), &["bob", "mallory"]);
+    for message in [
+        TransferMessage::Offer(offer_of(&manifest, "mallory")),
+        TransferMessage::Accept { id },
+        TransferMessage::Join { id },
+        whole(id, &manifest),
+        TransferMessage::Request { id, pieces: vec![0] },
+        TransferMessage::Manifest { id, offset: 0 },
+    ] {
+        victim.control("mallory", &message);
+    }
+    assert_eq!((victim.said_to("mallory", |_| true), victim.reads), (0, 0));
+}
+
+#[test]
+fn leaving_and_joining_again_does_not_start_the_count_of_requests_anew() {
+    let manifest = one_file(16 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
+    for _ in 0..100 {
+        victim.control("mallory", &TransferMessage::Join { id });
+        for piece in 0..manifest.piece_count() {
+            victim.hear(Input::Writable { peer: user("mallory"), bytes: MIB as usize });
+            victim.control("mallory", &TransferMessage::Request { id, pieces: vec![piece] });
+        }
+        victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+    }
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
+#[test]
+fn who_asks_for_the_manifest_without_end_is_cut_off() {
+    let manifest = one_file(MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
+    for _ in 0..1_000_000 {
+        victim.hear(Input::Writable { peer: user("mallory"), bytes: 4096 });
+        victim.control("mallory", &TransferMessage::Manifest { id, offset: 0 });
+        if !victim.cut_off().is_empty() {
+            break;
+        }
+    }
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
+#[test]
+fn joining_again_and_again_is_answered_once() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
+    victim.control("mallory", &TransferMessage::Join { id });
+    victim.control("mallory", &whole(id, &manifest));
+    let before = victim.said.len();
+    for _ in 0..1000 {
+        victim.control("mallory", &TransferMessage::Join { id });
+    }
+    assert_eq!(victim.said.len(), before);
+}
+
+#[test]
+fn peers_that_ask_and_take_nothing_do_not_keep_others_from_being_served() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let id = id_of(&manifest);
+    let names: Vec<String> = (0..8).map(|number| format!("mallory{number}")).collect();
+    let mut peers: Vec<&str> = names.iter().map(String::as_str).collect();
+    peers.push("ada");
+    let mut victim = sender(&manifest, Audience::Everyone, &peers);
+    for name in &names {
+        victim.control(name, &TransferMessage::Join { id });
+        victim.hear(Input::Writable { peer: user(name), bytes: 1 });
+        victim.control(name, &TransferMessage::Manifest { id, offset: 0 });
+        victim.control(name, &TransferMessage::Request { id, pieces: (0..8).collect() });
+        victim.wait(Duration::from_secs(1));
+    }
+    let before = victim.reads;
+    victim.control("ada", &TransferMessage::Join { id });
+    victim.control("ada", &TransferMessage::Request { id, pieces: vec![100] });
+    assert_eq!(victim.reads, before + 1);
+}
+
+/// A receiver that knows the manifest, from `ada`.
+fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
+    let mut victim = Victim::new(AcceptPolicy::Everyone, manifest, peers);
+    victim.control("ada", &TransferMessage::Offer(offer_of(manifest, "ada")));
+    let chunks = manifest.to_bytes().len().div_ceil(MIB as usize);
+    assert_eq!(chunks, 1, "a manifest in one chunk keeps this simple");
+    victim.manifest("ada", manifest);
+    victim
+}
+
+#[test]
+fn peers_that_are_asked_and_send_nothing_do_not_keep_others_from_being_asked() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let id = id_of(&manifest);
+    let names: Vec<String> = (0..8).map(|number| format!("mallory{number}")).collect();
+    let mut peers: Vec<&str> = names.iter().map(String::as_str).collect();
+    peers.push("ada");
+    let mut victim = receiver(&manifest, &peers);
+    for name in &names {
+        victim.control(name, &whole(id, &manifest));
+    }
+    victim.control("ada", &whole(id, &manifest));
+    assert!(victim.said_to("ada", is_request) > 0);
+}
+
+#[test]
+fn slow_peers_do_not_keep_the_last_piece_to_themselves() {
+    let manifest = one_file(MIB / 4);
+    let id = id_of(&manifest);
+    let mut victim = receiver(&manifest, &["ada", "mallory1", "mallory2", "mallory3"]);
+    for (number, name) in ["mallory1", "mallory2", "mallory3"].into_iter().enumerate() {
+        victim.control(name, &whole(id, &manifest));
+        victim.wait(Duration::from_secs(number as u64 * 5 + 1));
+    }
+    victim.control("ada", &whole(id, &manifest));
+    // A part now and then is a sign of life, and keeps them from being cut off.
+    let mut steps = 0..20;
+    while victim.said_to("ada", is_request) == 0 {
+        let step = steps.next().expect("ada is asked in time");
+        for name in ["mallory1", "mallory2", "mallory3"] {
+            let content = Bytes::from(vec![0; 4096]);
+            let kind = FrameKind::Piece { piece: 0 };
+            let frame = Frame { short: id.short(), kind, offset: step * 4096, content }.encode();
+            victim.hear(Input::Bulk { peer: user(name), frame });
+        }
+        victim.wait(Duration::from_secs(4));
+    }
+    assert_eq!(victim.cut_off(), []);
+}
