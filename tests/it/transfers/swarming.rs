@@ -20,7 +20,7 @@ use super::world::{Access, DiskFn, Sent, World, id};
 const WRONG: u8 = 0xbd;
 
 /// A disk that holds nothing: content is zeros, hashes are made up, and what begins with [`WRONG`] is wrong.
-pub fn disk(manifest: Arc<Manifest>) -> DiskFn {
+pub(super) fn disk(manifest: Arc<Manifest>) -> DiskFn {
     let bytes = Bytes::from(manifest.to_bytes());
     let transfer = Manifest::id_of(&bytes);
     let zeros = Bytes::from(vec![0; 64 * 1024]);
@@ -62,7 +62,7 @@ fn frames(
 }
 
 /// One file of so many bytes.
-pub fn one_file(size: u64) -> Arc<Manifest> {
+pub(super) fn one_file(size: u64) -> Arc<Manifest> {
     let log2 = piece_log2_for(size);
     let path = SafePath::parse("film.mkv").expect("a name");
     let entry = Entry { path, kind: EntryKind::File { size, executable: false }, mtime: 0 };
@@ -70,11 +70,11 @@ pub fn one_file(size: u64) -> Arc<Manifest> {
     Arc::new(Manifest::new(log2, vec![(entry, hashes.collect())]).expect("a manifest"))
 }
 
-pub fn config(peer: &UserId) -> Config {
+pub(super) fn config(peer: &UserId) -> Config {
     Config { accept: AcceptPolicy::Everyone, ..Config::new(peer.clone(), "/nowhere".into()) }
 }
 
-pub fn send() -> TransferCommand {
+pub(super) fn send() -> TransferCommand {
     TransferCommand::Send {
         token: SendToken(1),
         paths: vec!["film.mkv".into()],
@@ -85,7 +85,7 @@ pub fn send() -> TransferCommand {
 
 const MBIT: u64 = 1_000_000 / 8;
 
-pub fn access(up_mbit: u64, down_mbit: u64) -> Access {
+pub(super) fn access(up_mbit: u64, down_mbit: u64) -> Access {
     Access { up_bps: up_mbit * MBIT, down_bps: down_mbit * MBIT, delay: Duration::from_millis(10) }
 }
 
