@@ -70,7 +70,7 @@ pub(super) fn one_file(size: u64) -> Arc<Manifest> {
     Arc::new(Manifest::new(log2, vec![(entry, hashes.collect())]).expect("a manifest"))
 }
 
-pub fn config(peer: &UserId) -> Config {
+pub(super) fn config(peer: &UserId) -> Config {
     Config { accept: AcceptPolicy::Everyone, ..Config::new(peer.clone(), "/nowhere".into()) }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn send() -> TransferCommand {
 
 const MBIT: u64 = 1_000_000 / 8;
 
-pub fn access(up_mbit: u64, down_mbit: u64) -> Access {
+pub(super) fn access(up_mbit: u64, down_mbit: u64) -> Access {
     Access { up_bps: up_mbit * MBIT, down_bps: down_mbit * MBIT, delay: Duration::from_millis(10) }
 }
 
