@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+#[path = "transfers.rs"]
+mod transfers;
+
 use bytes::Bytes;
 use fast_rtc_swarm::core::access::Grant;
 use fast_rtc_swarm::core::chat;
@@ -29,7 +32,7 @@ use fast_rtc_swarm::wire::{ClientSignal, Invite, RoomId, RoomKey, Sdp, UserId};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("client_signal", client_signal),
     ("server_signal", server_signal),
     ("control", control),
@@ -41,6 +44,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("path_and_text", path_and_text),
     ("room", room),
     ("mesh", mesh),
+    ("transfers", transfers::run),
 ];
 
 /// The server's end of a socket: a line a message, so that the second may depend on the first.
