@@ -76,7 +76,16 @@ struct World {
     id: TransferId,
     ops: VecDeque<DiskOp>,
     accepted: bool,
+    store: Store,
     on_disk: BTreeSet<u32>,
+}
+
+/// How the disk knows the transfer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Closed,
+    Source,
+    Destination,
 }
 
 impl World {
@@ -92,6 +101,7 @@ impl World {
             bytes,
             ops: VecDeque::new(),
             accepted: false,
+            store: Store::Closed,
             on_disk: BTreeSet::new(),
         }
     }
@@ -169,6 +179,7 @@ impl World {
             if let Output::Disk(op) = output {
                 self.check(&op.job);
                 match op.job {
+                    DiskJob::Close { transfer } if transfer == self.id => self.store = Store::Closed,
                     DiskJob::Close { .. } => {}
                     _ => self.ops.push_back(op),
                 }
@@ -209,12 +220,14 @@ impl World {
         let pieces = self.manifest.piece_count();
         match job {
             DiskJob::Scan { .. } => {
+                self.store = Store::Source;
                 self.on_disk.extend(0..pieces);
                 let (manifest, bytes) = (self.manifest.clone(), self.bytes.clone());
                 DiskDone::Scanned(Scanned { manifest, bytes, left_out: 0 })
             }
             DiskJob::Free { .. } => DiskDone::Free(None),
             DiskJob::Open { .. } => {
+                self.store = Store::Destination;
                 let mut have = PieceSet::none(pieces);
                 have.extend(self.on_disk.iter().copied());
                 DiskDone::Opened(Opened { have, unwanted: PieceSet::none(pieces), skipped_files: 0 })
@@ -227,6 +240,9 @@ impl World {
                         .encode()
                 });
                 DiskDone::Frames(frames.collect())
+            }
+            DiskJob::Write { .. } | DiskJob::Finish { .. } if self.store != Store::Destination => {
+                DiskDone::Failed(DiskError::Nothing)
             }
             DiskJob::Write { piece, parts, .. } => {
                 assert!(!self.on_disk.contains(&piece), "piece {piece} is written twice");
