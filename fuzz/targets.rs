@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+#[path = "transfers.rs"]
+mod transfers;
+
 use bytes::Bytes;
 use fast_rtc_swarm::core::access::Grant;
 use fast_rtc_swarm::core::chat;
@@ -45,6 +48,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("room", room),
     ("code", code),
     ("mesh", mesh),
+    ("transfers", transfers::run),
 ];
 
 /// The server's end of a socket: a line a message, so that the second may depend on the first.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use crate::wire::text;
+
 /// The program's exit codes (`README.md`, "Exit codes"). A script may rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -62,8 +64,14 @@ impl Failure {
         if is_broken_pipe(&self.error) {
             return Exit::Done;
         }
-        super::term::eprint_line(&self.to_string());
+        super::term::eprint_line(&self.shown());
         self.exit
+    }
+
+    /// Fit for a terminal: names of files that somebody else chose may be in it.
+    fn shown(&self) -> String {
+        let text = self.to_string();
+        text::split_lines(&text).map(text::whole_line).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -109,6 +117,12 @@ mod tests {
         let failure = failure.or_exit(Exit::Incomplete).expect_err("it is an error");
         assert_eq!(failure.to_string(), "swarm: can't write film.mkv: disk on fire");
         assert_eq!(failure.exit(), Exit::Incomplete);
+    }
+
+    #[test]
+    fn a_failure_can_not_move_the_cursor() {
+        let failure = Failure::new(Exit::Failed, "can't read \u{1b}]0;x\u{7}.txt\ntry again");
+        assert_eq!(failure.shown(), "swarm: can't read ␛]0;x␇.txt\ntry again");
     }
 
     #[test]

@@ -111,8 +111,9 @@ impl Item {
                 Receiver::Lost => tally.lost += 1,
                 Receiver::Has { from_us, from_others } => {
                     tally.delivered += 1;
-                    tally.from_us += from_us;
-                    tally.from_others += from_others;
+                    // What receivers say they had is theirs to make up.
+                    tally.from_us = tally.from_us.saturating_add(*from_us);
+                    tally.from_others = tally.from_others.saturating_add(*from_others);
                 }
             }
             tally
@@ -405,6 +406,22 @@ pub(crate) mod tests {
             shelf.items()[0].sent_summary(),
             "film.mkv was delivered to 1 of 2; uploaded 586 KiB, the receivers passed 438 KiB to each other"
         );
+    }
+
+    #[test]
+    fn receivers_may_make_up_any_number() {
+        let mut shelf = Shelf::default();
+        let transfer = TransferId([1; 32]);
+        say(&mut shelf, &TransferEvent::Prepared { token: SendToken(0), offer: offer(1, "film.mkv", "0") });
+        for peer in ["1111", "2222"] {
+            let (from_origin_bytes, from_others_bytes) = (u64::MAX, u64::MAX);
+            let peer = id(peer);
+            say(
+                &mut shelf,
+                &TransferEvent::Delivered { transfer, peer, from_origin_bytes, from_others_bytes },
+            );
+        }
+        assert_eq!(shelf.items()[0].tally().from_us, u64::MAX);
     }
 
     #[test]

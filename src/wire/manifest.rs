@@ -144,6 +144,11 @@ pub enum ManifestError {
     /// Two paths are the same file on a system that ignores case.
     #[error("{0} and another path are the same file on some systems")]
     Twin(SafePath),
+    /// A hidden file or folder beside one that is not: people would be asked about the other only.
+    #[error(
+        "{0} is hidden and would not be seen beside the others; send it by itself, or the folder around it"
+    )]
+    Hidden(SafePath),
     /// A file stands where a folder is needed.
     #[error("{0} is a file and a folder at once")]
     Overlap(SafePath),
@@ -326,6 +331,13 @@ fn check_paths(entries: &[Entry]) -> Result<(), ManifestError> {
             return Err(ManifestError::Order(pair[1].path.clone()));
         }
     }
+    // The first is what a transfer is called.
+    let is_hidden = |entry: &Entry| entry.path.as_str().starts_with('.');
+    if let Some(hidden) = entries.iter().find(|entry| is_hidden(entry))
+        && !entries.first().is_some_and(is_hidden)
+    {
+        return Err(ManifestError::Hidden(hidden.path.clone()));
+    }
     let mut open = vec![OpenFolder { prefix: "", names: BTreeMap::new() }];
     for entry in entries {
         let path = entry.path.as_str();
@@ -486,6 +498,17 @@ mod tests {
     fn nothing_is_a_file_and_a_folder_at_once() {
         assert_eq!(check(&["a", "a-b", "a/b"]), Err(ManifestError::Overlap(path("a/b"))));
         assert_eq!(check(&["x/y/a", "x/y/a/b/c"]), Err(ManifestError::Overlap(path("x/y/a/b/c"))));
+    }
+
+    #[test]
+    fn nothing_hidden_arrives_under_the_name_of_something_else() {
+        assert_eq!(
+            check(&["(photos)", ".ssh/authorized_keys"]),
+            Err(ManifestError::Hidden(path(".ssh/authorized_keys")))
+        );
+        for sound in [&[".env", "main.rs"][..], &[".env"], &["photos/.hidden"], &["(a)", "b"]] {
+            assert_eq!(check(sound), Ok(()), "{sound:?}");
+        }
     }
 
     #[test]

@@ -64,4 +64,25 @@ mod tests {
         assert_ne!(secret, Secret::new("hunter"));
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
+
+    /// Long enough that an early end would show: a comparison that stops at the first difference takes next to no time for
+    /// texts that differ at once. The shortest of several times is taken, since others may use the machine, too.
+    #[test]
+    fn where_two_secrets_differ_does_not_show_in_the_time() {
+        const LEN: usize = 1 << 20;
+        let secret = Secret::new("x".repeat(LEN));
+        let differs_at = |at: usize| {
+            let mut text = "x".repeat(LEN);
+            text.replace_range(at..=at, "y");
+            let other = Secret::new(text);
+            let time = |_| {
+                let start = std::time::Instant::now();
+                assert!(std::hint::black_box(&secret) != std::hint::black_box(&other));
+                start.elapsed()
+            };
+            (0..5).map(time).min().expect("five times")
+        };
+        let (first, last) = (differs_at(0), differs_at(LEN - 1));
+        assert!(first * 8 > last, "{first:?} where the first byte differs, {last:?} where the last does");
+    }
 }

@@ -261,6 +261,7 @@ async fn a_certificate_that_was_not_announced_is_refused() {
     offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
     assert_eq!(answerer.closed().await, PeerClosed::DtlsFailed);
     assert!(!answerer.said.iter().any(|event| matches!(event, PeerEvent::Connected { .. })));
+    assert_eq!(offerer.closed().await, PeerClosed::DtlsFailed, "the other end is told, too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -275,6 +276,7 @@ async fn an_answer_with_another_certificate_is_refused() {
     offerer.ask(PeerCommand::AcceptAnswer { sdp: with_other_fingerprint(&answer) });
     assert_eq!(offerer.closed().await, PeerClosed::DtlsFailed);
     assert!(!offerer.said.iter().any(|event| matches!(event, PeerEvent::Connected { .. })));
+    assert_eq!(answerer.closed().await, PeerClosed::DtlsFailed, "the other end is told, too");
 }
 
 /// The description with the first byte of its fingerprint changed.
@@ -489,6 +491,11 @@ mod stranger {
     impl Stranger {
         /// Offers a connection with these channels to one of our peers.
         pub async fn offer_to(peer: &mut Peer, labels: &[&str]) -> Self {
+            Self::offer_as(peer, labels, str::to_owned).await
+        }
+
+        /// The same with a description that says what `change` makes of it.
+        pub async fn offer_as(peer: &mut Peer, labels: &[&str], change: fn(&str) -> String) -> Self {
             let pc = PeerConnectionBuilder::new()
                 .with_handler(Arc::new(Silent))
                 .with_udp_addrs(vec!["127.0.0.1:0"])
@@ -501,7 +508,7 @@ mod stranger {
                 channels.push(pc.create_data_channel(label, None).await.expect("a channel"));
             }
             let offer = pc.create_offer(None).await.expect("an offer");
-            let sdp = Sdp::new(offer.sdp.clone()).expect("short enough");
+            let sdp = Sdp::new(change(&offer.sdp)).expect("short enough");
             pc.set_local_description(offer).await.expect("it is our own");
             peer.ask(PeerCommand::AcceptOffer { sdp });
             let answer = peer.description().await;
@@ -523,6 +530,21 @@ mod stranger {
             };
             tokio::time::timeout(PATIENCE, sent).await.expect("the channel opens");
         }
+    }
+
+    /// The engine takes messages up to what both ends announced and drops longer ones without a word; here one end does not
+    /// keep to what it announced.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_message_longer_than_was_agreed_is_dropped_and_harms_nothing_else() {
+        let mut peer = Peer::new();
+        let modest = |sdp: &str| sdp.replace("a=max-message-size:65536", "a=max-message-size:1000");
+        let stranger = Stranger::offer_as(&mut peer, &["fast"], modest).await;
+        peer.opened(Channel::Fast).await;
+        for message in ["before", &"x".repeat(2000), "after"] {
+            stranger.send(0, message).await;
+        }
+        assert_eq!(peer.message().await, (Channel::Fast, super::text("before")));
+        assert_eq!(peer.message().await, (Channel::Fast, super::text("after")));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | commands of a connection | 16 MiB of messages | that connection is closed, [`PeerClosed::Failed`] |
 //! | events of all connections | [`RtcConfig::event_queue`] | channels are no longer read; SCTP's window closes |
-//! | received messages of a channel | about 1000 messages, in the engine, and SCTP's window | the sender waits |
+//! | received messages of a channel | about 1000 messages (250 MiB of the longest), in the engine, and SCTP's window | the sender waits |
+//! | one received message | what both ends announced, 262,144 bytes at most | the engine drops it, the connection goes on |
 //! | channels a peer opens | 16 | the connection is closed, [`PeerClosed::Failed`] |
 //! | candidates of a peer | [`CANDIDATES_MAX`](crate::wire::limits::CANDIDATES_MAX) | further ones are ignored |
 
