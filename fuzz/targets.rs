@@ -35,7 +35,7 @@ use fast_rtc_swarm::wire::{ClientSignal, Invite, RoomId, RoomKey, Sdp, UserId};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("client_signal", client_signal),
     ("server_signal", server_signal),
     ("control", control),
