@@ -167,6 +167,8 @@ pub struct Strain {
     pub shortest: Duration,
     /// The last one. What it takes longer is the queue on the path.
     pub last: Duration,
+    /// How long bulk data waited here before it was sent, on the average since the report before.
+    pub backlog: Duration,
 }
 
 /// Why a connection ended.

@@ -14,6 +14,10 @@ const ROUND_TRIP_MIN: Duration = Duration::from_millis(10);
 /// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at one of 30 ms.
 const QUEUE: Duration = Duration::from_millis(15);
 
+/// Data that waits less than that before it is sent is not held back by its association but by the bulk window, which
+/// lets 30 ms and a quarter of a round trip wait there and grows otherwise.
+const BACKLOG: Duration = Duration::from_millis(20);
+
 /// So many times the connections there are, and they must bring at least so much more, or they stay as they are.
 const GROWTH: usize = 4;
 const GAIN: f64 = 1.3;
@@ -57,8 +61,9 @@ impl Policy {
         let Some(before) = self.before.replace(strain.last) else { return 0 };
         // Busy sockets are read in steps, which makes one round trip or another longer.
         let has_queue = strain.last.min(before) > strain.shortest + QUEUE;
+        let is_held_back = strain.backlog >= BACKLOG;
         let rests = self.rests_until.is_some_and(|until| now < until);
-        if has_queue || rests || strain.shortest < ROUND_TRIP_MIN {
+        if has_queue || !is_held_back || rests || strain.shortest < ROUND_TRIP_MIN {
             return 0;
         }
         self.before = None;

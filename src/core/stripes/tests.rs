@@ -23,7 +23,8 @@ fn candidate() -> StripeSignal {
 }
 
 fn strain(queue_ms: u64) -> Strain {
-    Strain { shortest: ROUND_TRIP, last: ROUND_TRIP + Duration::from_millis(queue_ms) }
+    let backlog = Duration::from_millis(30);
+    Strain { shortest: ROUND_TRIP, last: ROUND_TRIP + Duration::from_millis(queue_ms), backlog }
 }
 
 fn piece(len: usize) -> Bytes {
@@ -187,15 +188,17 @@ fn a_path_without_a_queue_gets_four_times_as_many_connections_each_time() {
 }
 
 #[test]
-fn a_path_that_is_full_or_short_gets_none() {
+fn a_path_that_is_full_or_short_or_not_used_gets_none() {
     let mut end = End::new(1);
     for _ in 0..20 {
         assert_eq!(end.strained(30, 1_000_000), []);
     }
-    let short = Strain { shortest: Duration::from_millis(2), last: Duration::from_millis(2) };
-    for _ in 0..20 {
+    let short = Duration::from_millis(2);
+    let short = Strain { shortest: short, last: short, ..strain(0) };
+    let window_too_small = Strain { backlog: Duration::from_millis(10), ..strain(0) };
+    for strain in [short, window_too_small].into_iter().flat_map(|strain| [strain; 20]) {
         end.pass(1);
-        end.stripes.handle_strain(end.now, LINK, short);
+        end.stripes.handle_strain(end.now, LINK, strain);
         assert_eq!(end.drain(), []);
     }
 }

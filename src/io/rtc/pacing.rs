@@ -21,6 +21,9 @@ use crate::core::peer::Strain;
 /// How long a chat line may wait behind bulk data.
 const QUEUE_TIME: Duration = Duration::from_millis(30);
 
+/// From this round trip on a path counts as long: what is in flight is more than one or two frames.
+const LONG: Duration = Duration::from_millis(10);
+
 /// One frame of the size our peers send: less than that cannot keep any path busy.
 const WINDOW_MIN_BYTES: usize = 64 * 1024;
 
@@ -36,8 +39,9 @@ const MEASURE_TIME: Duration = Duration::from_millis(50);
 /// Of what a measured round trip is longer than the shortest, one part in so many is believed.
 const RTT_FORGET: u32 = 32;
 
-/// How much the rate may rise from one measurement to the next, and the weight of a lower one.
-const RISE: f64 = 2.0;
+/// How much the rate may rise from one measurement to the next, and the weights of a higher and of a lower one.
+const RISE_MAX: f64 = 2.0;
+const RISE: f64 = 0.5;
 const FALL: f64 = 0.1;
 
 /// The bulk window of one connection.
@@ -46,6 +50,7 @@ pub(super) struct Pacer {
     window_bytes: usize,
     rtt: Duration,
     shortest_rtt: Duration,
+    load: Load,
     measured_at: Instant,
     drained_at_measure: u64,
     /// Whether nothing was waiting at some time since then: the rate is at least what was measured.
@@ -60,6 +65,7 @@ impl Pacer {
             window_bytes: WINDOW_START_BYTES,
             rtt: Duration::ZERO,
             shortest_rtt: Duration::MAX,
+            load: Load::new(now),
             measured_at: now,
             drained_at_measure: 0,
             was_idle: true,
@@ -70,11 +76,17 @@ impl Pacer {
 
     /// When the channel has drained to this many bytes there is room again.
     pub(super) fn low_water_bytes(&self) -> usize {
-        self.window_bytes / 4 * 3
+        self.window_bytes - self.step_bytes()
+    }
+
+    /// What is granted at a time, at least. Frames are cut from it, and each costs the same whatever its size; but on a long
+    /// path what is not granted yet is a gap that no queue fills.
+    fn step_bytes(&self) -> usize {
+        if self.rtt >= LONG { self.window_bytes / 4 } else { self.window_bytes / 2 }
     }
 
     /// A round trip was measured. Those measured while the routers' queues are full are too long: the shortest counts,
-    /// and is forgotten slowly, because paths change. Returns the last beside the shortest of all.
+    /// and is forgotten slowly, because paths change. Returns how the path fared since the last.
     pub(super) fn set_rtt(&mut self, rtt: Duration) -> Strain {
         self.shortest_rtt = self.shortest_rtt.min(rtt);
         self.rtt = match self.rtt {
@@ -82,18 +94,20 @@ impl Pacer {
             shortest if rtt < shortest => rtt,
             shortest => shortest + (rtt - shortest) / RTT_FORGET,
         };
-        Strain { shortest: self.shortest_rtt, last: rtt }
+        let backlog = self.load.waited().saturating_sub(rtt);
+        Strain { shortest: self.shortest_rtt, last: rtt, backlog }
     }
 
     /// `sent` bytes were given to the channel since it opened, `drained` of them were acknowledged. Returns how many
     /// more fit, when that is worth saying.
     pub(super) fn room(&mut self, now: Instant, sent: u64, drained: u64) -> Option<usize> {
         self.measure(now, sent, drained);
-        let window = self.window_bytes as i64;
+        self.load.note(now, sent, drained);
+        let (window, step) = (self.window_bytes as i64, self.step_bytes() as i64);
         let waiting = sent.saturating_sub(drained) as i64;
         // What the consumer may still send; below zero by less than one message.
         let left = self.granted as i64 - sent as i64;
-        if waiting > window / 4 * 3 || left >= window / 4 {
+        if waiting > window - step || left >= step {
             return None;
         }
         let room = window - waiting - left;
@@ -111,7 +125,7 @@ impl Pacer {
         // Acknowledgements come in bursts after a loss: one burst is not a faster path, one gap not a slower one.
         self.rate_bps = match self.rate_bps {
             0.0 => rate,
-            known if rate > known => rate.min(known * RISE),
+            known if rate > known => (known + (rate - known) * RISE).min(known * RISE_MAX),
             known if self.was_idle => known,
             known => known * (1.0 - FALL) + rate * FALL,
         };
@@ -121,6 +135,41 @@ impl Pacer {
         self.measured_at = now;
         self.drained_at_measure = drained;
         self.was_idle = sent == drained;
+    }
+}
+
+/// What waited for how long, since it was last asked for.
+#[derive(Debug)]
+struct Load {
+    noted_at: Instant,
+    /// Bytes times seconds.
+    waited: f64,
+    drained_before: u64,
+    drained: u64,
+}
+
+impl Load {
+    fn new(now: Instant) -> Self {
+        Self { noted_at: now, waited: 0.0, drained_before: 0, drained: 0 }
+    }
+
+    fn note(&mut self, now: Instant, sent: u64, drained: u64) {
+        let elapsed = now.saturating_duration_since(self.noted_at).as_secs_f64();
+        self.waited += sent.saturating_sub(drained) as f64 * elapsed;
+        self.noted_at = now;
+        self.drained = drained;
+    }
+
+    /// How long a byte took from the consumer to the other end and its acknowledgement back (Little's law).
+    fn waited(&mut self) -> Duration {
+        let drained = self.drained.saturating_sub(self.drained_before) as f64;
+        let waited = std::mem::take(&mut self.waited);
+        self.drained_before = self.drained;
+        if drained > 0.0 {
+            Duration::try_from_secs_f64(waited / drained).unwrap_or_default()
+        } else {
+            Duration::ZERO
+        }
     }
 }
 
@@ -203,6 +252,21 @@ mod tests {
         assert!((800_000..1_300_000).contains(&fast), "{fast}");
         let lan = window_after(400e6, Duration::ZERO, Duration::from_secs(5));
         assert_eq!(lan, WINDOW_MAX_BYTES);
+    }
+
+    #[test]
+    fn what_waits_before_it_is_sent_is_told_from_what_is_in_flight() {
+        let start = Instant::now();
+        let rtt = Duration::from_millis(40);
+        for (waiting, backlog) in [(40_000, Duration::ZERO), (100_000, Duration::from_millis(60))] {
+            let mut pacer = Pacer::new(start);
+            for millisecond in 1..=1000_u64 {
+                let drained = millisecond * 1000;
+                pacer.room(start + Duration::from_millis(millisecond), drained + waiting, drained);
+            }
+            let told = pacer.set_rtt(rtt).backlog;
+            assert!(told.abs_diff(backlog) < Duration::from_millis(2), "{told:?} instead of {backlog:?}");
+        }
     }
 
     #[test]
