@@ -11,11 +11,11 @@ use crate::core::peer::Strain;
 /// On a shorter path one association is fast enough: 50 Mbit/s at one lost packet in a hundred.
 const ROUND_TRIP_MIN: Duration = Duration::from_millis(10);
 
-/// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at one of 30 ms.
+/// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at less than 30 ms.
 const QUEUE: Duration = Duration::from_millis(15);
 
 /// Data that waits less than that before it is sent is not held back by its association but by the bulk window, which
-/// lets 30 ms and a quarter of a round trip wait there and grows otherwise.
+/// lets 20 ms and a quarter of a round trip wait there and grows otherwise.
 const BACKLOG: Duration = Duration::from_millis(20);
 
 /// So many times the connections there are, and they must bring at least so much more, or they stay as they are.
