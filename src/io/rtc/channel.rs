@@ -26,6 +26,9 @@ const PACE_EVERY: Duration = Duration::from_millis(50);
 /// How long a message waits for a channel that the engine is about to open.
 const NOT_OPEN_PAUSE: Duration = Duration::from_millis(1);
 
+/// A pause so short in the sending of bulk is part of it: the consumer waits for a slower connection to the same peer.
+const LULL_MAX: Duration = Duration::from_millis(200);
+
 /// How often the round trip is looked up while bulk data flows.
 const RTT_EVERY: Duration = Duration::from_secs(1);
 
@@ -168,8 +171,10 @@ pub(super) async fn pace(data_channel: Arc<dyn DataChannel>, pc: Arc<dyn PeerCon
             }
         }
         if sent == drained {
-            strained_since = None;
             outlet.load.bulk_moved.notified().await;
+            if now.elapsed() > LULL_MAX {
+                strained_since = None;
+            }
             continue;
         }
         if rtt_at.is_none_or(|at| now.saturating_duration_since(at) >= RTT_EVERY) {
