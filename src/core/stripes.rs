@@ -41,6 +41,11 @@ pub const STRIPES_MAX: usize = 11;
 /// How long a stripe may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// So many offers are taken in beside one link within [`OFFERS_TIME`]: each costs a connection, even if it is taken back at
+/// once. Whoever opens stripes to use them needs [`STRIPES_MAX`] each [`IDLE_TIMEOUT`] at the most.
+const OFFERS_MAX: usize = 4 * STRIPES_MAX;
+const OFFERS_TIME: Duration = Duration::from_secs(60);
+
 /// A stripe that carried nothing for so long is closed by whoever opened it.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -94,7 +99,12 @@ struct Stripe {
 struct Lane {
     /// What the link's own bulk channel takes.
     credit: i64,
+    /// What was granted for stripes that are gone. It may still be sent, on the link, and counts against what is granted next.
+    owed: i64,
     policy: Policy,
+    /// How many offers the peer made, and since when.
+    offers: usize,
+    offers_since: Option<Instant>,
 }
 
 /// The machine of all stripes of a mesh.
@@ -141,9 +151,11 @@ impl Stripes {
         self.stripes.is_empty()
     }
 
-    /// The link's own bulk channel takes that many bytes more.
-    pub fn add_credit(&mut self, link: LinkKey, bytes: usize) {
-        self.lanes.entry(link).or_default().credit += signed(bytes);
+    /// The link's own bulk channel takes that many bytes more. Returns how many more may be sent to the peer.
+    pub fn add_credit(&mut self, link: LinkKey, bytes: usize) -> usize {
+        let lane = self.lanes.entry(link).or_default();
+        lane.credit += signed(bytes);
+        lane.settle(signed(bytes))
     }
 
     /// Which stripe takes this frame; `None` if the link itself does. The one with the most room, so that none is
@@ -185,7 +197,7 @@ impl Stripes {
         let known = self.stripes.iter().find(|(_, stripe)| stripe.link == link && stripe.name == name);
         let Some((&key, _)) = known else {
             return match signal {
-                StripeSignal::Offer { sdp } if self.opened_by_peer(link) < STRIPES_MAX => {
+                StripeSignal::Offer { sdp } if self.takes_offer(now, link) => {
                     let key = self.insert(now, link, name, false);
                     self.command(key, PeerCommand::AcceptOffer { sdp });
                 }
@@ -232,9 +244,8 @@ impl Stripes {
                 stripe.used_at = now;
                 let idle_at = stripe.is_ours.then_some(now + IDLE_TIMEOUT);
                 self.timers.set(key, idle_at);
-                if let Ok(bytes @ 1..) = usize::try_from(stripe.credit) {
-                    self.outbox.push_back(Output::Writable(link, bytes));
-                }
+                let credit = stripe.credit;
+                self.grant(link, credit);
             }
             PeerEvent::Message { channel: Channel::Bulk, payload: Payload::Binary(frame) } => {
                 stripe.used_at = now;
@@ -243,11 +254,15 @@ impl Stripes {
             PeerEvent::Writable { bytes } => {
                 stripe.credit += signed(bytes);
                 if stripe.state == State::Open {
-                    self.outbox.push_back(Output::Writable(link, bytes));
+                    self.grant(link, signed(bytes));
                 }
             }
             PeerEvent::Message { .. } => self.give_up(now, key),
-            PeerEvent::Closed(_) => self.remove(now, key),
+            PeerEvent::Closed(_) => {
+                // The other end may not know, and would go on sending into it.
+                self.say(link, name, StripeSignal::End);
+                self.remove(now, key);
+            }
             PeerEvent::Connected { .. }
             | PeerEvent::ChannelOpen(Channel::Fast | Channel::Control)
             | PeerEvent::Strain(_)
@@ -300,8 +315,17 @@ impl Stripes {
         key
     }
 
-    fn opened_by_peer(&self, link: LinkKey) -> usize {
-        self.stripes.values().filter(|stripe| stripe.link == link && !stripe.is_ours).count()
+    /// Whether the peer may open one more.
+    fn takes_offer(&mut self, now: Instant, link: LinkKey) -> bool {
+        let theirs = self.stripes.values().filter(|stripe| stripe.link == link && !stripe.is_ours).count();
+        theirs < STRIPES_MAX && self.lanes.entry(link).or_default().takes_offer(now)
+    }
+
+    /// Passes on that a stripe takes so many bytes more, or that many that it took are gone with it.
+    fn grant(&mut self, link: LinkKey, bytes: i64) {
+        if let bytes @ 1.. = self.lanes.entry(link).or_default().settle(bytes) {
+            self.outbox.push_back(Output::Writable(link, bytes));
+        }
     }
 
     /// Closes a stripe and lets the peer know.
@@ -320,14 +344,18 @@ impl Stripes {
     fn remove(&mut self, now: Instant, key: LinkKey) {
         let Some(stripe) = self.stripes.remove(&key) else { return };
         self.timers.set(key, None);
-        let is_idle = now.saturating_duration_since(stripe.used_at) >= IDLE_TIMEOUT / 2;
+        if stripe.is_ours && stripe.state != State::Open {
+            self.lanes.entry(stripe.link).or_default().policy.rest(now);
+        }
         match stripe.state {
-            State::Open if is_idle => {}
-            State::Open => self.outbox.push_back(Output::Lost(stripe.link)),
-            State::Offered | State::Connecting if stripe.is_ours => {
-                self.lanes.entry(stripe.link).or_default().policy.rest(now);
+            State::Offered => {}
+            // The other end may have found it open already.
+            State::Connecting => self.outbox.push_back(Output::Lost(stripe.link)),
+            // Even if nothing was sent on it for long: something may be on its way to us.
+            State::Open => {
+                self.outbox.push_back(Output::Lost(stripe.link));
+                self.grant(stripe.link, -stripe.credit);
             }
-            State::Offered | State::Connecting => {}
         }
     }
 
@@ -337,6 +365,25 @@ impl Stripes {
 
     fn say(&mut self, link: LinkKey, stripe: u32, signal: StripeSignal) {
         self.outbox.push_back(Output::Control { link, stripe, signal });
+    }
+}
+
+impl Lane {
+    /// Takes down what was granted, and returns how much of it is news to whoever sends.
+    fn settle(&mut self, bytes: i64) -> usize {
+        let news = bytes - self.owed;
+        self.owed = (-news).max(0);
+        usize::try_from(news).unwrap_or(0)
+    }
+
+    fn takes_offer(&mut self, now: Instant) -> bool {
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= OFFERS_TIME;
+        if self.offers_since.is_none_or(is_over) {
+            self.offers = 0;
+            self.offers_since = Some(now);
+        }
+        self.offers += 1;
+        self.offers <= OFFERS_MAX
     }
 }
 

@@ -68,8 +68,9 @@ impl Mesh {
             }
             link::Event::Path(path) => self.event(Event::Path { peer, path }),
             link::Event::Writable(bytes) => {
-                self.stripes.add_credit(key, bytes);
-                self.event(Event::Writable { peer, bytes });
+                if let bytes @ 1.. = self.stripes.add_credit(key, bytes) {
+                    self.event(Event::Writable { peer, bytes });
+                }
             }
             link::Event::Text { .. }
             | link::Event::Data(_)

@@ -246,8 +246,9 @@ fn an_idle_stripe_is_closed_by_whoever_opened_it() {
         [
             Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
             Output::Peer(key, PeerCommand::Close),
+            Output::Lost(LINK),
         ],
-        "nothing was on its way"
+        "something may have been on its way to us"
     );
     assert!(end.stripes.is_empty());
 }
@@ -255,8 +256,37 @@ fn an_idle_stripe_is_closed_by_whoever_opened_it() {
 #[test]
 fn frames_may_be_lost_with_a_stripe_that_breaks() {
     let (mut end, key) = End::striped();
-    assert_eq!(end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed)), [Output::Lost(LINK)]);
+    let name = end.name_of(key);
+    assert_eq!(
+        end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed)),
+        [
+            // Before anything that is asked for again.
+            Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
+            Output::Lost(LINK),
+        ]
+    );
     assert_eq!(end.stripes.route(end.now, LINK, &piece(100)), None);
+}
+
+#[test]
+fn what_was_granted_for_a_stripe_that_is_gone_counts_against_what_is_granted_next() {
+    let (mut end, key) = End::striped();
+    assert_eq!(end.stripes.add_credit(LINK, 500), 500);
+    assert_eq!(end.connection(key, PeerEvent::Writable { bytes: 1000 }), [Output::Writable(LINK, 1000)]);
+    end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(end.stripes.route(end.now, LINK, &piece(1500)), None, "all of it may be sent, on the link");
+    assert_eq!(end.stripes.add_credit(LINK, 600), 0);
+    assert_eq!(end.stripes.add_credit(LINK, 600), 200);
+    assert_eq!(end.stripes.add_credit(LINK, 600), 600);
+}
+
+#[test]
+fn what_a_stripe_that_is_gone_had_sent_too_much_may_be_sent_again() {
+    let (mut end, key) = End::striped();
+    end.connection(key, PeerEvent::Writable { bytes: 1000 });
+    assert_eq!(end.stripes.route(end.now, LINK, &piece(1300)), Some(key));
+    let gone = end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(gone.last(), Some(&Output::Writable(LINK, 300)), "{gone:?}");
 }
 
 #[test]
@@ -281,6 +311,21 @@ fn a_peer_that_opens_stripes_without_end_is_refused() {
     );
     let more = (0..2 * CANDIDATES_MAX).map(|_| end.hears(0, candidate()).len()).sum::<usize>();
     assert_eq!(more, CANDIDATES_MAX);
+}
+
+#[test]
+fn a_peer_that_opens_and_ends_stripes_without_end_is_refused_for_a_while() {
+    let mut end = End::new(1);
+    let mut accepted = |seconds| {
+        end.pass(seconds);
+        let is_accepted = |name| {
+            let made = end.hears(name, StripeSignal::Offer { sdp: sdp("offer") });
+            end.hears(name, StripeSignal::End);
+            matches!(made[..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })])
+        };
+        (0..1000).map(is_accepted).filter(|is_accepted| *is_accepted).count()
+    };
+    assert_eq!([accepted(0), accepted(59), accepted(1)], [OFFERS_MAX, 0, OFFERS_MAX]);
 }
 
 #[test]
