@@ -38,6 +38,8 @@ enum Happening {
     CutPath(usize, usize),
     HealPaths,
     Slow(u64),
+    /// Bulk data meets a long path: stripes are opened, and frames are sent.
+    Strain(usize, usize),
     Say(usize),
     Pass(u64),
 }
@@ -58,6 +60,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<(usize, usize)>().prop_map(|(a, b)| Happening::CutPath(a, b)),
         1 => Just(Happening::HealPaths),
         1 => (20..3_000u64).prop_map(Happening::Slow),
+        3 => any::<(usize, usize)>().prop_map(|(no, which)| Happening::Strain(no, which)),
         2 => any::<usize>().prop_map(Happening::Say),
         4 => (0..5_000u64).prop_map(Happening::Pass),
     ]
@@ -140,6 +143,9 @@ impl Chaos {
             }
             Happening::HealPaths => self.heal(),
             Happening::Slow(ms) => self.world.set_max_delay(Duration::from_millis(ms)),
+            Happening::Strain(no, which) => {
+                pick(no).into_iter().for_each(|no| self.world.strain(no, which));
+            }
             Happening::Say(no) => pick(no).into_iter().for_each(|no| self.world.say(no, self.cast[no].room)),
             Happening::Pass(ms) => self.world.run_for(Duration::from_millis(ms)),
         }
@@ -235,6 +241,7 @@ impl Chaos {
             self.check_room(&ours, &originals);
         }
         self.check_lines();
+        self.world.assert_no_frame_vanished();
         self.world.assert_quiet();
         self.world.assert_server_forgets();
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{self, Event};
+use fast_rtc_swarm::core::stripes::STRIPES_MAX;
 use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, Secret, UserId};
 
 use crate::sim::{Break, Newcomer, PeerNo, World, was_told_of};
@@ -470,4 +471,37 @@ fn a_peer_that_left_makes_no_more_links() {
     world.crash(newcomer);
     world.settle();
     world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn stripes_come_and_go_without_the_server_and_the_link_stays() {
+    let (mut world, peers) = world_of(2, 33);
+    let [ada, bob] = [0, 1].map(|no: usize| (peers[no], world.peers[peers[no]].id.clone()));
+    let told = world.peers.iter().map(|peer| peer.events.len()).collect::<Vec<_>>();
+    let said = world.sent_to_server;
+    world.strain(ada.0, 0);
+    world.run_for(seconds(2));
+    assert_eq!([world.stripes(ada.0), world.stripes(bob.0)], [3, 3]);
+    world.strain(ada.0, 0);
+    world.run_for(seconds(2));
+    assert_eq!([world.stripes(ada.0), world.stripes(bob.0)], [STRIPES_MAX; 2]);
+    assert_eq!(world.sent_to_server, said);
+    for _ in 0..100 {
+        world.send_frame(ada.0, &bob.1);
+        world.send_frame(bob.0, &ada.1);
+    }
+    world.run_for(seconds(2));
+    assert_eq!([world.frames_heard(ada.0), world.frames_heard(bob.0)], [100, 116]);
+    world.break_stripe(bob.0);
+    world.run_for(seconds(1));
+    assert_eq!([world.stripes(ada.0), world.stripes(bob.0)], [STRIPES_MAX - 1; 2]);
+    world.assert_no_frame_vanished();
+    world.settle();
+    world.assert_full_mesh(&peers);
+    let is_other = |event: &&Event| {
+        !matches!(event, Event::Bulk { .. } | Event::BulkLost { .. } | Event::Writable { .. })
+    };
+    for (peer, told) in world.peers.iter().zip(told) {
+        assert_eq!(peer.events[told..].iter().find(is_other), None);
+    }
 }
