@@ -71,7 +71,12 @@ pub enum Output {
     /// That many more bytes of bulk may be sent to the peer of this link.
     Writable(LinkKey, usize),
     /// Frames that were sent or asked for beside this link may never arrive.
-    Lost(LinkKey),
+    Lost {
+        /// Which link.
+        link: LinkKey,
+        /// How much of what was granted can't be sent any more; below zero if more was sent than granted.
+        revoked_bytes: i64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +104,6 @@ struct Stripe {
 struct Lane {
     /// What the link's own bulk channel takes.
     credit: i64,
-    /// What was granted for stripes that are gone. It may still be sent, on the link, and counts against what is granted next.
-    owed: i64,
     policy: Policy,
     /// How many offers the peer made, and since when.
     offers: usize,
@@ -151,11 +154,9 @@ impl Stripes {
         self.stripes.is_empty()
     }
 
-    /// The link's own bulk channel takes that many bytes more. Returns how many more may be sent to the peer.
-    pub fn add_credit(&mut self, link: LinkKey, bytes: usize) -> usize {
-        let lane = self.lanes.entry(link).or_default();
-        lane.credit += signed(bytes);
-        lane.settle(signed(bytes))
+    /// The link's own bulk channel takes that many bytes more.
+    pub fn add_credit(&mut self, link: LinkKey, bytes: usize) {
+        self.lanes.entry(link).or_default().credit += signed(bytes);
     }
 
     /// Which stripe takes this frame; `None` if the link itself does. The one with the most room, so that none is
@@ -244,8 +245,9 @@ impl Stripes {
                 stripe.used_at = now;
                 let idle_at = stripe.is_ours.then_some(now + IDLE_TIMEOUT);
                 self.timers.set(key, idle_at);
-                let credit = stripe.credit;
-                self.grant(link, credit);
+                if let Ok(bytes @ 1..) = usize::try_from(stripe.credit) {
+                    self.outbox.push_back(Output::Writable(link, bytes));
+                }
             }
             PeerEvent::Message { channel: Channel::Bulk, payload: Payload::Binary(frame) } => {
                 stripe.used_at = now;
@@ -254,7 +256,7 @@ impl Stripes {
             PeerEvent::Writable { bytes } => {
                 stripe.credit += signed(bytes);
                 if stripe.state == State::Open {
-                    self.grant(link, signed(bytes));
+                    self.outbox.push_back(Output::Writable(link, bytes));
                 }
             }
             PeerEvent::Message { .. } => self.give_up(now, key),
@@ -321,13 +323,6 @@ impl Stripes {
         theirs < STRIPES_MAX && self.lanes.entry(link).or_default().takes_offer(now)
     }
 
-    /// Passes on that a stripe takes so many bytes more, or that many that it took are gone with it.
-    fn grant(&mut self, link: LinkKey, bytes: i64) {
-        if let bytes @ 1.. = self.lanes.entry(link).or_default().settle(bytes) {
-            self.outbox.push_back(Output::Writable(link, bytes));
-        }
-    }
-
     /// Closes a stripe and lets the peer know.
     fn give_up(&mut self, now: Instant, key: LinkKey) {
         if let Some(stripe) = self.stripes.get(&key) {
@@ -347,16 +342,14 @@ impl Stripes {
         if stripe.is_ours && stripe.state != State::Open {
             self.lanes.entry(stripe.link).or_default().policy.rest(now);
         }
-        match stripe.state {
-            State::Offered => {}
+        let revoked_bytes = match stripe.state {
+            State::Offered => return,
             // The other end may have found it open already.
-            State::Connecting => self.outbox.push_back(Output::Lost(stripe.link)),
+            State::Connecting => 0,
             // Even if nothing was sent on it for long: something may be on its way to us.
-            State::Open => {
-                self.outbox.push_back(Output::Lost(stripe.link));
-                self.grant(stripe.link, -stripe.credit);
-            }
-        }
+            State::Open => stripe.credit,
+        };
+        self.outbox.push_back(Output::Lost { link: stripe.link, revoked_bytes });
     }
 
     fn command(&mut self, key: LinkKey, command: PeerCommand) {
@@ -369,13 +362,6 @@ impl Stripes {
 }
 
 impl Lane {
-    /// Takes down what was granted, and returns how much of it is news to whoever sends.
-    fn settle(&mut self, bytes: i64) -> usize {
-        let news = bytes - self.owed;
-        self.owed = (-news).max(0);
-        usize::try_from(news).unwrap_or(0)
-    }
-
     fn takes_offer(&mut self, now: Instant) -> bool {
         let is_over = |since: Instant| now.saturating_duration_since(since) >= OFFERS_TIME;
         if self.offers_since.is_none_or(is_over) {

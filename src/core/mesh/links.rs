@@ -68,9 +68,8 @@ impl Mesh {
             }
             link::Event::Path(path) => self.event(Event::Path { peer, path }),
             link::Event::Writable(bytes) => {
-                if let bytes @ 1.. = self.stripes.add_credit(key, bytes) {
-                    self.event(Event::Writable { peer, bytes });
-                }
+                self.stripes.add_credit(key, bytes);
+                self.event(Event::Writable { peer, bytes });
             }
             link::Event::Text { .. }
             | link::Event::Data(_)
@@ -179,9 +178,9 @@ impl Mesh {
                         self.event(Event::Writable { peer, bytes });
                     }
                 }
-                stripes::Output::Lost(link) => {
+                stripes::Output::Lost { link, revoked_bytes } => {
                     if let Some(peer) = self.ready_peer(link) {
-                        self.event(Event::BulkLost { peer });
+                        self.event(Event::BulkLost { peer, revoked_bytes });
                     }
                 }
             }

@@ -246,7 +246,7 @@ fn an_idle_stripe_is_closed_by_whoever_opened_it() {
         [
             Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
             Output::Peer(key, PeerCommand::Close),
-            Output::Lost(LINK),
+            Output::Lost { link: LINK, revoked_bytes: 900 },
         ],
         "something may have been on its way to us"
     );
@@ -262,31 +262,23 @@ fn frames_may_be_lost_with_a_stripe_that_breaks() {
         [
             // Before anything that is asked for again.
             Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
-            Output::Lost(LINK),
+            Output::Lost { link: LINK, revoked_bytes: 0 },
         ]
     );
     assert_eq!(end.stripes.route(end.now, LINK, &piece(100)), None);
 }
 
 #[test]
-fn what_was_granted_for_a_stripe_that_is_gone_counts_against_what_is_granted_next() {
-    let (mut end, key) = End::striped();
-    assert_eq!(end.stripes.add_credit(LINK, 500), 500);
-    assert_eq!(end.connection(key, PeerEvent::Writable { bytes: 1000 }), [Output::Writable(LINK, 1000)]);
-    end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed));
-    assert_eq!(end.stripes.route(end.now, LINK, &piece(1500)), None, "all of it may be sent, on the link");
-    assert_eq!(end.stripes.add_credit(LINK, 600), 0);
-    assert_eq!(end.stripes.add_credit(LINK, 600), 200);
-    assert_eq!(end.stripes.add_credit(LINK, 600), 600);
-}
-
-#[test]
-fn what_a_stripe_that_is_gone_had_sent_too_much_may_be_sent_again() {
-    let (mut end, key) = End::striped();
-    end.connection(key, PeerEvent::Writable { bytes: 1000 });
-    assert_eq!(end.stripes.route(end.now, LINK, &piece(1300)), Some(key));
-    let gone = end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed));
-    assert_eq!(gone.last(), Some(&Output::Writable(LINK, 300)), "{gone:?}");
+fn what_was_granted_for_a_stripe_that_is_gone_is_taken_back() {
+    for (sent_bytes, revoked_bytes) in [(0, 1000), (700, 300), (1300, -300)] {
+        let (mut end, key) = End::striped();
+        end.connection(key, PeerEvent::Writable { bytes: 1000 });
+        if sent_bytes > 0 {
+            assert_eq!(end.stripes.route(end.now, LINK, &piece(sent_bytes)), Some(key));
+        }
+        let gone = end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed));
+        assert_eq!(gone.last(), Some(&Output::Lost { link: LINK, revoked_bytes }));
+    }
 }
 
 #[test]

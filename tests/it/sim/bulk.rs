@@ -88,7 +88,7 @@ impl World {
     pub(super) fn note_told(&mut self, no: PeerNo, event: &Event) {
         match event {
             Event::Bulk { frame, .. } => self.bulk.heard.push(number_of(frame)),
-            Event::BulkLost { peer }
+            Event::BulkLost { peer, .. }
             | Event::Opened { peer, .. }
             | Event::Closed { peer, .. }
             | Event::Failed { peer, .. } => self.bulk.told.push((no, peer.clone(), self.now)),

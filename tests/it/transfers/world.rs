@@ -268,7 +268,7 @@ impl World {
         for (at, (peer, other)) in
             [(a, b), (b, a)].map(|ends| (late.mul_f64(rng.random_range(0.0..1.0)), ends))
         {
-            self.input_after(at, peer, Input::BulkLost { peer: other.clone() });
+            self.input_after(at, peer, Input::BulkLost { peer: other.clone(), revoked_bytes: 0 });
         }
     }
 
