@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::mesh::{self, Event};
-use fast_rtc_swarm::core::peer::{LinkKey, Payload, PeerClosed, PeerEvent, Strain};
+use fast_rtc_swarm::core::peer::{LinkKey, PeerClosed, PeerEvent, Strain};
 use fast_rtc_swarm::wire::UserId;
 
 use super::rtc::End;
@@ -13,49 +13,51 @@ use super::{PeerNo, Program, World};
 /// Keys of stripes begin here.
 const FIRST_STRIPE: LinkKey = LinkKey(1 << 63);
 
-/// A frame on its way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sent {
-    from: PeerNo,
-    to: PeerNo,
+/// Somebody was asked for a frame.
+#[derive(Debug, Clone)]
+struct Asked {
+    by: PeerNo,
+    of: UserId,
     at: Instant,
 }
 
 /// What became of the frames.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
-    /// In the order of their numbers.
-    sent: Vec<Option<Sent>>,
+    /// In the order of the frames' numbers.
+    asked: Vec<Asked>,
     heard: Vec<u64>,
     /// Who was told that frames of whom may never arrive, or that a link came or went.
     told: Vec<(PeerNo, UserId, Instant)>,
 }
 
 impl World {
-    /// Bulk data waits in front of one of the peer's links, although its path has no queue; then frames are sent.
+    /// Bulk data waits in front of one of the peer's links, although its path has no queue.
     pub fn strain(&mut self, no: PeerNo, which: usize) {
-        let Program::Ours(mesh) = &self.peers[no].program else { return };
-        let links: Vec<(UserId, LinkKey)> =
-            mesh.ready_links().map(|(peer, key)| (peer.clone(), key)).collect();
-        if links.is_empty() || self.peers[no].frozen {
-            return;
-        }
-        let (to, key) = links[which % links.len()].clone();
+        let Some((_, link)) = self.some_link(no, which) else { return };
         let long = Duration::from_millis(40);
         for _ in 0..3 {
-            self.rtc_event((no, key), PeerEvent::Strain(Strain { shortest: long, last: long }));
-        }
-        for _ in 0..8 {
-            self.send_frame(no, &to);
+            self.rtc_event((no, link), PeerEvent::Strain(Strain { shortest: long, last: long }));
         }
     }
 
-    /// Sends a frame of a piece.
-    pub fn send_frame(&mut self, no: PeerNo, to: &UserId) {
-        let number = self.bulk.sent.len() as u64;
-        self.bulk.sent.push(None);
-        let frame: Bytes = [&[1][..], &number.to_be_bytes()].concat().into();
-        self.input(no, mesh::Input::Bulk { to: to.clone(), frame });
+    /// The peer asks another for frames, which sends them as soon as it hears of it.
+    pub fn ask_frames(&mut self, no: PeerNo, which: usize, count: usize) {
+        let Some((of, _)) = self.some_link(no, which) else { return };
+        for _ in 0..count {
+            let message = self.bulk.asked.len().into();
+            self.bulk.asked.push(Asked { by: no, of: of.clone(), at: self.now });
+            self.input(no, mesh::Input::Transfer { to: of.clone(), message });
+        }
+    }
+
+    fn some_link(&self, no: PeerNo, which: usize) -> Option<(UserId, LinkKey)> {
+        let Program::Ours(mesh) = &self.peers[no].program else { return None };
+        let is_ours = |id: &UserId| !self.peers.iter().any(|peer| peer.id == *id && peer.is_original());
+        let links = mesh.ready_links().filter(|(peer, _)| is_ours(peer));
+        let links: Vec<(UserId, LinkKey)> = links.map(|(peer, key)| (peer.clone(), key)).collect();
+        let is_there = !self.peers[no].frozen && !links.is_empty();
+        is_there.then(|| links[which % links.len()].clone())
     }
 
     /// How many connections beside its links the peer holds, open or not.
@@ -68,25 +70,26 @@ impl World {
         self.peers[no].events.iter().filter(|event| matches!(event, Event::Bulk { .. })).count()
     }
 
-    /// The connection of one of the peer's open stripes is gone.
-    pub fn break_stripe(&mut self, no: PeerNo) {
-        let end = self.stripe_ends(no).find(|end| !self.connections[end].is_closed).expect("it has a stripe");
-        self.rtc_event(end, PeerEvent::Closed(PeerClosed::Failed));
+    /// The connection of one of the peer's stripes is gone, if it has any.
+    pub fn break_stripe(&mut self, no: PeerNo, which: usize) {
+        let is_open = |end: &End| !self.connections[end].is_closed;
+        let open: Vec<End> = self.stripe_ends(no).filter(is_open).collect();
+        if !open.is_empty() && !self.peers[no].frozen {
+            self.rtc_event(open[which % open.len()], PeerEvent::Closed(PeerClosed::Failed));
+        }
     }
 
     fn stripe_ends(&self, no: PeerNo) -> impl Iterator<Item = End> {
         self.connections.range((no, FIRST_STRIPE)..(no + 1, LinkKey(0))).map(|(end, _)| *end)
     }
 
-    pub(super) fn note_frame(&mut self, from: PeerNo, to: PeerNo, payload: &Payload) {
-        if let Payload::Binary(frame) = payload {
-            let number = number_of(frame) as usize;
-            self.bulk.sent[number] = Some(Sent { from, to, at: self.now });
-        }
-    }
-
     pub(super) fn note_told(&mut self, no: PeerNo, event: &Event) {
         match event {
+            Event::Transfer { from, message } => {
+                let number = message.as_u64().expect("frames are asked for by number");
+                let frame: Bytes = [&[1][..], &number.to_be_bytes()].concat().into();
+                self.input(no, mesh::Input::Bulk { to: from.clone(), frame });
+            }
             Event::Bulk { frame, .. } => self.bulk.heard.push(number_of(frame)),
             Event::BulkLost { peer, .. }
             | Event::Opened { peer, .. }
@@ -105,23 +108,17 @@ impl World {
         }
     }
 
-    /// Each frame arrived once; or its receiver was told that it may not, or both ends were that the link changed.
+    /// Each frame that was asked for arrived once; or whoever asked was told later that it may not, or that the link changed.
     pub fn assert_no_frame_vanished(&self) {
         let mut heard = self.bulk.heard.clone();
         heard.sort_unstable();
         assert!(heard.is_sorted_by(|a, b| a < b), "a frame arrived twice: {heard:?}");
-        let was_told = |no: PeerNo, other: PeerNo, since: Instant| {
-            let other = &self.peers[other].id;
-            self.bulk.told.iter().any(|(who, peer, at)| *who == no && peer == other && *at >= since)
-        };
-        for (number, sent) in self.bulk.sent.iter().enumerate() {
-            let Some(Sent { from, to, at }) = *sent else { continue };
-            let is_over = !self.peers[from].alive || !self.peers[to].alive;
+        for (number, Asked { by, of, at }) in self.bulk.asked.iter().enumerate() {
             let arrived = heard.binary_search(&(number as u64)).is_ok();
-            assert!(
-                arrived || is_over || was_told(to, from, at),
-                "frame {number} of {from} to {to} vanished"
-            );
+            let is_news =
+                |(who, peer, told_at): &(PeerNo, UserId, Instant)| who == by && peer == of && told_at >= at;
+            let was_told = self.bulk.told.iter().any(is_news);
+            assert!(arrived || was_told || !self.peers[*by].alive, "frame {number} of {of} to {by} vanished");
         }
     }
 }

@@ -195,9 +195,6 @@ impl World {
         let (is_up, other) = (connection.is_connected && !connection.is_closed, connection.partner);
         let Some(other) = other.filter(|_| is_up) else { return };
         self.assert_may_be_said(end.0, other.0, channel, &payload);
-        if channel == Channel::Bulk {
-            self.note_frame(end.0, other.0, &payload);
-        }
         if self.is_cut(end.0, other.0) {
             self.held_back.push((end, channel, payload));
         } else if !self.is_path_dead(end) {
