@@ -41,6 +41,11 @@ pub const STRIPES_MAX: usize = 11;
 /// How long a stripe may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// So many offers are taken in beside one link within [`OFFERS_TIME`]: each costs a connection, even if it is taken back at
+/// once. Whoever opens stripes to use them needs [`STRIPES_MAX`] each [`IDLE_TIMEOUT`] at the most.
+const OFFERS_MAX: usize = 4 * STRIPES_MAX;
+const OFFERS_TIME: Duration = Duration::from_secs(60);
+
 /// A stripe that carried nothing for so long is closed by whoever opened it.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -66,7 +71,12 @@ pub enum Output {
     /// That many more bytes of bulk may be sent to the peer of this link.
     Writable(LinkKey, usize),
     /// Frames that were sent or asked for beside this link may never arrive.
-    Lost(LinkKey),
+    Lost {
+        /// Which link.
+        link: LinkKey,
+        /// How much of what was granted can't be sent any more; below zero if more was sent than granted.
+        revoked_bytes: i64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +105,9 @@ struct Lane {
     /// What the link's own bulk channel takes.
     credit: i64,
     policy: Policy,
+    /// How many offers the peer made, and since when.
+    offers: usize,
+    offers_since: Option<Instant>,
 }
 
 /// The machine of all stripes of a mesh.
@@ -185,7 +198,7 @@ impl Stripes {
         let known = self.stripes.iter().find(|(_, stripe)| stripe.link == link && stripe.name == name);
         let Some((&key, _)) = known else {
             return match signal {
-                StripeSignal::Offer { sdp } if self.opened_by_peer(link) < STRIPES_MAX => {
+                StripeSignal::Offer { sdp } if self.takes_offer(now, link) => {
                     let key = self.insert(now, link, name, false);
                     self.command(key, PeerCommand::AcceptOffer { sdp });
                 }
@@ -247,7 +260,11 @@ impl Stripes {
                 }
             }
             PeerEvent::Message { .. } => self.give_up(now, key),
-            PeerEvent::Closed(_) => self.remove(now, key),
+            PeerEvent::Closed(_) => {
+                // The other end may not know, and would go on sending into it.
+                self.say(link, name, StripeSignal::End);
+                self.remove(now, key);
+            }
             PeerEvent::Connected { .. }
             | PeerEvent::ChannelOpen(Channel::Fast | Channel::Control)
             | PeerEvent::Strain(_)
@@ -300,8 +317,10 @@ impl Stripes {
         key
     }
 
-    fn opened_by_peer(&self, link: LinkKey) -> usize {
-        self.stripes.values().filter(|stripe| stripe.link == link && !stripe.is_ours).count()
+    /// Whether the peer may open one more.
+    fn takes_offer(&mut self, now: Instant, link: LinkKey) -> bool {
+        let theirs = self.stripes.values().filter(|stripe| stripe.link == link && !stripe.is_ours).count();
+        theirs < STRIPES_MAX && self.lanes.entry(link).or_default().takes_offer(now)
     }
 
     /// Closes a stripe and lets the peer know.
@@ -320,15 +339,17 @@ impl Stripes {
     fn remove(&mut self, now: Instant, key: LinkKey) {
         let Some(stripe) = self.stripes.remove(&key) else { return };
         self.timers.set(key, None);
-        let is_idle = now.saturating_duration_since(stripe.used_at) >= IDLE_TIMEOUT / 2;
-        match stripe.state {
-            State::Open if is_idle => {}
-            State::Open => self.outbox.push_back(Output::Lost(stripe.link)),
-            State::Offered | State::Connecting if stripe.is_ours => {
-                self.lanes.entry(stripe.link).or_default().policy.rest(now);
-            }
-            State::Offered | State::Connecting => {}
+        if stripe.is_ours && stripe.state != State::Open {
+            self.lanes.entry(stripe.link).or_default().policy.rest(now);
         }
+        let revoked_bytes = match stripe.state {
+            State::Offered => return,
+            // The other end may have found it open already.
+            State::Connecting => 0,
+            // Even if nothing was sent on it for long: something may be on its way to us.
+            State::Open => stripe.credit,
+        };
+        self.outbox.push_back(Output::Lost { link: stripe.link, revoked_bytes });
     }
 
     fn command(&mut self, key: LinkKey, command: PeerCommand) {
@@ -337,6 +358,18 @@ impl Stripes {
 
     fn say(&mut self, link: LinkKey, stripe: u32, signal: StripeSignal) {
         self.outbox.push_back(Output::Control { link, stripe, signal });
+    }
+}
+
+impl Lane {
+    fn takes_offer(&mut self, now: Instant) -> bool {
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= OFFERS_TIME;
+        if self.offers_since.is_none_or(is_over) {
+            self.offers = 0;
+            self.offers_since = Some(now);
+        }
+        self.offers += 1;
+        self.offers <= OFFERS_MAX
     }
 }
 

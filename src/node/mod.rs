@@ -455,8 +455,8 @@ impl Node {
             mesh::Event::Writable { peer, bytes } => {
                 self.transfers.handle(now, transfer::Input::Writable { peer, bytes });
             }
-            mesh::Event::BulkLost { peer } => {
-                self.transfers.handle(now, transfer::Input::BulkLost { peer });
+            mesh::Event::BulkLost { peer, revoked_bytes } => {
+                self.transfers.handle(now, transfer::Input::BulkLost { peer, revoked_bytes });
             }
             mesh::Event::Path { peer, path } => self.roster.set_path(&peer, path, &self.mesh),
             mesh::Event::Refused { code, message } => {

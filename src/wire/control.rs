@@ -130,6 +130,28 @@ mod tests {
     }
 
     #[test]
+    fn a_stripe_is_set_up_in_the_documented_words() {
+        let signals = [
+            (r#"{"type":"end"}"#, StripeSignal::End),
+            (r#"{"type":"candidate","candidate":null}"#, StripeSignal::Candidate { candidate: None }),
+            (r#"{"type":"offer","sdp":"v=0"}"#, StripeSignal::Offer { sdp: Sdp::new("v=0").expect("short") }),
+            (
+                r#"{"type":"answer","sdp":"v=0"}"#,
+                StripeSignal::Answer { sdp: Sdp::new("v=0").expect("short") },
+            ),
+        ];
+        for (text, signal) in signals {
+            let text = format!(r#"{{"type":"stripe","stripe":7,"signal":{text}}}"#);
+            let control = Control::Stripe { stripe: 7, signal };
+            assert_eq!(control.to_text(), text);
+            assert_eq!(Control::parse(&text).expect("well formed"), control);
+        }
+        let later = r#"{"type":"stripe","stripe":7,"signal":{"type":"hologram","size":3}}"#;
+        let unknown = Control::Stripe { stripe: 7, signal: StripeSignal::Unknown };
+        assert_eq!(Control::parse(later).expect("well formed"), unknown);
+    }
+
+    #[test]
     fn what_a_later_version_says_is_ignored() {
         let control = Control::parse(r#"{"type":"hologram","size":3}"#).expect("well formed");
         assert_eq!(control, Control::Unknown);

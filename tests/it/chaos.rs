@@ -38,6 +38,11 @@ enum Happening {
     CutPath(usize, usize),
     HealPaths,
     Slow(u64),
+    /// Bulk data meets a long path: stripes are opened.
+    Strain(usize, usize),
+    /// One breaks, perhaps while it comes up, amid frames that were asked for.
+    BreakStripe(usize, usize, u64),
+    AskFrames(usize, usize),
     Say(usize),
     Pass(u64),
 }
@@ -58,6 +63,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<(usize, usize)>().prop_map(|(a, b)| Happening::CutPath(a, b)),
         1 => Just(Happening::HealPaths),
         1 => (20..3_000u64).prop_map(Happening::Slow),
+        3 => any::<(usize, usize)>().prop_map(|(no, which)| Happening::Strain(no, which)),
+        3 => (any::<usize>(), any::<usize>(), 0..500u64)
+            .prop_map(|(no, which, ms)| Happening::BreakStripe(no, which, ms)),
+        3 => any::<(usize, usize)>().prop_map(|(no, which)| Happening::AskFrames(no, which)),
         2 => any::<usize>().prop_map(Happening::Say),
         4 => (0..5_000u64).prop_map(Happening::Pass),
     ]
@@ -140,8 +149,29 @@ impl Chaos {
             }
             Happening::HealPaths => self.heal(),
             Happening::Slow(ms) => self.world.set_max_delay(Duration::from_millis(ms)),
+            Happening::Strain(no, which) => {
+                pick(no).into_iter().for_each(|no| self.world.strain(no, which));
+            }
+            Happening::BreakStripe(no, which, ms) => {
+                pick(no).into_iter().for_each(|no| self.break_stripe(no, which, Duration::from_millis(ms)));
+            }
+            Happening::AskFrames(no, which) => {
+                pick(no).into_iter().for_each(|no| self.world.ask_frames(no, which, 8));
+            }
             Happening::Say(no) => pick(no).into_iter().for_each(|no| self.world.say(no, self.cast[no].room)),
             Happening::Pass(ms) => self.world.run_for(Duration::from_millis(ms)),
+        }
+    }
+
+    fn break_stripe(&mut self, no: PeerNo, which: usize, time: Duration) {
+        self.world.strain(no, which);
+        self.world.run_for(time);
+        for pause in [time / 8, Duration::ZERO] {
+            for no in self.world.alive() {
+                self.world.ask_frames(no, which, 8);
+            }
+            self.world.run_for(pause);
+            self.world.break_stripe(no, which);
         }
     }
 
@@ -235,6 +265,7 @@ impl Chaos {
             self.check_room(&ours, &originals);
         }
         self.check_lines();
+        self.world.assert_no_frame_vanished();
         self.world.assert_quiet();
         self.world.assert_server_forgets();
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{self, Event};
+use fast_rtc_swarm::core::stripes::STRIPES_MAX;
 use fast_rtc_swarm::wire::{ClientSignal, Init, RoomId, Secret, UserId};
 
 use crate::sim::{Break, Newcomer, PeerNo, World, was_told_of};
@@ -470,4 +471,54 @@ fn a_peer_that_left_makes_no_more_links() {
     world.crash(newcomer);
     world.settle();
     world.assert_full_mesh(&peers);
+}
+
+#[test]
+fn stripes_come_and_go_without_the_server_and_the_link_stays() {
+    let (mut world, peers) = world_of(2, 33);
+    let [ada, bob] = [peers[0], peers[1]];
+    let told: Vec<usize> = peers.iter().map(|no| world.peers[*no].events.len()).collect();
+    let said = world.sent_to_server;
+    for stripes in [3, STRIPES_MAX] {
+        world.strain(ada, 0);
+        world.run_for(seconds(2));
+        assert_eq!([world.stripes(ada), world.stripes(bob)], [stripes; 2]);
+    }
+    assert_eq!(world.sent_to_server, said);
+    world.ask_frames(ada, 0, 100);
+    world.ask_frames(bob, 0, 100);
+    world.run_for(seconds(2));
+    assert_eq!([world.frames_heard(ada), world.frames_heard(bob)], [100; 2]);
+    world.break_stripe(bob, 0);
+    world.ask_frames(bob, 0, 100);
+    world.run_for(seconds(2));
+    assert_eq!([world.stripes(ada), world.stripes(bob)], [STRIPES_MAX - 1; 2]);
+    assert_eq!(world.frames_heard(bob), 200, "the other end hears of the break before it is asked again");
+    world.settle();
+    world.assert_full_mesh(&peers);
+    let is_about_the_link = |event: &&Event| matches!(event, Event::Opened { .. } | Event::Closed { .. });
+    for (no, told) in peers.into_iter().zip(told) {
+        assert_eq!(world.peers[no].events[told..].iter().find(is_about_the_link), None);
+    }
+}
+
+/// Whenever a stripe breaks, and at whichever end: soon after, before idle ones are closed.
+#[test]
+fn frames_that_were_asked_for_arrive_or_are_missed_soon() {
+    for ms in (0..300).step_by(5) {
+        for breaker in [0, 1] {
+            let (mut world, peers) = world_of(2, ms);
+            world.strain(peers[0], 0);
+            world.run_for(Duration::from_millis(ms));
+            for pause in [ms / 8, 0] {
+                for &no in &peers {
+                    world.ask_frames(no, 0, 8);
+                }
+                world.run_for(Duration::from_millis(pause));
+                world.break_stripe(peers[breaker], 2);
+            }
+            world.run_for(seconds(3));
+            world.assert_no_frame_vanished();
+        }
+    }
 }

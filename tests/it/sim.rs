@@ -4,6 +4,7 @@
 //! Sockets deliver in order, with a random delay each, and so does each channel of a connection; what was on its way when
 //! a socket broke is lost. Everything random comes from one seed, so a failing run can be repeated.
 
+mod bulk;
 mod check;
 mod original;
 mod rtc;
@@ -20,6 +21,7 @@ use fast_rtc_swarm::wire::{ClientSignal, RoomId, RoomKey, ServerSignal, UserId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use bulk::Bulk;
 use original::Original;
 use rtc::{Connection, End};
 
@@ -180,6 +182,7 @@ pub struct World {
     cut_pairs: BTreeSet<(PeerNo, PeerNo)>,
     /// What was said over cut paths.
     held_back: Vec<(End, Channel, Payload)>,
+    bulk: Bulk,
     server_seed: u8,
 }
 
@@ -209,6 +212,7 @@ impl World {
             connections: BTreeMap::new(),
             cut_pairs: BTreeSet::new(),
             held_back: Vec::new(),
+            bulk: Bulk::default(),
             server_seed: 7,
         }
     }
@@ -446,10 +450,12 @@ impl World {
                 mesh::Output::Peer(key, command) => self.rtc_command((no, key), command),
                 mesh::Output::Event(event) => {
                     self.trace(&(no, &event));
+                    self.note_told(no, &event);
                     self.peers[no].events.push(event);
                 }
             }
         }
+        self.assert_stripes_have_links(no);
     }
 
     /// `SWARM_SIM_TRACE=1` shows what happens, on stderr.

@@ -186,6 +186,8 @@ pub enum Event {
     BulkLost {
         /// Whose.
         peer: UserId,
+        /// How much less may be sent to the peer; below zero: how much more.
+        revoked_bytes: i64,
     },
     /// How packets travel to a ready peer.
     Path {

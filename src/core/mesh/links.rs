@@ -178,9 +178,9 @@ impl Mesh {
                         self.event(Event::Writable { peer, bytes });
                     }
                 }
-                stripes::Output::Lost(link) => {
+                stripes::Output::Lost { link, revoked_bytes } => {
                     if let Some(peer) = self.ready_peer(link) {
-                        self.event(Event::BulkLost { peer });
+                        self.event(Event::BulkLost { peer, revoked_bytes });
                     }
                 }
             }

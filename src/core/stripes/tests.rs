@@ -249,8 +249,9 @@ fn an_idle_stripe_is_closed_by_whoever_opened_it() {
         [
             Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
             Output::Peer(key, PeerCommand::Close),
+            Output::Lost { link: LINK, revoked_bytes: 900 },
         ],
-        "nothing was on its way"
+        "something may have been on its way to us"
     );
     assert!(end.stripes.is_empty());
 }
@@ -258,8 +259,29 @@ fn an_idle_stripe_is_closed_by_whoever_opened_it() {
 #[test]
 fn frames_may_be_lost_with_a_stripe_that_breaks() {
     let (mut end, key) = End::striped();
-    assert_eq!(end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed)), [Output::Lost(LINK)]);
+    let name = end.name_of(key);
+    assert_eq!(
+        end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed)),
+        [
+            // Before anything that is asked for again.
+            Output::Control { link: LINK, stripe: name, signal: StripeSignal::End },
+            Output::Lost { link: LINK, revoked_bytes: 0 },
+        ]
+    );
     assert_eq!(end.stripes.route(end.now, LINK, &piece(100)), None);
+}
+
+#[test]
+fn what_was_granted_for_a_stripe_that_is_gone_is_taken_back() {
+    for (sent_bytes, revoked_bytes) in [(0, 1000), (700, 300), (1300, -300)] {
+        let (mut end, key) = End::striped();
+        end.connection(key, PeerEvent::Writable { bytes: 1000 });
+        if sent_bytes > 0 {
+            assert_eq!(end.stripes.route(end.now, LINK, &piece(sent_bytes)), Some(key));
+        }
+        let gone = end.connection(key, PeerEvent::Closed(PeerClosed::IceFailed));
+        assert_eq!(gone.last(), Some(&Output::Lost { link: LINK, revoked_bytes }));
+    }
 }
 
 #[test]
@@ -284,6 +306,21 @@ fn a_peer_that_opens_stripes_without_end_is_refused() {
     );
     let more = (0..2 * CANDIDATES_MAX).map(|_| end.hears(0, candidate()).len()).sum::<usize>();
     assert_eq!(more, CANDIDATES_MAX);
+}
+
+#[test]
+fn a_peer_that_opens_and_ends_stripes_without_end_is_refused_for_a_while() {
+    let mut end = End::new(1);
+    let mut accepted = |seconds| {
+        end.pass(seconds);
+        let is_accepted = |name| {
+            let made = end.hears(name, StripeSignal::Offer { sdp: sdp("offer") });
+            end.hears(name, StripeSignal::End);
+            matches!(made[..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })])
+        };
+        (0..1000).map(is_accepted).filter(|is_accepted| *is_accepted).count()
+    };
+    assert_eq!([accepted(0), accepted(59), accepted(1)], [OFFERS_MAX, 0, OFFERS_MAX]);
 }
 
 #[test]

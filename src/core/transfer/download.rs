@@ -141,13 +141,13 @@ impl Exchange {
         let (len, cost) = (self.manifest.piece_len(piece), self.cost(piece));
         let Some(member) = self.members.get_mut(peer) else { return Ok(None) };
         let part_len = content.len() as u64;
-        let is_new = match member.asked.get_mut(&piece) {
+        let new_bytes = match member.asked.get_mut(&piece) {
             Some(asked) => asked.add(len, offset, content)?,
-            None => false,
+            None => 0,
         };
-        if !is_new {
-            member.forgiven_bytes =
-                member.forgiven_bytes.checked_sub(part_len).ok_or(CutOffReason::Protocol)?;
+        member.forgiven_bytes =
+            member.forgiven_bytes.checked_sub(part_len - new_bytes).ok_or(CutOffReason::Protocol)?;
+        if new_bytes == 0 {
             return Ok(None);
         }
         let asked = &member.asked[&piece];
@@ -245,8 +245,9 @@ impl Member {
 }
 
 impl Asked {
-    /// `false`: some of it is here already. Frames of a request that was taken back and made again come twice.
-    fn add(&mut self, len: u32, offset: u32, content: Bytes) -> Result<bool, CutOffReason> {
+    /// Takes what of a part is not here yet, and returns how much that is. The parts of a request that was taken back and made
+    /// again come twice, and may be cut differently.
+    fn add(&mut self, len: u32, offset: u32, content: Bytes) -> Result<u64, CutOffReason> {
         let end = offset
             .checked_add(content.len() as u32)
             .filter(|end| *end <= len)
@@ -254,13 +255,55 @@ impl Asked {
         if end < len && content.len() < PART_MIN_BYTES {
             return Err(CutOffReason::Protocol);
         }
-        let before = self.parts.range(..=offset).next_back().map_or(0, |(at, part)| at + part.len() as u32);
-        let after = self.parts.range(offset..).next().map_or(len, |(at, _)| *at);
-        if before > offset || end > after {
-            return Ok(false);
+        let (mut at, mut new_bytes) = (offset, 0);
+        while at < end {
+            let before = self.parts.range(..=at).next_back().map_or(0, |(at, part)| at + part.len() as u32);
+            if before > at {
+                at = before;
+                continue;
+            }
+            let gap_end = self.parts.range(at..).next().map_or(end, |(next, _)| end.min(*next));
+            self.parts.insert(at, content.slice((at - offset) as usize..(gap_end - offset) as usize));
+            new_bytes += gap_end - at;
+            at = gap_end;
         }
-        self.got += content.len() as u32;
-        self.parts.insert(offset, content);
-        Ok(true)
+        self.got += new_bytes;
+        Ok(u64::from(new_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::frame::cut;
+
+    fn asked() -> Asked {
+        Asked { at: Instant::now(), answered_bytes: 0, got: 0, parts: Default::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_of_answers_that_were_cut_differently_make_a_whole(
+            len in 1_u32..200_000,
+            cuts in prop::collection::vec(8192_u32..66_000, 1..4),
+            order in any::<u64>(),
+        ) {
+            let content = Bytes::from((0..len).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
+            let answers = cuts.iter().flat_map(|max| cut(len, *max));
+            let mut parts: Vec<(u32, u32)> = answers.collect();
+            parts.sort_by_key(|part| blake3::hash(format!("{order} {part:?}").as_bytes()).to_hex());
+            let mut asked = asked();
+            let new_bytes: u64 = parts
+                .into_iter()
+                .map(|(at, part)| {
+                    asked.add(len, at, content.slice(at as usize..(at + part) as usize)).expect("a part")
+                })
+                .sum();
+            prop_assert_eq!((asked.got, new_bytes), (len, u64::from(len)));
+            let whole: Vec<u8> = asked.parts.into_values().flatten().collect();
+            prop_assert!(whole == content);
+        }
     }
 }

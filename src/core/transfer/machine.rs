@@ -140,7 +140,10 @@ impl Transfers {
                 }
             }
             Input::Writable { peer, bytes } => self.uploads.writable(&peer, bytes),
-            Input::BulkLost { peer } => self.bulk_lost(now, &peer),
+            Input::BulkLost { peer, revoked_bytes } => {
+                self.uploads.revoke(&peer, revoked_bytes);
+                self.bulk_lost(now, &peer);
+            }
             Input::Disk { op, done } => self.disk(now, op, done),
             Input::Command(command) => self.command(now, command),
         }

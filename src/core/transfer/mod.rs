@@ -238,6 +238,8 @@ pub enum Input {
     BulkLost {
         /// Whose.
         peer: UserId,
+        /// How many bytes less the bulk channel to the peer takes; below zero: how many more.
+        revoked_bytes: i64,
     },
     /// A disk operation said something.
     Disk {

@@ -178,6 +178,13 @@ impl Uploads {
         }
     }
 
+    /// Some of what the channel took it takes no more.
+    pub(super) fn revoke(&mut self, peer: &UserId, bytes: i64) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.credit = link.credit.saturating_sub(bytes);
+        }
+    }
+
     /// Takes a request. `false` if it is one too many.
     pub(super) fn want(
         &mut self,
@@ -343,5 +350,24 @@ impl Uploads {
             return self.bucket.opens_at(now);
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_channel_takes_no_more_is_not_sent() {
+        let (now, peer) = (Instant::now(), UserId::new("bob").expect("an id"));
+        let mut uploads = Uploads::new(None);
+        uploads.add_peer(now, &peer);
+        uploads.push(&peer, TransferId([0; 32]), true, vec![Bytes::from(vec![1; 500]); 3]);
+        uploads.writable(&peer, 600);
+        uploads.revoke(&peer, 100);
+        let sent = |uploads: &mut Uploads| std::iter::from_fn(|| uploads.next_frame(now)).count();
+        assert_eq!(sent(&mut uploads), 1);
+        uploads.revoke(&peer, -100);
+        assert_eq!(sent(&mut uploads), 1);
     }
 }

@@ -6,21 +6,18 @@
 //!
 //! The members are the real mesh on the real driver, over loopback.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
-use fast_rtc_swarm::core::link::{CloseReason, Identity};
-use fast_rtc_swarm::core::mesh::{Config, Event, Input, Mesh, Output, To};
+use fast_rtc_swarm::core::link::CloseReason;
+use fast_rtc_swarm::core::mesh::{Event, Input, To};
 use fast_rtc_swarm::core::peer::{Channel, Fingerprint, LinkKey, Payload, PeerCommand, PeerEvent};
-use fast_rtc_swarm::io::rtc::{Bind, RtcConfig, RtcDriver};
+use fast_rtc_swarm::io::rtc::RtcDriver;
 use fast_rtc_swarm::wire::control::Control;
 use fast_rtc_swarm::wire::signal::OfferSignal;
-use fast_rtc_swarm::wire::{Candidate, ClientSignal, LinkId, RoomId, RoomKey, Sdp, ServerSignal, UserId};
+use fast_rtc_swarm::wire::{Candidate, ClientSignal, LinkId, RoomKey, Sdp, ServerSignal, UserId};
 use tokio::sync::mpsc;
 
-/// Longer than any handshake over loopback takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::live::{Member, PATIENCE, driver};
 
 const ADA: usize = 0;
 const BOB: usize = 1;
@@ -34,78 +31,18 @@ fn other(member: usize) -> usize {
     1 - member
 }
 
-fn driver() -> (RtcDriver, mpsc::Receiver<(LinkKey, PeerEvent)>) {
-    let bind = Bind::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
-    RtcDriver::new(RtcConfig { bind, mdns: false, ..RtcConfig::default() }).expect("loopback is there")
+fn refusal(member: &Member) -> Option<(&UserId, CloseReason)> {
+    member.told.iter().find_map(|event| match event {
+        Event::Failed { peer, reason } => Some((peer, *reason)),
+        _ => None,
+    })
 }
 
-/// A member: the mesh, its connections, and what its user was told.
-struct Member {
-    mesh: Mesh,
-    driver: RtcDriver,
-    events: mpsc::Receiver<(LinkKey, PeerEvent)>,
-    told: Vec<Event>,
-    signals: VecDeque<ClientSignal>,
-}
-
-impl Member {
-    fn new(no: usize, key: Option<RoomKey>) -> Self {
-        let (driver, events) = driver();
-        let identity = Identity {
-            me: user(no),
-            name: NAMES[no].into(),
-            room: RoomId::new("attic").expect("an id"),
-            key,
-            allow_unverified: false,
-        };
-        let config = Config { identity, peer_buffer: 1, max_peers: 4, seed: [no as u8; 32] };
-        let mesh = Mesh::new(Instant::now(), config);
-        let mut member = Self { mesh, driver, events, told: Vec::new(), signals: VecDeque::new() };
-        member.hear(Input::SignalingUp);
-        member
-    }
-
-    fn hear(&mut self, input: Input) {
-        self.mesh.handle(Instant::now(), input);
-        self.carry_out();
-    }
-
-    fn signal(&mut self, signal: ServerSignal) {
-        self.hear(Input::Signal(signal));
-    }
-
-    fn wake(&mut self) {
-        self.mesh.handle_timeout(Instant::now());
-        self.carry_out();
-    }
-
-    fn carry_out(&mut self) {
-        while let Some(output) = self.mesh.poll() {
-            match output {
-                Output::Signal(signal) => self.signals.push_back(signal),
-                Output::Peer(key, command) => self.driver.command(key, command),
-                Output::Event(event) => self.told.push(event),
-            }
-        }
-    }
-
-    fn refusal(&self) -> Option<(&UserId, CloseReason)> {
-        self.told.iter().find_map(|event| match event {
-            Event::Failed { peer, reason } => Some((peer, *reason)),
-            _ => None,
-        })
-    }
-
-    fn heard_line(&self) -> Option<&str> {
-        self.told.iter().find_map(|event| match event {
-            Event::Text { text, .. } => Some(text.as_str()),
-            _ => None,
-        })
-    }
-
-    fn is_open(&self) -> bool {
-        self.told.iter().any(|event| matches!(event, Event::Opened { .. }))
-    }
+fn heard_line(member: &Member) -> Option<&str> {
+    member.told.iter().find_map(|event| match event {
+        Event::Text { text, .. } => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 /// What the server does with the descriptions and connections of the two.
@@ -143,7 +80,7 @@ struct World {
 impl World {
     fn new(attack: Attack, key: Option<RoomKey>) -> Self {
         let (driver, events) = driver();
-        let members = [ADA, BOB].map(|no| Member::new(no, key.clone()));
+        let members = [ADA, BOB].map(|no| Member::new(NAMES[no], key.clone()));
         let certificates = [members[BOB].driver.fingerprint(), members[ADA].driver.fingerprint()];
         let eve = Eve {
             attack,
@@ -324,17 +261,17 @@ fn both_were_told(world: &World) {
     for no in [ADA, BOB] {
         let told = &world.members[no].told;
         assert_eq!(
-            world.members[no].refusal(),
+            refusal(&world.members[no]),
             Some((&user(other(no)), CloseReason::KeyMismatch)),
             "{told:?}"
         );
         assert!(!world.members[no].is_open(), "{told:?}");
-        assert!(world.members[no].heard_line().is_none(), "{told:?}");
+        assert!(heard_line(&world.members[no]).is_none(), "{told:?}");
     }
 }
 
 fn both_refused(world: &World) -> bool {
-    world.members.iter().all(|member| member.refusal().is_some())
+    world.members.iter().all(|member| refusal(member).is_some())
 }
 
 /// The attack works where there is nothing to prove: so it is the proof that stops it elsewhere.
@@ -343,8 +280,8 @@ async fn in_an_open_room_a_server_in_the_middle_reads_everything() {
     let mut world = World::new(Attack::Middle, None);
     world.run_until(|world| world.members.iter().all(Member::is_open)).await;
     world.members[ADA].hear(Input::Say { text: "the password is swordfish".into(), to: To::Everyone });
-    world.run_until(|world| world.members[BOB].heard_line().is_some()).await;
-    assert_eq!(world.members[BOB].heard_line(), Some("the password is swordfish"));
+    world.run_until(|world| heard_line(&world.members[BOB]).is_some()).await;
+    assert_eq!(heard_line(&world.members[BOB]), Some("the password is swordfish"));
     let line = Payload::Text("the password is swordfish".into());
     assert!(world.eve.overheard.contains(&(ADA, Channel::Fast, line)));
 }

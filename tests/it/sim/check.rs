@@ -37,7 +37,7 @@ impl World {
         let offers = held.links - peers;
         assert!((1..=3).contains(&offers), "{id} holds {offers} connections besides its peers'");
         assert_eq!(held.members, peers, "members {id} knows of");
-        assert_eq!((held.unsent, held.timers), (0, offers), "{id} holds {held:?}");
+        assert_eq!((held.unsent, held.stripes, held.timers), (0, 0, offers), "{id} holds {held:?}");
         assert!(held.orphans <= 16 && held.wants <= 200, "{id} holds {held:?}");
         match mesh.poll_timeout() {
             None | Some((_, mesh::Reason::Link(_, Deadline::OfferAge | Deadline::Withdrawn))) => {}

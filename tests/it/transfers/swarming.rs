@@ -206,6 +206,21 @@ fn peers_come_and_go_and_everyone_who_stays_is_served() {
     );
 }
 
+#[test]
+fn frames_that_overtake_each_other_or_vanish_with_a_stripe_cost_little_and_nobody_is_cut_off() {
+    let accesses = equal(4, 50, 200);
+    let size = 16 * MIB;
+    for seed in 0..10 {
+        let (took, world) = share(size, &accesses, |world| {
+            world.stripe(seed, Duration::from_millis(200));
+            world.break_stripes(0..accesses.len(), 40, Duration::from_secs(4));
+        });
+        assert_eq!(cut_off(&world), [], "seed {seed}");
+        // Nobody waits for what will not come: that would take ten seconds.
+        assert!(took < 10.0, "seed {seed}: {took:.2} s");
+    }
+}
+
 /// A receiver that says that it has everything and then does what `tamper` makes of its messages.
 fn with_liar(tamper: impl FnMut(&UserId, Sent) -> Option<Sent> + 'static) -> World {
     let manifest = one_file(16 * MIB);

@@ -3,14 +3,17 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
     Config, DiskDone, DiskJob, DiskOp, Input, OpId, Output, TransferCommand, TransferEvent, Transfers,
 };
-use fast_rtc_swarm::wire::UserId;
 use fast_rtc_swarm::wire::transfer::TransferMessage;
+use fast_rtc_swarm::wire::{UserId, frame};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 /// What a bulk channel buffers.
 const CHANNEL_BYTES: usize = 256 * 1024;
@@ -70,6 +73,7 @@ enum Happens {
     Disk { peer: UserId, op: OpId, done: DiskDone },
     Wake { peer: UserId },
     Given { peer: UserId, input: Input },
+    StripeBreaks { a: UserId, b: UserId },
     Leaves { peer: UserId },
 }
 
@@ -105,8 +109,17 @@ pub struct World {
     nodes: BTreeMap<UserId, Node>,
     queue: BinaryHeap<Reverse<Entry>>,
     sequence: u64,
+    stripes: Option<Stripes>,
     /// Everything the faces would hear.
     pub events: Vec<(Duration, UserId, TransferEvent)>,
+}
+
+/// Each pair has several connections for bulk: frames of pieces overtake each other, and what the channels take is granted in
+/// portions of any size.
+struct Stripes {
+    rng: StdRng,
+    /// How much later than others a frame may arrive.
+    late: Duration,
 }
 
 struct Entry {
@@ -149,6 +162,7 @@ impl World {
             nodes: BTreeMap::new(),
             queue: BinaryHeap::new(),
             sequence: 0,
+            stripes: None,
             events: Vec::new(),
         }
     }
@@ -222,6 +236,39 @@ impl World {
         if let Some(node) = self.nodes.get_mut(peer) {
             node.machine.handle(now, input);
             self.drain(peer);
+        }
+    }
+
+    /// From now on pieces travel on stripes.
+    pub fn stripe(&mut self, seed: u64, late: Duration) {
+        self.stripes = Some(Stripes { rng: StdRng::seed_from_u64(seed), late });
+    }
+
+    /// So many stripes break within a time, between any of these peers.
+    pub fn break_stripes(&mut self, peers: Range<usize>, count: usize, within: Duration) {
+        for _ in 0..count {
+            let rng = &mut self.stripes.as_mut().expect("there are stripes").rng;
+            let at = self.now + within.mul_f64(rng.random_range(0.0..1.0));
+            let a = rng.random_range(peers.clone());
+            let b = (a + rng.random_range(1..peers.len())) % peers.len();
+            self.schedule(at, Happens::StripeBreaks { a: id(a), b: id(b) });
+        }
+    }
+
+    /// Some of the pieces' frames on their way between the two never arrive; each end is told at its own time.
+    fn handle_stripe_breaks(&mut self, a: &UserId, b: &UserId) {
+        let Some(Stripes { rng, late }) = &mut self.stripes else { return };
+        self.queue.retain(|Reverse(entry)| match &entry.happens {
+            Happens::Arrives { from, to, sent: Sent::Bulk(frame) } => {
+                let is_between = [(from, to), (to, from)].contains(&(a, b));
+                !(is_between && frame::may_overtake(frame) && rng.random_ratio(1, 4))
+            }
+            _ => true,
+        });
+        for (at, (peer, other)) in
+            [(a, b), (b, a)].map(|ends| (late.mul_f64(rng.random_range(0.0..1.0)), ends))
+        {
+            self.input_after(at, peer, Input::BulkLost { peer: other.clone(), revoked_bytes: 0 });
         }
     }
 
@@ -307,7 +354,12 @@ impl World {
         let len = sent.len();
         node.sent_bytes += len as u64;
         let gone = now + Duration::from_secs_f64(len as f64 / node.access.up_bps as f64);
-        let arrives = gone + node.access.delay;
+        let mut arrives = gone + node.access.delay;
+        if let (Some(Stripes { rng, late }), Sent::Bulk(frame)) = (&mut self.stripes, &sent)
+            && frame::may_overtake(frame)
+        {
+            arrives += late.mul_f64(rng.random_range(0.0..1.0));
+        }
         self.schedule(gone, Happens::UplinkFree { peer: from.clone() });
         self.schedule(arrives, Happens::Arrives { from: from.clone(), to: to.clone(), sent: sent.clone() });
         if let Sent::Bulk(frame) = &sent {
@@ -323,11 +375,14 @@ impl World {
 
     /// Says that the channel takes more, when that is worth saying.
     fn grant(&mut self, from: &UserId, to: &UserId) {
-        let Some(channel) = self.node(from).bulk.get_mut(to) else { return };
+        let Some(channel) = self.nodes.get_mut(from).and_then(|node| node.bulk.get_mut(to)) else { return };
         if channel.bytes > CHANNEL_BYTES / 2 || channel.left >= CHANNEL_BYTES as i64 / 2 {
             return;
         }
-        let room = CHANNEL_BYTES as i64 - channel.bytes as i64 - channel.left;
+        let mut room = CHANNEL_BYTES as i64 - channel.bytes as i64 - channel.left;
+        if let Some(Stripes { rng, .. }) = &mut self.stripes {
+            room = rng.random_range((16 * 1024 - channel.left).max(1)..=room);
+        }
         channel.left += room;
         let input =
             Input::Writable { peer: to.clone(), bytes: usize::try_from(room).expect("there is room") };
@@ -371,6 +426,7 @@ impl World {
             }
             Happens::Disk { peer, op, done } => self.input(&peer, Input::Disk { op, done }),
             Happens::Given { peer, input } => self.input(&peer, input),
+            Happens::StripeBreaks { a, b } => self.handle_stripe_breaks(&a, &b),
             Happens::Leaves { peer } => self.leave(&peer),
             Happens::Wake { peer } => self.wake(&peer),
             Happens::UplinkFree { .. } | Happens::Arrives { .. } => {}
