@@ -41,8 +41,17 @@ pub const STRIPES_MAX: usize = 11;
 /// How long a stripe may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A stripe that carried nothing for so long is closed by whoever opened it.
+/// A stripe that carried nothing for so long is closed by whoever opened it, and if not, after twice as long by the other.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many stripes a peer may open beside its link at once, and how long until there may be one more: enough to open all of
+/// them, lose them and open them again. Whoever opens and ends them as fast as messages come makes us open sockets as fast.
+const OFFERS_BURST: u32 = 2 * STRIPES_MAX as u32;
+const OFFER_EVERY: Duration = Duration::from_secs(2);
+
+/// The most stripes that peers open beside all links: each costs a socket on every interface, and many members may agree to
+/// open as many as they can.
+const PEERS_STRIPES_MAX: usize = 64;
 
 /// The keys of stripes are apart from those of links.
 const FIRST_KEY: u64 = 1 << 63;
@@ -95,6 +104,10 @@ struct Lane {
     /// What the link's own bulk channel takes.
     credit: i64,
     policy: Policy,
+    /// How many stripes the peer opened lately.
+    offers: u32,
+    /// When one of them was forgotten.
+    forgot_at: Option<Instant>,
 }
 
 /// The machine of all stripes of a mesh.
@@ -185,7 +198,7 @@ impl Stripes {
         let known = self.stripes.iter().find(|(_, stripe)| stripe.link == link && stripe.name == name);
         let Some((&key, _)) = known else {
             return match signal {
-                StripeSignal::Offer { sdp } if self.opened_by_peer(link) < STRIPES_MAX => {
+                StripeSignal::Offer { sdp } if self.may_open(now, link) => {
                     let key = self.insert(now, link, name, false);
                     self.command(key, PeerCommand::AcceptOffer { sdp });
                 }
@@ -230,8 +243,7 @@ impl Stripes {
             PeerEvent::ChannelOpen(Channel::Bulk) => {
                 stripe.state = State::Open;
                 stripe.used_at = now;
-                let idle_at = stripe.is_ours.then_some(now + IDLE_TIMEOUT);
-                self.timers.set(key, idle_at);
+                self.timers.set(key, Some(now + stripe.patience()));
                 if let Ok(bytes @ 1..) = usize::try_from(stripe.credit) {
                     self.outbox.push_back(Output::Writable(link, bytes));
                 }
@@ -281,7 +293,7 @@ impl Stripes {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(key) = self.timers.pop_expired(now) {
             let Some(stripe) = self.stripes.get(&key) else { continue };
-            let idle_at = stripe.used_at + IDLE_TIMEOUT;
+            let idle_at = stripe.used_at + stripe.patience();
             if stripe.state == State::Open && idle_at > now {
                 self.timers.set(key, Some(idle_at));
             } else {
@@ -300,8 +312,12 @@ impl Stripes {
         key
     }
 
-    fn opened_by_peer(&self, link: LinkKey) -> usize {
-        self.stripes.values().filter(|stripe| stripe.link == link && !stripe.is_ours).count()
+    /// Whether the peer of a link may open one more. Counts it if so.
+    fn may_open(&mut self, now: Instant, link: LinkKey) -> bool {
+        let opened_by_peers = || self.stripes.values().filter(|stripe| !stripe.is_ours);
+        let is_room = opened_by_peers().count() < PEERS_STRIPES_MAX
+            && opened_by_peers().filter(|stripe| stripe.link == link).count() < STRIPES_MAX;
+        is_room && self.lanes.entry(link).or_default().count_offer(now)
     }
 
     /// Closes a stripe and lets the peer know.
@@ -340,9 +356,27 @@ impl Stripes {
     }
 }
 
+impl Lane {
+    /// `false`: it is one too many in too short a time.
+    fn count_offer(&mut self, now: Instant) -> bool {
+        let forgot_at = self.forgot_at.unwrap_or(now);
+        let passed = now.saturating_duration_since(forgot_at).as_secs() / OFFER_EVERY.as_secs();
+        let forgotten = u32::try_from(passed).unwrap_or(u32::MAX).min(self.offers);
+        self.offers -= forgotten;
+        self.forgot_at = Some(if self.offers == 0 { now } else { forgot_at + OFFER_EVERY * forgotten });
+        let is_allowed = self.offers < OFFERS_BURST;
+        self.offers += u32::from(is_allowed);
+        is_allowed
+    }
+}
+
 impl Stripe {
     fn carries(&self, link: LinkKey) -> bool {
         self.link == link && self.state == State::Open
+    }
+
+    fn patience(&self) -> Duration {
+        if self.is_ours { IDLE_TIMEOUT } else { 2 * IDLE_TIMEOUT }
     }
 
     /// Counts a remote candidate in. Before the answer there are none.
