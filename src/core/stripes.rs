@@ -27,6 +27,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::allowance::Allowance;
 use super::peer::{Channel, LinkKey, Payload, PeerCommand, PeerEvent, Strain};
 use super::timers::Timers;
 use crate::wire::control::StripeSignal;
@@ -99,15 +100,19 @@ struct Stripe {
 }
 
 /// What belongs to one link.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     /// What the link's own bulk channel takes.
     credit: i64,
     policy: Policy,
-    /// How many stripes the peer opened lately.
-    offers: u32,
-    /// When one of them was forgotten.
-    forgot_at: Option<Instant>,
+    /// Stripes that the peer may open.
+    offers: Allowance,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { credit: 0, policy: Policy::default(), offers: Allowance::new(OFFERS_BURST, OFFER_EVERY) }
+    }
 }
 
 /// The machine of all stripes of a mesh.
@@ -317,7 +322,7 @@ impl Stripes {
         let opened_by_peers = || self.stripes.values().filter(|stripe| !stripe.is_ours);
         let is_room = opened_by_peers().count() < PEERS_STRIPES_MAX
             && opened_by_peers().filter(|stripe| stripe.link == link).count() < STRIPES_MAX;
-        is_room && self.lanes.entry(link).or_default().count_offer(now)
+        is_room && self.lanes.entry(link).or_default().offers.take(now)
     }
 
     /// Closes a stripe and lets the peer know.
@@ -353,20 +358,6 @@ impl Stripes {
 
     fn say(&mut self, link: LinkKey, stripe: u32, signal: StripeSignal) {
         self.outbox.push_back(Output::Control { link, stripe, signal });
-    }
-}
-
-impl Lane {
-    /// `false`: it is one too many in too short a time.
-    fn count_offer(&mut self, now: Instant) -> bool {
-        let forgot_at = self.forgot_at.unwrap_or(now);
-        let passed = now.saturating_duration_since(forgot_at).as_secs() / OFFER_EVERY.as_secs();
-        let forgotten = u32::try_from(passed).unwrap_or(u32::MAX).min(self.offers);
-        self.offers -= forgotten;
-        self.forgot_at = Some(if self.offers == 0 { now } else { forgot_at + OFFER_EVERY * forgotten });
-        let is_allowed = self.offers < OFFERS_BURST;
-        self.offers += u32::from(is_allowed);
-        is_allowed
     }
 }
 
