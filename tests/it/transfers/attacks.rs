@@ -303,6 +303,19 @@ fn joining_again_and_again_is_answered_once() {
 }
 
 #[test]
+fn who_leaves_and_joins_without_end_is_cut_off() {
+    let manifest = one_file(8 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
+    let rounds = 2 * (2 * manifest.total_bytes() + 64 * MIB) / (64 * 1024);
+    for _ in 0..rounds {
+        victim.control("mallory", &TransferMessage::Join { id });
+        victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+    }
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
+#[test]
 fn peers_that_ask_and_take_nothing_do_not_keep_others_from_being_served() {
     let manifest = one_file(9 * 1024 * MIB);
     let id = id_of(&manifest);
