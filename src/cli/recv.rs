@@ -29,6 +29,9 @@ use crate::wire::{TransferId, UserId};
 /// How long somebody who has the rest may take to come back.
 const ALONE_MAX: Duration = Duration::from_secs(30);
 
+/// How long it takes to see that another question is asked. Whoever offers can choose the moment.
+const REACTION: Duration = Duration::from_secs(1);
+
 /// Runs `swarm recv`.
 pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal() && !args.json;
@@ -52,7 +55,7 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
         Codes::new(&config, &room.invite, session.code_news())?.open(None);
     }
     let patience = args.timeout.map(Duration::from_secs);
-    let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions: VecDeque::new() };
+    let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions: Questions::default() };
     let result = counter.serve(&mut desk, patience).await;
     desk.close(&result)?;
     if let Some(server) = server {
@@ -89,8 +92,42 @@ struct Counter {
     consent: Consent,
     keep: bool,
     can_ask: bool,
-    /// What somebody is asked, the first one now.
-    questions: VecDeque<Question>,
+    questions: Questions,
+}
+
+/// What somebody is asked, the first one now.
+#[derive(Debug, Default)]
+struct Questions {
+    queue: VecDeque<Question>,
+    /// When the first one took the place of another that nobody had answered.
+    swapped_at: Option<Instant>,
+}
+
+impl Questions {
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn first(&self) -> Option<Question> {
+        self.queue.front().copied()
+    }
+
+    /// Forgets what is asked about a transfer. Says whether another question is the first now.
+    fn forget(&mut self, now: Instant, transfer: TransferId) -> bool {
+        let before = self.first();
+        self.queue.retain(|question| question.transfer() != transfer);
+        let is_swapped = self.first() != before;
+        if is_swapped {
+            self.swapped_at = Some(now);
+        }
+        is_swapped
+    }
+
+    /// What is answered by a line typed now.
+    fn answered(&self, now: Instant) -> Option<Question> {
+        let is_seen = self.swapped_at.is_none_or(|at| now >= at + REACTION);
+        self.first().filter(|_| is_seen)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,12 +202,10 @@ impl Counter {
             self.on_offer(from, offer.transfer, desk);
         } else if let TransferEvent::Conflicts { transfer, .. } = event {
             self.queue(Question::InTheWay(*transfer), desk);
-        } else if let TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } = event {
-            let was_asked = self.questions.front().is_some_and(|first| first.transfer() == *transfer);
-            self.questions.retain(|question| question.transfer() != *transfer);
-            if was_asked {
-                self.put_question(desk);
-            }
+        } else if let TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } = event
+            && self.questions.forget(Instant::now(), *transfer)
+        {
+            self.put_question(desk);
         }
     }
 
@@ -188,14 +223,14 @@ impl Counter {
     }
 
     fn queue(&mut self, question: Question, desk: &Desk) {
-        self.questions.push_back(question);
-        if self.questions.len() == 1 {
+        self.questions.queue.push_back(question);
+        if self.questions.queue.len() == 1 {
             self.put_question(desk);
         }
     }
 
     fn put_question(&self, desk: &Desk) {
-        let Some(question) = self.questions.front() else { return };
+        let Some(question) = self.questions.first() else { return };
         let Some(item) = desk.shelf.item(&question.transfer()) else { return };
         let what = desk::what(item);
         desk.ask(&match question {
@@ -208,7 +243,10 @@ impl Counter {
 
     /// An answer was typed. `Some` if that ends it.
     fn answer(&mut self, line: &str, desk: &mut Desk) -> Option<Result<Exit, Failure>> {
-        let question = self.questions.front().copied()?;
+        let Some(question) = self.questions.answered(Instant::now()) else {
+            self.put_question(desk);
+            return None;
+        };
         let command = match command_for(question, line.trim()) {
             Ok(command) => command,
             Err(please) => {
@@ -221,7 +259,7 @@ impl Counter {
             desk.shelf.decline(&question.transfer());
         }
         self.session.ask(command);
-        self.questions.pop_front();
+        self.questions.queue.pop_front();
         self.put_question(desk);
         let last = self.questions.is_empty() && running(desk).is_none() && !self.keep;
         (refused && last).then(|| Err(Failure::new(Exit::Refused, "declined; nothing was received")))
@@ -338,6 +376,19 @@ mod tests {
         let conflicts = TransferEvent::Conflicts { transfer: TRANSFER, paths, count: 1 };
         let ended = story(&[accepting, conflicts]).expect_err("incomplete");
         assert!(ended.starts_with("Incomplete swarm: 0 B of 1.0 MiB of film.mkv are here"), "{ended}");
+    }
+
+    #[test]
+    fn an_answer_does_not_count_for_a_question_that_just_took_anothers_place() {
+        let other = TransferId([2; 32]);
+        let now = Instant::now();
+        let asked = [Question::Take(TRANSFER), Question::Take(other)];
+        let mut questions = Questions { queue: asked.into(), swapped_at: None };
+        assert_eq!(questions.answered(now), Some(asked[0]));
+        assert!(questions.forget(now, TRANSFER));
+        assert_eq!(questions.answered(now + REACTION / 2), None);
+        assert_eq!(questions.answered(now + REACTION), Some(asked[1]));
+        assert!(!questions.forget(now + REACTION, TRANSFER), "it is not there any more");
     }
 
     #[test]

@@ -19,13 +19,14 @@ mod signaling;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::allowance::Allowance;
 use super::chat;
 use super::link::{self, CloseReason, Link, PeerKind};
 use super::peer::{LinkKey, Payload};
@@ -35,6 +36,13 @@ use crate::wire::control::Control;
 use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, Secret, UserId};
 
 pub use api::{Config, Event, Held, Input, Output, Reason, To};
+
+/// How many connections the server may have us make at once, for each peer that we take and at least and at most, and how long
+/// until there may be one more. It ends them with a word, too, and a connection takes longer to come and go than that.
+const MADE_PER_PEER: usize = 2;
+const MADE_BURST_MIN: usize = 128;
+const MADE_BURST_MAX: usize = 1024;
+const MADE_EVERY: Duration = Duration::from_millis(50);
 
 /// A direct message this long always fits into a control message, however much JSON escaping makes of it
 /// (six bytes for one).
@@ -97,6 +105,8 @@ pub struct Mesh {
     links: BTreeMap<LinkKey, Link>,
     stripes: Stripes,
     by_id: BTreeMap<LinkId, LinkKey>,
+    /// Connections that the server may have us make.
+    made: Allowance,
     unclaimed: BTreeSet<LinkKey>,
     slots: BTreeMap<UserId, Slot>,
     ignored: BTreeSet<UserId>,
@@ -115,7 +125,9 @@ impl Mesh {
     pub fn new(now: Instant, config: Config) -> Self {
         let mut rng = StdRng::from_seed(config.seed);
         let resume = Secret::new(URL_SAFE_NO_PAD.encode(rng.random::<[u8; 16]>()));
+        let burst = config.max_peers.saturating_mul(MADE_PER_PEER).clamp(MADE_BURST_MIN, MADE_BURST_MAX);
         let mut mesh = Self {
+            made: Allowance::new(burst as u32, MADE_EVERY),
             config,
             signaling: Signaling::Down,
             resume,

@@ -12,6 +12,7 @@
 //! another input.
 
 pub mod access;
+pub mod allowance;
 pub mod auth;
 pub mod backoff;
 pub mod chat;

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::allowance::Allowance;
 use super::peer::{Channel, LinkKey, Payload, PeerCommand, PeerEvent, Strain};
 use super::timers::Timers;
 use crate::wire::control::StripeSignal;
@@ -41,13 +42,17 @@ pub const STRIPES_MAX: usize = 11;
 /// How long a stripe may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// So many offers are taken in beside one link within [`OFFERS_TIME`]: each costs a connection, even if it is taken back at
-/// once. Whoever opens stripes to use them needs [`STRIPES_MAX`] each [`IDLE_TIMEOUT`] at the most.
-const OFFERS_MAX: usize = 4 * STRIPES_MAX;
-const OFFERS_TIME: Duration = Duration::from_secs(60);
-
-/// A stripe that carried nothing for so long is closed by whoever opened it.
+/// A stripe that carried nothing for so long is closed by whoever opened it, and if not, after twice as long by the other.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many stripes a peer may open beside its link at once, and how long until there may be one more: enough to open all of
+/// them, lose them and open them again. Whoever opens and ends them as fast as messages come makes us open sockets as fast.
+const OFFERS_BURST: u32 = 2 * STRIPES_MAX as u32;
+const OFFER_EVERY: Duration = Duration::from_secs(2);
+
+/// The most stripes that peers open beside all links: each costs a socket on every interface, and many members may agree to
+/// open as many as they can.
+const PEERS_STRIPES_MAX: usize = 64;
 
 /// The keys of stripes are apart from those of links.
 const FIRST_KEY: u64 = 1 << 63;
@@ -100,14 +105,19 @@ struct Stripe {
 }
 
 /// What belongs to one link.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     /// What the link's own bulk channel takes.
     credit: i64,
     policy: Policy,
-    /// How many offers the peer made, and since when.
-    offers: usize,
-    offers_since: Option<Instant>,
+    /// Stripes that the peer may open.
+    offers: Allowance,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { credit: 0, policy: Policy::default(), offers: Allowance::new(OFFERS_BURST, OFFER_EVERY) }
+    }
 }
 
 /// The machine of all stripes of a mesh.
@@ -198,7 +208,7 @@ impl Stripes {
         let known = self.stripes.iter().find(|(_, stripe)| stripe.link == link && stripe.name == name);
         let Some((&key, _)) = known else {
             return match signal {
-                StripeSignal::Offer { sdp } if self.takes_offer(now, link) => {
+                StripeSignal::Offer { sdp } if self.may_open(now, link) => {
                     let key = self.insert(now, link, name, false);
                     self.command(key, PeerCommand::AcceptOffer { sdp });
                 }
@@ -243,8 +253,7 @@ impl Stripes {
             PeerEvent::ChannelOpen(Channel::Bulk) => {
                 stripe.state = State::Open;
                 stripe.used_at = now;
-                let idle_at = stripe.is_ours.then_some(now + IDLE_TIMEOUT);
-                self.timers.set(key, idle_at);
+                self.timers.set(key, Some(now + stripe.patience()));
                 if let Ok(bytes @ 1..) = usize::try_from(stripe.credit) {
                     self.outbox.push_back(Output::Writable(link, bytes));
                 }
@@ -298,7 +307,7 @@ impl Stripes {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(key) = self.timers.pop_expired(now) {
             let Some(stripe) = self.stripes.get(&key) else { continue };
-            let idle_at = stripe.used_at + IDLE_TIMEOUT;
+            let idle_at = stripe.used_at + stripe.patience();
             if stripe.state == State::Open && idle_at > now {
                 self.timers.set(key, Some(idle_at));
             } else {
@@ -317,10 +326,12 @@ impl Stripes {
         key
     }
 
-    /// Whether the peer may open one more.
-    fn takes_offer(&mut self, now: Instant, link: LinkKey) -> bool {
-        let theirs = self.stripes.values().filter(|stripe| stripe.link == link && !stripe.is_ours).count();
-        theirs < STRIPES_MAX && self.lanes.entry(link).or_default().takes_offer(now)
+    /// Whether the peer of a link may open one more. Counts it if so.
+    fn may_open(&mut self, now: Instant, link: LinkKey) -> bool {
+        let opened_by_peers = || self.stripes.values().filter(|stripe| !stripe.is_ours);
+        let is_room = opened_by_peers().count() < PEERS_STRIPES_MAX
+            && opened_by_peers().filter(|stripe| stripe.link == link).count() < STRIPES_MAX;
+        is_room && self.lanes.entry(link).or_default().offers.take(now)
     }
 
     /// Closes a stripe and lets the peer know.
@@ -361,21 +372,13 @@ impl Stripes {
     }
 }
 
-impl Lane {
-    fn takes_offer(&mut self, now: Instant) -> bool {
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= OFFERS_TIME;
-        if self.offers_since.is_none_or(is_over) {
-            self.offers = 0;
-            self.offers_since = Some(now);
-        }
-        self.offers += 1;
-        self.offers <= OFFERS_MAX
-    }
-}
-
 impl Stripe {
     fn carries(&self, link: LinkKey) -> bool {
         self.link == link && self.state == State::Open
+    }
+
+    fn patience(&self) -> Duration {
+        if self.is_ours { IDLE_TIMEOUT } else { 2 * IDLE_TIMEOUT }
     }
 
     /// Counts a remote candidate in. Before the answer there are none.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one event among many")]
 
+mod forger;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -473,7 +475,7 @@ mod stranger {
     use webrtc::data_channel::DataChannel;
     use webrtc::peer_connection::{
         PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceCandidateInit,
-        RTCSessionDescription,
+        RTCSessionDescription, SettingEngine, SettingEngineBuilder,
     };
 
     use super::{Channel, PATIENCE, Peer, PeerCommand, Sdp};
@@ -496,7 +498,22 @@ mod stranger {
 
         /// The same with a description that says what `change` makes of it.
         pub async fn offer_as(peer: &mut Peer, labels: &[&str], change: fn(&str) -> String) -> Self {
+            Self::make(SettingEngineBuilder::new().build(), peer, labels, change).await
+        }
+
+        /// The same with other settings.
+        pub async fn with(settings: SettingEngine, peer: &mut Peer, labels: &[&str]) -> Self {
+            Self::make(settings, peer, labels, str::to_owned).await
+        }
+
+        async fn make(
+            settings: SettingEngine,
+            peer: &mut Peer,
+            labels: &[&str],
+            change: fn(&str) -> String,
+        ) -> Self {
             let pc = PeerConnectionBuilder::new()
+                .with_setting_engine(settings)
                 .with_handler(Arc::new(Silent))
                 .with_udp_addrs(vec!["127.0.0.1:0"])
                 .build()

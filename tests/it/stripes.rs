@@ -50,7 +50,7 @@ impl Pair {
         let long = Duration::from_millis(40);
         let link = pair.link(ADA);
         for _ in 0..3 {
-            let strain = PeerEvent::Strain(Strain { shortest: long, last: long });
+            let strain = PeerEvent::Strain(Strain { shortest: long, last: long, backlog: long });
             pair.members[ADA].hear(Input::Peer(link, strain));
         }
         // The link and each stripe say once that they take something.

@@ -29,7 +29,8 @@ use crate::wire::code::{ClientCode, CodeNumber, CodeOver, NUMBER_MAX, Passed, Se
 const MEMBER_PASSES: u8 = 2;
 const NEWCOMER_PASSES: u8 = 1;
 
-/// Addresses whose claims are counted. More of them at once are no newcomers.
+/// Addresses whose claims are counted. More of them at once are no newcomers. Members have as many places again: strangers, of
+/// whom one host may have thousands of networks, must not keep them from opening codes.
 const ADDRESSES_MAX: usize = 10_000;
 
 /// What codes may take of a server.
@@ -210,8 +211,11 @@ impl Relay {
         standing: Standing,
     ) {
         self.make_room(now);
-        let crowded = standing == Standing::Stranger && self.strangers >= self.limits.strangers
-            || self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address);
+        let (is_crowd, places) = match standing {
+            Standing::Stranger => (self.strangers >= self.limits.strangers, ADDRESSES_MAX),
+            Standing::Member => (false, 2 * ADDRESSES_MAX),
+        };
+        let crowded = is_crowd || self.addresses.len() >= places && !self.addresses.contains_key(&address);
         let from_there = self.addresses.get(&address).map_or(0, |known| known.sockets);
         if crowded || from_there >= self.limits.sockets_per_address {
             return self.say_over(socket, CodeOver::Limit);

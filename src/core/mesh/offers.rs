@@ -30,8 +30,13 @@ impl Mesh {
 
     pub(super) fn handle_offer_request(&mut self, now: Instant) {
         let is_allowed = self.unclaimed.len() < OFFERS_MAX.max(self.config.peer_buffer);
-        if is_allowed && !self.timers.contains(&TimerKey::Refill) {
+        if !is_allowed || self.timers.contains(&TimerKey::Refill) {
+            return;
+        }
+        if self.made.take(now) {
             self.make_offer(now);
+        } else {
+            self.timers.set(TimerKey::Refill, Some(now + REFILL_DELAY));
         }
     }
 

@@ -103,7 +103,7 @@ impl Mesh {
             return;
         }
         let Some((sdp, mut candidates)) = split_offer(signals) else { return };
-        if self.is_full_for(&peer) {
+        if self.is_full_for(&peer) || !self.made.take(now) {
             return self.signal(ClientSignal::Leave { id });
         }
         candidates.extend(self.adopt_orphans(&id));

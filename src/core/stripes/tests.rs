@@ -309,18 +309,49 @@ fn a_peer_that_opens_stripes_without_end_is_refused() {
 }
 
 #[test]
-fn a_peer_that_opens_and_ends_stripes_without_end_is_refused_for_a_while() {
+fn a_peer_that_opens_and_ends_stripes_without_end_is_refused() {
     let mut end = End::new(1);
-    let mut accepted = |seconds| {
-        end.pass(seconds);
-        let is_accepted = |name| {
-            let made = end.hears(name, StripeSignal::Offer { sdp: sdp("offer") });
-            end.hears(name, StripeSignal::End);
-            matches!(made[..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })])
-        };
-        (0..1000).map(is_accepted).filter(|is_accepted| *is_accepted).count()
-    };
-    assert_eq!([accepted(0), accepted(59), accepted(1)], [OFFERS_MAX, 0, OFFERS_MAX]);
+    let mut made = 0;
+    for name in 0..10_000 {
+        end.now += Duration::from_millis(1);
+        let heard = end.hears(name, StripeSignal::Offer { sdp: sdp("offer") });
+        made += usize::from(matches!(heard[..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })]));
+        end.hears(name, StripeSignal::End);
+    }
+    assert_eq!(made, OFFERS_BURST as usize + 4, "and one more every two of the ten seconds");
+    end.pass(3600);
+    for name in 0..STRIPES_MAX as u32 {
+        let heard = end.hears(name, StripeSignal::Offer { sdp: sdp("offer") });
+        assert!(matches!(heard[..], [Output::Peer(_, PeerCommand::AcceptOffer { .. })]), "{heard:?}");
+    }
+}
+
+#[test]
+fn many_peers_together_open_a_bounded_number_of_stripes() {
+    let mut end = End::new(1);
+    for link in 100..200 {
+        for name in 0..STRIPES_MAX as u32 {
+            end.stripes.handle_signal(
+                end.now,
+                LinkKey(link),
+                name,
+                StripeSignal::Offer { sdp: sdp("offer") },
+            );
+        }
+    }
+    assert_eq!(end.stripes.len(), PEERS_STRIPES_MAX);
+}
+
+#[test]
+fn a_stripe_that_a_peer_opened_and_does_not_use_is_closed_in_the_end() {
+    let mut end = End::new(1);
+    let made = end.hears(5, StripeSignal::Offer { sdp: sdp("offer") });
+    let [Output::Peer(key, PeerCommand::AcceptOffer { .. })] = made[..] else { panic!("{made:?}") };
+    end.connection(key, PeerEvent::ChannelOpen(Channel::Bulk));
+    assert_eq!(end.pass(59), []);
+    let closed = end.pass(1);
+    assert!(closed.contains(&Output::Peer(key, PeerCommand::Close)), "{closed:?}");
+    assert!(end.stripes.is_empty());
 }
 
 #[test]

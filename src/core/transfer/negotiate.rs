@@ -1,6 +1,7 @@
 //! Offers, answers, and the manifest: everything before pieces are exchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,12 @@ const MANIFEST_AHEAD_BYTES: u64 = 4 * MANIFEST_CHUNK_BYTES as u64;
 
 /// A manifest of which nothing came for so long is asked from another holder.
 const MANIFEST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// So is one that comes by the drop: it should be here after this and what its length takes at so many bytes a second. When
+/// all holders were asked each has twice as long, so that one of them comes to an end on any path.
+const MANIFEST_GRACE: Duration = Duration::from_secs(10);
+const MANIFEST_MIN_BPS: u32 = 256 * 1024;
+const MANIFEST_ROUNDS_MAX: u32 = 10;
 
 /// The most offers that wait for an answer, in all and of one peer: nobody takes the others' places.
 const OFFERS_MAX: usize = 256;
@@ -274,7 +281,11 @@ impl Transfers {
     fn fetch_from(&mut self, now: Instant, id: TransferId, peer: UserId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         self.out.control(&peer, TransferMessage::Accept { id });
-        share.stage = Stage::Fetching(Fetch { from: Some(peer), heard_at: now, buffer: Vec::new() });
+        let round = match &share.stage {
+            Stage::Fetching(fetch) => fetch.round + u32::from(fetch.from.as_ref() >= Some(&peer)),
+            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => 0,
+        };
+        share.stage = Stage::Fetching(Fetch::new(now, Some(peer), round));
         self.wake(Reason::Requests, now + TICK);
     }
 
@@ -283,14 +294,19 @@ impl Transfers {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Stage::Fetching(fetch) = &mut share.stage else { return };
         let is_silent = now.saturating_duration_since(fetch.heard_at) >= MANIFEST_PATIENCE;
+        let patience = MANIFEST_GRACE + Duration::from_secs((share.manifest_len / MANIFEST_MIN_BPS).into());
+        let patience = patience * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
+        let is_slow = share.holders.len() > 1 && now.saturating_duration_since(fetch.asked_at) >= patience;
         let has_gone = fetch.from.as_ref().is_none_or(|from| !share.holders.contains(from));
-        if !is_silent && !has_gone {
+        if !is_silent && !is_slow && !has_gone {
             return self.wake(Reason::Requests, now + TICK);
         }
-        let other = share.holders.iter().find(|holder| Some(*holder) != fetch.from.as_ref());
-        match other.or(share.holders.first()).cloned() {
+        // In turns: two who send nothing must not be asked for ever, one after the other.
+        let next =
+            fetch.from.as_ref().and_then(|from| share.holders.range((Excluded(from), Unbounded)).next());
+        match next.or(share.holders.first()).cloned() {
             Some(holder) => self.fetch_from(now, id, holder),
-            None => *fetch = Fetch { from: None, heard_at: now, buffer: Vec::new() },
+            None => *fetch = Fetch::new(now, None, 0),
         }
     }
 

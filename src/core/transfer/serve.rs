@@ -7,11 +7,15 @@ use super::machine::{Pending, TICK, Transfers};
 use super::negotiate::unexpected;
 use super::share::{Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskError, DiskJob, FailReason, Output, Reason};
+use crate::wire::limits::CONTROL_MAX_BYTES;
 use crate::wire::transfer::{Bits, PIECES_PER_BITS, PIECES_PER_MESSAGE, TransferMessage};
 use crate::wire::{TransferId, UserId};
 
 /// Verified pieces are announced at most so often, and less often the more take part.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(40);
+
+/// What joining counts among the requests of a peer, who may leave and join again: the longest first answer.
+const JOIN_BYTES: u64 = CONTROL_MAX_BYTES as u64;
 
 impl Transfers {
     /// A peer takes part from now on.
@@ -24,6 +28,9 @@ impl Transfers {
         // Once: the answer is longer than the question.
         if std::mem::replace(&mut exchange.member(now, peer).joined, true) {
             return;
+        }
+        if !exchange.allow(peer, JOIN_BYTES) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
         }
         self.tell_all(now, id, peer);
         self.wake(Reason::Progress, now);

@@ -71,8 +71,17 @@ pub(super) enum Stage {
 pub(super) struct Fetch {
     /// Who was asked last; `None` if nobody is there to ask.
     pub(super) from: Option<UserId>,
+    pub(super) asked_at: Instant,
     pub(super) heard_at: Instant,
+    /// How often all holders were asked before.
+    pub(super) round: u32,
     pub(super) buffer: Vec<u8>,
+}
+
+impl Fetch {
+    pub(super) fn new(now: Instant, from: Option<UserId>, round: u32) -> Self {
+        Self { from, asked_at: now, heard_at: now, round, buffer: Vec::new() }
+    }
 }
 
 /// A manifest that is here.

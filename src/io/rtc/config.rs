@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::peer_connection::configuration::setting_engine::SctpMaxMessageSize;
+use webrtc::peer_connection::crypto::RTCCryptoProvider;
 use webrtc::peer_connection::{
     RTCCertificate, RTCConfiguration, RTCConfigurationBuilder, RTCIceServer, RTCIceTransportPolicy,
     SettingEngine, SettingEngineBuilder,
@@ -111,7 +113,12 @@ impl RtcConfig {
     }
 
     /// `window_bytes` is the SCTP receive window, `mdns` whether multicast works on this machine.
-    pub(super) fn setting_engine(&self, window_bytes: u32, mdns: bool) -> SettingEngine {
+    pub(super) fn setting_engine(
+        &self,
+        window_bytes: u32,
+        mdns: bool,
+        crypto: Arc<dyn RTCCryptoProvider>,
+    ) -> SettingEngine {
         let mdns_mode = match mdns {
             true => MulticastDnsMode::QueryOnly,
             false => MulticastDnsMode::Disabled,
@@ -129,6 +136,7 @@ impl RtcConfig {
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(message_max))
             .with_sctp_max_receive_buffer_size(window_bytes)
             .with_sctp_mtu(self.sctp_mtu_bytes)
+            .with_crypto_provider(crypto)
             .build()
     }
 }

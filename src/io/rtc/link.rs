@@ -20,10 +20,12 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sle
 use tracing::{debug, warn};
 use webrtc::data_channel::DataChannel;
 use webrtc::peer_connection::{
-    PeerConnection, RTCIceCandidateInit, RTCIceConnectionState, RTCPeerConnectionState, RTCSessionDescription,
+    PeerConnection, RTCIceCandidateInit, RTCIceConnectionState, RTCPeerConnectionState,
+    RTCSessionDescription, RTCStatsReportEntry, StatsSelector,
 };
 
 use super::channel::{self, Outlet};
+use super::inflow::{Delivered, Inflow};
 use super::path;
 use super::runtime::Pulse;
 use super::session::{attribute, fingerprint_of, fingerprints};
@@ -84,6 +86,8 @@ pub(super) struct Link {
     noticed: mpsc::UnboundedReceiver<Signal>,
     pc: Arc<dyn PeerConnection>,
     pulse: Arc<Pulse>,
+    inflow: Arc<Inflow>,
+    delivered: Delivered,
     role: Role,
     remote: Option<Sdp>,
     local_ufrag: Option<String>,
@@ -111,7 +115,7 @@ pub(super) async fn run(
     requests: mpsc::UnboundedReceiver<Request>,
     first: PeerCommand,
 ) {
-    let Engine { pc, pulse, signals, noticed } = match shared.connect().await {
+    let Engine { pc, pulse, inflow, signals, noticed } = match shared.connect().await {
         Ok(engine) => engine,
         Err(error) => {
             warn!(%error, "cannot make a connection");
@@ -126,6 +130,8 @@ pub(super) async fn run(
         noticed,
         pc,
         pulse,
+        inflow,
+        delivered: Delivered::default(),
         role: Role::Offerer,
         remote: None,
         local_ufrag: None,
@@ -157,6 +163,7 @@ impl Link {
         let load = Arc::clone(&self.outlet.load);
         let events = self.outlet.events.clone();
         let pulse = Arc::clone(&self.pulse);
+        let inflow = Arc::clone(&self.inflow);
         loop {
             self.start_readers();
             let dtls_deadline = self.dtls_deadline;
@@ -175,6 +182,7 @@ impl Link {
                     Some(request) => self.serve(request).await,
                     None => Err(PeerClosed::Local),
                 },
+                () = inflow.suspicious.notified() => self.look_at_inflow().await,
                 () = load.refused() => {
                     warn!(load = ?load, "the peer does not take what it is sent");
                     Err(PeerClosed::Failed)
@@ -416,6 +424,24 @@ impl Link {
         let Some(sctp) = self.pc.sctp().await else { return };
         if let Ok(Some(_)) = sctp.max_channels().await {
             self.associated.send_replace(true);
+        }
+    }
+
+    /// Whether more came in than came out of the engine, or was only waiting for us.
+    async fn look_at_inflow(&mut self) -> Result<(), PeerClosed> {
+        let received = self.inflow.received_bytes();
+        let report = self.pc.get_stats(std::time::Instant::now(), StatsSelector::None).await;
+        let (mut bytes, mut messages) = (0, 0_u32);
+        for entry in report.iter() {
+            if let RTCStatsReportEntry::DataChannel(channel) = entry {
+                bytes += channel.bytes_received;
+                messages = messages.wrapping_add(channel.messages_received);
+            }
+        }
+        self.delivered.count(bytes, messages);
+        match self.inflow.is_excessive(received, self.delivered) {
+            true => self.notice(Signal::Violation("a message without an end")).await,
+            false => Ok(()),
         }
     }
 

@@ -8,6 +8,7 @@
 //! | commands of a connection | 16 MiB of messages | that connection is closed, [`PeerClosed::Failed`] |
 //! | events of all connections | [`RtcConfig::event_queue`] | channels are no longer read; SCTP's window closes |
 //! | received messages of a channel | about 1000 messages (250 MiB of the longest), in the engine, and SCTP's window | the sender waits |
+//! | one message that does not end | 16 MiB | the connection is closed, [`PeerClosed::Failed`] |
 //! | one received message | what both ends announced, 262,144 bytes at most | the engine drops it, the connection goes on |
 //! | channels a peer opens | 16 | the connection is closed, [`PeerClosed::Failed`] |
 //! | candidates of a peer | [`CANDIDATES_MAX`](crate::wire::limits::CANDIDATES_MAX) | further ones are ignored |
@@ -15,6 +16,7 @@
 mod addresses;
 mod channel;
 mod config;
+mod inflow;
 mod link;
 mod load;
 mod moderation;
@@ -44,6 +46,7 @@ use webrtc::runtime::{Runtime, default_runtime};
 pub use config::{Bind, IceServer, RtcConfig};
 
 use self::channel::Outlet;
+use self::inflow::{Inflow, Watched};
 use self::link::Request;
 use self::load::Load;
 use self::runtime::{LinkRuntime, Pulse};
@@ -70,6 +73,7 @@ pub enum RtcError {
 /// What all connections of a process share.
 pub(super) struct Shared {
     config: RtcConfig,
+    crypto: Arc<dyn RTCCryptoProvider>,
     certificate: RTCCertificate,
     fingerprint: Fingerprint,
     runtime: Arc<dyn Runtime>,
@@ -105,6 +109,7 @@ impl RtcDriver {
             window_bytes: socket::receive_window_bytes().map_err(RtcError::Socket)?,
             runtime: default_runtime().ok_or(RtcError::Runtime)?,
             epoch: Instant::now(),
+            crypto,
             certificate,
             fingerprint,
             config,
@@ -185,6 +190,7 @@ impl RtcDriver {
 pub(super) struct Engine {
     pc: Arc<dyn PeerConnection>,
     pulse: Arc<Pulse>,
+    inflow: Arc<Inflow>,
     signals: mpsc::UnboundedSender<Signal>,
     noticed: mpsc::UnboundedReceiver<Signal>,
 }
@@ -206,6 +212,8 @@ impl Shared {
 
     async fn build(&self, mdns: bool) -> webrtc::error::Result<Engine> {
         let pulse = Arc::new(Pulse::default());
+        let inflow = Arc::new(Inflow::default());
+        let crypto = Watched { inner: Arc::clone(&self.crypto), inflow: Arc::clone(&inflow) };
         let (signals, noticed) = mpsc::unbounded_channel();
         let stopped = signals.clone();
         let on_stopped = move || {
@@ -214,14 +222,14 @@ impl Shared {
         let runtime = LinkRuntime::new(Arc::clone(&self.runtime), Arc::clone(&pulse), self.epoch, on_stopped);
         let pc = PeerConnectionBuilder::new()
             .with_configuration(self.config.peer_connection(self.certificate.clone()))
-            .with_setting_engine(self.config.setting_engine(self.window_bytes, mdns))
+            .with_setting_engine(self.config.setting_engine(self.window_bytes, mdns, Arc::new(crypto)))
             .with_runtime(Arc::new(runtime))
             .with_handler(Arc::new(Reporter::new(signals.clone())))
             .with_udp_addrs(addresses::bind_addresses(&self.config.bind))
             .with_data_channel_send_buffer_limit(SEND_BUFFER_BYTES)
             .build()
             .await?;
-        Ok(Engine { pc: Arc::new(pc), pulse, signals, noticed })
+        Ok(Engine { pc: Arc::new(pc), pulse, inflow, signals, noticed })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whoever floods costs the others bounded memory, and what they kept is given up with the connection.
 
+use std::time::Duration;
+
 use fast_rtc_swarm::core::link::CloseReason;
 use fast_rtc_swarm::core::mesh::{Event, Input};
 use fast_rtc_swarm::core::peer::{Channel, Payload, PeerCommand, PeerEvent};
@@ -64,10 +66,43 @@ fn a_server_that_invents_members_costs_a_bounded_number_of_connections() {
 fn members_that_come_and_go_are_missed_in_bounded_number() {
     let mut ada = Member::new(Who::ada());
     for no in 0..3000 {
+        ada.now += Duration::from_millis(50);
         ada.accept(&link_id(no), &user(&format!("nobody-{no}")), our_sdp());
         ada.hear(Input::Signal(ServerSignal::LeaveSwarm { id: link_id(no) }));
     }
     assert_eq!(ada.mesh.held().wants, 1024);
+}
+
+/// A connection takes longer to make and to close than a server takes to ask for both.
+#[test]
+fn a_server_that_has_connections_made_and_ended_gets_a_bounded_number() {
+    let mut ada = Member::new(Who::ada());
+    for no in 0..10_000 {
+        ada.now += Duration::from_millis(1);
+        ada.accept(&link_id(no), &user("nobody"), our_sdp());
+        ada.hear(Input::Signal(ServerSignal::LeaveSwarm { id: link_id(no) }));
+    }
+    let made = ada.commands.iter().filter(|(_, command)| matches!(command, PeerCommand::AcceptOffer { .. }));
+    assert_eq!(made.count(), 128 + 199, "at once, and one each 50 ms of ten seconds");
+}
+
+#[test]
+fn a_server_that_has_offers_made_and_ended_gets_a_bounded_number() {
+    let mut ada = Member::new(Who::ada());
+    let mut made = 0;
+    for _ in 0..10_000 {
+        ada.now += Duration::from_millis(1);
+        ada.mesh.handle_timeout(ada.now);
+        ada.hear(Input::Signal(ServerSignal::OfferRequest));
+        while ada.commands.iter().any(|(_, command)| *command == PeerCommand::CreateOffer) {
+            let (_, id) = ada.offer();
+            made += 1;
+            ada.hear(Input::Signal(ServerSignal::OfferAccepted { id: id.clone(), user_id: user("nobody") }));
+            ada.hear(Input::Signal(ServerSignal::LeaveSwarm { id }));
+        }
+        ada.commands.clear();
+    }
+    assert!((100..400).contains(&made), "{made} connections in ten seconds");
 }
 
 #[test]

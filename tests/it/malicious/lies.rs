@@ -39,7 +39,7 @@ pub(super) const MAX_PEERS: usize = 8;
 /// A member as its user sees it: what it was told, and what left it.
 pub(super) struct Member {
     pub(super) mesh: Mesh,
-    now: Instant,
+    pub(super) now: Instant,
     certificate: Fingerprint,
     pub(super) told: Vec<Event>,
     pub(super) signals: VecDeque<ClientSignal>,

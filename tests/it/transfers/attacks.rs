@@ -303,6 +303,19 @@ fn joining_again_and_again_is_answered_once() {
 }
 
 #[test]
+fn who_leaves_and_joins_without_end_is_cut_off() {
+    let manifest = one_file(8 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
+    let rounds = 2 * (2 * manifest.total_bytes() + 64 * MIB) / (64 * 1024);
+    for _ in 0..rounds {
+        victim.control("mallory", &TransferMessage::Join { id });
+        victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+    }
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
+#[test]
 fn peers_that_ask_and_take_nothing_do_not_keep_others_from_being_served() {
     let manifest = one_file(9 * 1024 * MIB);
     let id = id_of(&manifest);
@@ -331,6 +344,49 @@ fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
     assert_eq!(chunks, 1, "a manifest in one chunk keeps this simple");
     victim.manifest("ada", manifest);
     victim
+}
+
+/// A manifest that others than the honest one, who comes last in every order, offered first.
+fn offered_by_mallories(manifest: &Arc<Manifest>) -> Victim {
+    let names = ["mallory1", "mallory2", "zoe"];
+    let mut victim = Victim::new(AcceptPolicy::Everyone, manifest, &names);
+    for name in names {
+        victim.control(name, &TransferMessage::Offer(offer_of(manifest, name)));
+    }
+    assert_eq!(victim.said_to("mallory1", is_accept), 1);
+    victim
+}
+
+#[test]
+fn peers_that_never_send_the_manifest_do_not_keep_another_from_being_asked() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let mut victim = offered_by_mallories(&manifest);
+    victim.wait(Duration::from_secs(30));
+    assert!(victim.said_to("zoe", is_accept) > 0, "{:?}", victim.said);
+}
+
+#[test]
+fn who_sends_the_manifest_by_the_byte_does_not_keep_another_from_being_asked() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let mut victim = offered_by_mallories(&manifest);
+    let (id, bytes) = (id_of(&manifest), Bytes::from(manifest.to_bytes()));
+    let mut offsets = [0, 0];
+    for _ in 0..60 {
+        victim.wait(Duration::from_secs(1));
+        if victim.said_to("zoe", is_accept) > 0 {
+            break;
+        }
+        for (name, offset) in ["mallory1", "mallory2"].into_iter().zip(&mut offsets) {
+            let content = bytes.slice(*offset..*offset + 1);
+            let frame =
+                Frame { short: id.short(), kind: FrameKind::Manifest, offset: *offset as u32, content };
+            victim.hear(Input::Bulk { peer: user(name), frame: frame.encode() });
+            *offset += usize::from(victim.said_to(name, is_accept) > 0);
+        }
+    }
+    assert!(victim.said_to("zoe", is_accept) > 0, "{:?}", victim.said);
+    victim.manifest("zoe", &manifest);
+    assert!(victim.said_to("zoe", |message| matches!(message, TransferMessage::Join { .. })) > 0);
 }
 
 #[test]

@@ -116,6 +116,22 @@ fn four_messages_bring_an_invite_from_a_member_to_a_newcomer() {
 }
 
 #[test]
+fn strangers_from_everywhere_do_not_keep_members_from_opening_codes() {
+    let mut server = Server::new(limits());
+    let number = free(&server);
+    for stranger in 0..=ADDRESSES_MAX as u64 {
+        let address = ClientAddress::of(Ipv4Addr::from_bits(0x0a00_0000 + stranger as u32).into());
+        let (socket, standing) = (SocketId(100 + stranger), Standing::Stranger);
+        server.handle(Input::Connected { socket, address, standing });
+        server.say(100 + stranger, claim(number));
+    }
+    assert_eq!(server.connect(99, 99, Standing::Stranger), over(99, CodeOver::Limit), "no place is left");
+    server.open(1, 1);
+    server.wait(limits().claim_every);
+    assert_eq!(server.connect(98, 98, Standing::Stranger), [], "and it does not last");
+}
+
+#[test]
 fn a_number_is_claimed_once() {
     let mut server = Server::new(limits());
     let number = server.pair();
