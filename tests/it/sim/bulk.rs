@@ -37,7 +37,10 @@ impl World {
         let Some((_, link)) = self.some_link(no, which) else { return };
         let long = Duration::from_millis(40);
         for _ in 0..3 {
-            self.rtc_event((no, link), PeerEvent::Strain(Strain { shortest: long, last: long, backlog: long }));
+            self.rtc_event(
+                (no, link),
+                PeerEvent::Strain(Strain { shortest: long, last: long, backlog: long }),
+            );
         }
     }
 
