@@ -32,6 +32,12 @@ impl Candidate {
         line_is_udp(&self.candidate)
     }
 
+    /// As JSON each of them takes six bytes, so a candidate within its limit could be a message over the limit.
+    fn has_control_characters(&self) -> bool {
+        let texts = [Some(&self.candidate), self.sdp_mid.as_ref(), self.username_fragment.as_ref()];
+        texts.into_iter().flatten().any(|text| text.chars().any(char::is_control))
+    }
+
     /// The bytes this candidate takes, for limits.
     pub fn len_bytes(&self) -> usize {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -67,5 +73,29 @@ pub(super) fn or_end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
         let message = format!("a candidate has at most {CANDIDATE_MAX_BYTES} bytes");
         return Err(serde::de::Error::custom(message));
     }
+    if candidate.has_control_characters() {
+        return Err(serde::de::Error::custom("a candidate has no control characters"));
+    }
     Ok(Some(candidate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Field {
+        #[serde(deserialize_with = "or_end")]
+        candidate: Option<Candidate>,
+    }
+
+    #[test]
+    fn a_candidate_that_grows_as_json_is_refused() {
+        let parsed = |line: &str| {
+            let field = serde_json::json!({ "candidate": { "candidate": line } });
+            serde_json::from_value::<Field>(field).map(|field| field.candidate.is_some())
+        };
+        assert!(parsed("candidate:1 1 udp 1 192.0.2.1 9 typ host").expect("a good one"));
+        assert!(parsed(&"\u{1}".repeat(900)).is_err());
+    }
 }

@@ -2,7 +2,9 @@
 //!
 //! A path that is full has a queue, and a round trip over it takes longer than the shortest one. Data that waits
 //! although there is no queue waits for an association's congestion control or window, and another association has
-//! another of each. On a path without loss one association fills the queue by itself, so nothing is opened there.
+//! another of each. On a path without loss one association fills the queue by itself, so nothing is opened there: nor for
+//! a while after, since an association that recovers from an overrun queue looks like one on a path that loses packets, and
+//! more of them would overrun it more.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,10 @@ use crate::core::peer::Strain;
 const ROUND_TRIP_MIN: Duration = Duration::from_millis(10);
 
 /// A round trip that takes so much longer than the shortest has met a queue. The bulk window aims at less than 30 ms.
-const QUEUE: Duration = Duration::from_millis(15);
+const QUEUE: Duration = Duration::from_millis(20);
+
+/// A path that had a queue counts as full for so long. An association takes up to five seconds to recover from overrunning one.
+const FULL_FOR: Duration = Duration::from_secs(10);
 
 /// Data that waits less than that before it is sent is not held back by its association but by the bulk window, which
 /// lets 20 ms and a quarter of a round trip wait there and grows otherwise.
@@ -28,8 +33,10 @@ const REST: Duration = Duration::from_secs(60);
 /// What one link's history says.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
-    /// The round trip of the report before, with as many connections.
-    before: Option<Duration>,
+    /// When a queue was last seen.
+    full_at: Option<Instant>,
+    /// Whether the report before was of as many connections.
+    is_settled: bool,
     sent_bytes: u64,
     /// When the present number of connections was reached, and what had been sent then.
     since: Option<(Instant, u64)>,
@@ -52,21 +59,25 @@ impl Policy {
     /// How many more stripes to open, with so many open and coming up.
     pub(super) fn judge(&mut self, now: Instant, strain: Strain, open: usize, opening: usize) -> usize {
         let connections = 1 + open;
+        if strain.last > strain.shortest + QUEUE {
+            self.full_at = Some(now);
+        }
         if opening > 0 || self.connections != connections {
             self.connections = connections;
             self.since = Some((now, self.sent_bytes));
-            self.before = None;
+            self.is_settled = false;
             return 0;
         }
-        let Some(before) = self.before.replace(strain.last) else { return 0 };
-        // Busy sockets are read in steps, which makes one round trip or another longer.
-        let has_queue = strain.last.min(before) > strain.shortest + QUEUE;
+        if !std::mem::replace(&mut self.is_settled, true) {
+            return 0;
+        }
+        let is_full = self.full_at.is_some_and(|at| now < at + FULL_FOR);
         let is_held_back = strain.backlog >= BACKLOG;
         let rests = self.rests_until.is_some_and(|until| now < until);
-        if has_queue || !is_held_back || rests || strain.shortest < ROUND_TRIP_MIN {
+        if is_full || !is_held_back || rests || strain.shortest < ROUND_TRIP_MIN {
             return 0;
         }
-        self.before = None;
+        self.is_settled = false;
         let bps = self.rate(now);
         if self.before_bps.is_some_and(|before| bps < before * GAIN) {
             self.before_bps = None;

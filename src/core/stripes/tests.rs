@@ -204,6 +204,16 @@ fn a_path_that_is_full_or_short_or_not_used_gets_none() {
 }
 
 #[test]
+fn a_path_that_was_full_gets_none_for_a_while() {
+    let mut end = End::new(1);
+    end.strained(30, 1_000_000);
+    for _ in 0..9 {
+        assert_eq!(end.strained(0, 10_000), [], "it recovers from what it lost");
+    }
+    assert!((0..10).any(|_| !end.strained(0, 10_000).is_empty()));
+}
+
+#[test]
 fn what_brought_nothing_is_not_done_again_for_a_while() {
     let mut end = End::new(1);
     let mut opened_at = Vec::new();

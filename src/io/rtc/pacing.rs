@@ -27,8 +27,9 @@ const LONG: Duration = Duration::from_millis(10);
 /// One frame of the size our peers send: less than that cannot keep any path busy.
 const WINDOW_MIN_BYTES: usize = 64 * 1024;
 
-/// Where a connection starts, before anything is known about its path.
-const WINDOW_START_BYTES: usize = 256 * 1024;
+/// Where a connection starts, before anything is known about its path: what the slowest paths carry without loss. A larger one
+/// overruns them at once, and looks like a lossy path from then on.
+const WINDOW_START_BYTES: usize = WINDOW_MIN_BYTES;
 
 /// The receive window of our peers: more than that is never in flight.
 const WINDOW_MAX_BYTES: usize = 4 * 1024 * 1024;

@@ -26,6 +26,9 @@ use crate::wire::{ClientSignal, Init, Secret};
 /// How long reaching the server may take, from the first packet to the upgrade.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What may wait to be written: a few of the longest signals. A server that pings without end and reads nothing gets no more pongs.
+const WRITE_BACKLOG_MAX_BYTES: usize = 1024 * 1024;
+
 /// Where and how to connect.
 #[derive(Debug, Clone)]
 pub struct ConnectConfig {
@@ -195,7 +198,8 @@ impl Target {
         stream.set_nodelay(true).map_err(unreachable)?;
         let limits = WebSocketConfig::default()
             .max_message_size(Some(SERVER_SIGNAL_MAX_BYTES))
-            .max_frame_size(Some(SERVER_SIGNAL_MAX_BYTES));
+            .max_frame_size(Some(SERVER_SIGNAL_MAX_BYTES))
+            .max_write_buffer_size(WRITE_BACKLOG_MAX_BYTES);
         let connector = config.trust.0.clone().map_or(Connector::Plain, Connector::Rustls);
         let connecting =
             client_async_tls_with_config(self.request.clone(), stream, Some(limits), Some(connector));

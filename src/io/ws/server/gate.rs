@@ -29,6 +29,11 @@ use crate::wire::{RoomId, Secret};
 const READ_BUFFER_BYTES: usize = 1_024;
 const WRITE_BUFFER_BYTES: usize = 4_096;
 
+/// What may wait in a socket's write buffer: a few of the longest messages. Without a bound each ping of a client that reads
+/// nothing adds a pong.
+const WRITE_BACKLOG_MAX_BYTES: usize = 1024 * 1024;
+const CODE_BACKLOG_MAX_BYTES: usize = 64 * 1024;
+
 /// A message that is only a little too large is refused politely; beyond this the socket is closed.
 const MESSAGE_MAX_BYTES: usize = 2 * SIGNAL_MAX_BYTES;
 
@@ -191,7 +196,8 @@ fn open(
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(MESSAGE_MAX_BYTES)
-        .max_frame_size(MESSAGE_MAX_BYTES);
+        .max_frame_size(MESSAGE_MAX_BYTES)
+        .max_write_buffer_size(WRITE_BACKLOG_MAX_BYTES);
     Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, opening)))
 }
 
@@ -216,7 +222,8 @@ fn open_code(
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(CODE_SIGNAL_MAX_BYTES)
-        .max_frame_size(CODE_SIGNAL_MAX_BYTES);
+        .max_frame_size(CODE_SIGNAL_MAX_BYTES)
+        .max_write_buffer_size(CODE_BACKLOG_MAX_BYTES);
     let (codes, address) = (gate.codes.clone(), gate.client(guest.peer, headers));
     Ok(upgrade.on_upgrade(move |socket| codes::run(socket, codes, address, standing, guest.alive)))
 }
