@@ -257,6 +257,8 @@ impl Shelf {
     /// A new transfer, or one that is offered again, under its old number.
     fn put(&mut self, offer: &OfferInfo, from: Option<&UserId>, state: State) -> u32 {
         if let Some(item) = self.items.get_mut(&offer.transfer) {
+            // Whoever offered it first may have lied, and taken it back.
+            item.offer = offer.clone();
             item.from = from.cloned();
             item.state = state;
             return item.number;
@@ -381,6 +383,15 @@ pub(crate) mod tests {
         assert_eq!(shelf.pick("9", waits), Err(PickError::Unknown("9".into())));
         say(&mut shelf, &TransferEvent::Withdrawn { transfer: TransferId([1; 32]) });
         assert_eq!(shelf.pick("", waits), Ok(TransferId([2; 32])));
+    }
+
+    #[test]
+    fn an_offer_made_again_is_asked_about_in_its_own_words() {
+        let mut shelf = Shelf::default();
+        say(&mut shelf, &offered(1, "notes.txt"));
+        say(&mut shelf, &TransferEvent::Withdrawn { transfer: TransferId([1; 32]) });
+        say(&mut shelf, &offered(1, "evil.sh"));
+        assert_eq!(shelf.items()[0].offer.name, "evil.sh");
     }
 
     #[test]

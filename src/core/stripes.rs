@@ -3,7 +3,7 @@
 //! One SCTP association gets `1.2 × packet / (round trip × √loss)` at the most (Mathis et al. 1997), which is little on a long
 //! path that loses packets: 0.3 MB/s at 40 ms and 1 %, whatever the path could carry; and never more than its window in
 //! flight. Several associations each get that. So while bulk data waits and the path shows no queue, whoever sends it
-//! opens more of them, four times as many each time, until the path is full or nothing is gained ([`policy`]).
+//! opens more of them, four times as many each time, until the path is full or nothing is gained (`policy`).
 //!
 //! ```text
 //!   opener                                          the other
@@ -50,9 +50,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const OFFERS_BURST: u32 = 2 * STRIPES_MAX as u32;
 const OFFER_EVERY: Duration = Duration::from_secs(2);
 
-/// The most stripes that peers open beside all links: each costs a socket on every interface, and many members may agree to
-/// open as many as they can.
-const PEERS_STRIPES_MAX: usize = 64;
+/// The most stripes that peers open beside all links, and as many that we open: each costs a socket on every interface, and
+/// many members may agree to open, or to make us open, as many as they can.
+const ALL_LINKS_MAX: usize = 64;
 
 /// The keys of stripes are apart from those of links.
 const FIRST_KEY: u64 = 1 << 63;
@@ -196,7 +196,9 @@ impl Stripes {
         let (open, opening) = (open.len(), opening.len());
         let lane = self.lanes.entry(link).or_default();
         let wanted = lane.policy.judge(now, strain, open, opening);
-        for _ in 0..wanted.min(STRIPES_MAX.saturating_sub(open + opening)) {
+        let all_ours = self.stripes.values().filter(|stripe| stripe.is_ours).count();
+        let room = STRIPES_MAX.saturating_sub(open + opening).min(ALL_LINKS_MAX.saturating_sub(all_ours));
+        for _ in 0..wanted.min(room) {
             let name = self.rng.random();
             let key = self.insert(now, link, name, true);
             self.command(key, PeerCommand::CreateOffer);
@@ -329,7 +331,7 @@ impl Stripes {
     /// Whether the peer of a link may open one more. Counts it if so.
     fn may_open(&mut self, now: Instant, link: LinkKey) -> bool {
         let opened_by_peers = || self.stripes.values().filter(|stripe| !stripe.is_ours);
-        let is_room = opened_by_peers().count() < PEERS_STRIPES_MAX
+        let is_room = opened_by_peers().count() < ALL_LINKS_MAX
             && opened_by_peers().filter(|stripe| stripe.link == link).count() < STRIPES_MAX;
         is_room && self.lanes.entry(link).or_default().offers.take(now)
     }

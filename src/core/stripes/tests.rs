@@ -349,7 +349,19 @@ fn many_peers_together_open_a_bounded_number_of_stripes() {
             );
         }
     }
-    assert_eq!(end.stripes.len(), PEERS_STRIPES_MAX);
+    assert_eq!(end.stripes.len(), ALL_LINKS_MAX);
+}
+
+#[test]
+fn many_peers_together_make_us_open_a_bounded_number_of_stripes() {
+    let mut end = End::new(1);
+    for _ in 0..3 {
+        end.now += Duration::from_secs(1);
+        for link in 100..200 {
+            end.stripes.handle_strain(end.now, LinkKey(link), strain(0));
+        }
+    }
+    assert_eq!(end.stripes.len(), ALL_LINKS_MAX);
 }
 
 #[test]
