@@ -20,14 +20,24 @@ impl Allowance {
 
     /// Takes one, if there is one.
     pub fn take(&mut self, now: Instant) -> bool {
+        self.catch_up(now);
+        let is_left = self.used < self.burst;
+        self.used += u32::from(is_left);
+        is_left
+    }
+
+    /// How many are left, as far as time has been caught up with.
+    pub fn left(&self) -> u32 {
+        self.burst - self.used
+    }
+
+    /// Forgets what was used long enough ago.
+    pub fn catch_up(&mut self, now: Instant) {
         let counted_to = self.counted_to.unwrap_or(now);
         let spans = now.saturating_duration_since(counted_to).as_millis() / self.every.as_millis();
         let forgotten = u32::try_from(spans).unwrap_or(u32::MAX).min(self.used);
         self.used -= forgotten;
         self.counted_to = Some(if self.used == 0 { now } else { counted_to + self.every * forgotten });
-        let is_left = self.used < self.burst;
-        self.used += u32::from(is_left);
-        is_left
     }
 }
 

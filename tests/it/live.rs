@@ -19,6 +19,11 @@ pub fn driver() -> (RtcDriver, mpsc::Receiver<(LinkKey, PeerEvent)>) {
     RtcDriver::new(RtcConfig { bind, mdns: false, ..RtcConfig::default() }).expect("loopback is there")
 }
 
+/// When the first of them wants to be woken.
+pub fn next_wake(members: &[Member]) -> Option<tokio::time::Instant> {
+    members.iter().filter_map(|member| member.mesh.poll_timeout()).map(|(at, _)| at.into()).min()
+}
+
 /// The mesh, its connections, and what its user was told.
 pub struct Member {
     pub mesh: Mesh,

@@ -9,7 +9,7 @@ use fast_rtc_swarm::core::stripes::is_stripe;
 use fast_rtc_swarm::wire::signal::OfferSignal;
 use fast_rtc_swarm::wire::{ClientSignal, LinkId, RoomKey, ServerSignal, UserId};
 
-use crate::live::{Member, PATIENCE};
+use crate::live::{Member, PATIENCE, next_wake};
 
 const ADA: usize = 0;
 const BOB: usize = 1;
@@ -83,9 +83,8 @@ impl Pair {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !done(self) {
             self.serve();
+            let wake_at = next_wake(&self.members).unwrap_or(deadline);
             let [ada, bob] = &mut self.members;
-            let wake_at = [&ada.mesh, &bob.mesh].into_iter().filter_map(|mesh| mesh.poll_timeout());
-            let wake_at = wake_at.map(|(at, _)| at.into()).min().unwrap_or(deadline);
             tokio::select! {
                 Some((key, event)) = ada.events.recv() => ada.hear(Input::Peer(key, event)),
                 Some((key, event)) = bob.events.recv() => bob.hear(Input::Peer(key, event)),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::core::allowance::Allowance;
 use crate::core::network::ClientAddress;
 use crate::core::room::SocketId;
 use crate::core::timers::Timers;
@@ -128,8 +129,7 @@ enum Stage {
 #[derive(Debug)]
 struct Address {
     sockets: usize,
-    claims: u32,
-    counted_at: Instant,
+    claims: Allowance,
 }
 
 /// All codes of a server.
@@ -220,8 +220,9 @@ impl Relay {
         if crowded || from_there >= self.limits.sockets_per_address {
             return self.say_over(socket, CodeOver::Limit);
         }
-        let fresh = Address { sockets: 0, claims: self.limits.claims_burst, counted_at: now };
-        self.addresses.entry(address).or_insert(fresh).sockets += 1;
+        let Limits { claims_burst, claim_every, .. } = self.limits;
+        let fresh = || Address { sockets: 0, claims: Allowance::new(claims_burst, claim_every) };
+        self.addresses.entry(address).or_insert_with(fresh).sockets += 1;
         self.strangers += usize::from(standing == Standing::Stranger);
         self.sockets.insert(socket, Socket { address, standing, stage: Stage::Silent });
         self.deadlines.set(socket, Some(now + self.limits.silence));
@@ -294,14 +295,7 @@ impl Relay {
     fn may_claim(&mut self, now: Instant, socket: SocketId) -> bool {
         let address = self.sockets.get(&socket).map(|known| known.address);
         let Some(known) = address.and_then(|address| self.addresses.get_mut(&address)) else { return false };
-        known.refill(now, &self.limits);
-        match known.claims.checked_sub(1) {
-            Some(rest) => {
-                known.claims = rest;
-                true
-            }
-            None => false,
-        }
+        known.claims.take(now)
     }
 
     /// Forgets addresses of which there is nothing to remember, when there are many.
@@ -311,8 +305,8 @@ impl Relay {
         }
         let limits = &self.limits;
         self.addresses.retain(|_, known| {
-            known.refill(now, limits);
-            known.sockets > 0 || known.claims < limits.claims_burst
+            known.claims.catch_up(now);
+            known.sockets > 0 || known.claims.left() < limits.claims_burst
         });
     }
 
@@ -345,7 +339,7 @@ impl Relay {
         self.strangers -= usize::from(standing == Standing::Stranger);
         if let Some(known) = self.addresses.get_mut(&address) {
             known.sockets -= 1;
-            if known.sockets == 0 && known.claims == self.limits.claims_burst {
+            if known.sockets == 0 && known.claims.left() == self.limits.claims_burst {
                 self.addresses.remove(&address);
             }
         }
@@ -357,17 +351,5 @@ impl Relay {
             }
             Stage::Paired { with, .. } => Some(with).filter(|with| self.sockets.contains_key(with)),
         }
-    }
-}
-
-impl Address {
-    fn refill(&mut self, now: Instant, limits: &Limits) {
-        let every = limits.claim_every.max(Duration::from_millis(1));
-        let elapsed = now.saturating_duration_since(self.counted_at);
-        let gained = u32::try_from(elapsed.as_millis() / every.as_millis()).unwrap_or(u32::MAX);
-        self.claims = self.claims.saturating_add(gained).min(limits.claims_burst);
-        // What is left of an interval counts for the next.
-        let counted = every.checked_mul(gained).and_then(|span| self.counted_at.checked_add(span));
-        self.counted_at = if self.claims == limits.claims_burst { now } else { counted.unwrap_or(now) };
     }
 }

@@ -17,7 +17,7 @@ use fast_rtc_swarm::wire::signal::OfferSignal;
 use fast_rtc_swarm::wire::{Candidate, ClientSignal, LinkId, RoomKey, Sdp, ServerSignal, UserId};
 use tokio::sync::mpsc;
 
-use crate::live::{Member, PATIENCE, driver};
+use crate::live::{Member, PATIENCE, driver, next_wake};
 
 const ADA: usize = 0;
 const BOB: usize = 1;
@@ -99,9 +99,8 @@ impl World {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !done(self) {
             self.serve();
+            let wake_at = next_wake(&self.members).unwrap_or(deadline);
             let [ada, bob] = &mut self.members;
-            let wake_at = [&ada.mesh, &bob.mesh].into_iter().filter_map(|mesh| mesh.poll_timeout());
-            let wake_at = wake_at.map(|(at, _)| at.into()).min().unwrap_or(deadline);
             tokio::select! {
                 Some((key, event)) = ada.events.recv() => ada.hear(Input::Peer(key, event)),
                 Some((key, event)) = bob.events.recv() => bob.hear(Input::Peer(key, event)),

@@ -280,10 +280,12 @@ fn addresses_are_remembered_as_long_as_they_have_used_something() {
     server.connect(1, 1, Standing::Stranger);
     server.lose(1);
     assert!(server.relay.addresses.is_empty());
+    let Limits { claims_burst, claim_every, .. } = server.relay.limits;
     server.relay.addresses = (0..ADDRESSES_MAX as u32)
         .map(|n| {
-            let known = Address { sockets: 0, claims: 0, counted_at: server.start };
-            (ClientAddress::of(IpAddr::V4(Ipv4Addr::from(n))), known)
+            let mut claims = Allowance::new(claims_burst, claim_every);
+            while claims.take(server.start) {}
+            (ClientAddress::of(IpAddr::V4(Ipv4Addr::from(n))), Address { sockets: 0, claims })
         })
         .collect();
     assert_eq!(server.connect(2, 2, Standing::Stranger), over(2, CodeOver::Limit));
@@ -346,7 +348,8 @@ fn check(relay: &Relay) {
     for (address, known) in &relay.addresses {
         assert_eq!(by_address.get(address).copied().unwrap_or(0), known.sockets);
         assert!(
-            known.sockets <= relay.limits.sockets_per_address && known.claims <= relay.limits.claims_burst
+            known.sockets <= relay.limits.sockets_per_address
+                && known.claims.left() <= relay.limits.claims_burst
         );
     }
 }

@@ -192,12 +192,7 @@ fn open(
     let (hub, timeouts) = (gate.hub.clone(), gate.timeouts);
     let address = gate.client(guest.peer, headers);
     let opening = Opening { address, alive: guest.alive, grant, room, init: parameters.init, timeouts };
-    let upgrade = upgrade
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(MESSAGE_MAX_BYTES)
-        .max_frame_size(MESSAGE_MAX_BYTES)
-        .max_write_buffer_size(WRITE_BACKLOG_MAX_BYTES);
+    let upgrade = bounded(upgrade, MESSAGE_MAX_BYTES, WRITE_BACKLOG_MAX_BYTES);
     Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, opening)))
 }
 
@@ -218,14 +213,19 @@ fn open_code(
         Ok(Grant::EveryRoom | Grant::Room(_)) => Standing::Member,
         Err(_) => Standing::Stranger,
     };
-    let upgrade = upgrade
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(CODE_SIGNAL_MAX_BYTES)
-        .max_frame_size(CODE_SIGNAL_MAX_BYTES)
-        .max_write_buffer_size(CODE_BACKLOG_MAX_BYTES);
+    let upgrade = bounded(upgrade, CODE_SIGNAL_MAX_BYTES, CODE_BACKLOG_MAX_BYTES);
     let (codes, address) = (gate.codes.clone(), gate.client(guest.peer, headers));
     Ok(upgrade.on_upgrade(move |socket| codes::run(socket, codes, address, standing, guest.alive)))
+}
+
+/// A socket that takes messages of so many bytes, and of which so many may wait to be written.
+fn bounded(upgrade: WebSocketUpgrade, message_max: usize, backlog_max: usize) -> WebSocketUpgrade {
+    upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(message_max)
+        .max_frame_size(message_max)
+        .max_write_buffer_size(backlog_max)
 }
 
 /// The upgrade, or why the request is none.
