@@ -1,5 +1,4 @@
 // Peers of the published libraries in headless Chromium, one tab each. Speaks JSON lines; see README.md.
-import { createServer } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import { chromium } from 'playwright-core'
@@ -24,9 +23,8 @@ const bundled = await build({
   define: { global: 'window' },
 })
 const page = `<!doctype html><title>peer</title><script>${bundled.outputFiles[0].text.replaceAll('</script', '<\\/script')}</script>`
-const server = createServer((_, response) => response.setHeader('content-type', 'text/html').end(page))
-await new Promise((listening) => server.listen(0, 'localhost', listening))
-const origin = `http://localhost:${server.address().port}`
+// Answered in the browser itself: a server would be one more thing that can be slow or hang up at the wrong moment.
+const origin = `http://browser-${process.pid}.localhost`
 
 const running = await chromium.launchServer({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -36,9 +34,12 @@ const browser = await chromium.connect(running.wsEndpoint())
 const tabs = new Map()
 
 async function start(options) {
-  const tab = await browser.newPage()
+  // A page from nowhere may reach this machine only when its user has allowed it to.
+  const context = await browser.newContext({ permissions: ['local-network-access'] })
+  const tab = await context.newPage()
   await tab.exposeFunction('emitToDriver', emit)
   tab.on('pageerror', (error) => emit({ event: 'error', peer: options.peer, message: String(error) }))
+  await tab.route(`${origin}/**`, (route) => route.fulfill({ contentType: 'text/html', body: page }))
   await tab.goto(origin)
   await tab.evaluate((given) => window.startPeer(given), options)
   tabs.set(options.peer, tab)
@@ -49,7 +50,7 @@ emit({ event: 'up', origin, group: running.process().pid })
 await serve(async (command) => {
   if (command.cmd === 'start') return start(command)
   const tab = tabs.get(command.peer)
-  if (command.cmd === 'closeTab') return tab.close()
+  if (command.cmd === 'closeTab') return tab.context().close()
   await tab.evaluate((given) => window.peer.run(given), command)
 })
 await running.close()

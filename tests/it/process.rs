@@ -149,7 +149,9 @@ impl Process {
         }
     }
 
-    fn report(&self) -> String {
+    /// What it said so far, for whoever looks for the reason of a failure.
+    pub fn report(&mut self) -> String {
+        while self.listen(Instant::now()).is_ok() {}
         let said: Vec<String> = self.said().map(Value::to_string).collect();
         format!("{} said:\n{}\nand on stderr:\n{}", self.name, said.join("\n"), self.stderr)
     }

@@ -356,6 +356,17 @@ impl Scene {
     }
 }
 
+/// A test that failed waiting for one program often failed because of another.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for process in self.processes.iter_mut().chain([&mut self.server]) {
+                eprintln!("{}", process.report());
+            }
+        }
+    }
+}
+
 impl<'a> Sight<'a> {
     fn whom(self) -> &'a str {
         match self {
