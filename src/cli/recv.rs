@@ -34,10 +34,12 @@ const REACTION: Duration = Duration::from_secs(1);
 
 /// Runs `swarm recv`.
 pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
-    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal() && !args.json;
-    if !can_ask {
+    let is_somebody_there = io::stdin().is_terminal() && io::stderr().is_terminal() && !args.json;
+    if !is_somebody_there {
         needs_nobody(&args.accept)?;
     }
+    // Reading from a terminal stops a program in the background, so it does not where nothing can come to be asked.
+    let can_ask = is_somebody_there && !(args.accept.yes && needs_nobody(&args.accept).is_ok());
     let target = target(&args)?;
     let audience = if args.json { Audience::Program } else { Audience::People };
     let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
@@ -99,8 +101,8 @@ struct Counter {
 #[derive(Debug, Default)]
 struct Questions {
     queue: VecDeque<Question>,
-    /// When the first one took the place of another that nobody had answered.
-    swapped_at: Option<Instant>,
+    /// Since when the first one is that.
+    asked_at: Option<Instant>,
 }
 
 impl Questions {
@@ -112,20 +114,36 @@ impl Questions {
         self.queue.front().copied()
     }
 
+    /// Asks another one. Says whether it is the first.
+    fn add(&mut self, now: Instant, question: Question) -> bool {
+        self.change(now, |queue| queue.push_back(question))
+    }
+
     /// Forgets what is asked about a transfer. Says whether another question is the first now.
     fn forget(&mut self, now: Instant, transfer: TransferId) -> bool {
+        self.change(now, |queue| queue.retain(|question| question.transfer() != transfer))
+    }
+
+    /// The first one was answered.
+    fn pop(&mut self, now: Instant) {
+        self.change(now, |queue| {
+            queue.pop_front();
+        });
+    }
+
+    fn change(&mut self, now: Instant, change: impl FnOnce(&mut VecDeque<Question>)) -> bool {
         let before = self.first();
-        self.queue.retain(|question| question.transfer() != transfer);
-        let is_swapped = self.first() != before;
-        if is_swapped {
-            self.swapped_at = Some(now);
+        change(&mut self.queue);
+        let is_another = self.first() != before;
+        if is_another {
+            self.asked_at = Some(now);
         }
-        is_swapped
+        is_another
     }
 
     /// What is answered by a line typed now.
     fn answered(&self, now: Instant) -> Option<Question> {
-        let is_seen = self.swapped_at.is_none_or(|at| now >= at + REACTION);
+        let is_seen = self.asked_at.is_some_and(|at| now >= at + REACTION);
         self.first().filter(|_| is_seen)
     }
 }
@@ -156,7 +174,8 @@ impl Counter {
             let lost_at = alone_since.map(|since: Instant| since + ALONE_MAX);
             let deadline = give_up_at.into_iter().chain(lost_at).min();
             let happening = tokio::select! {
-                happening = self.session.next(!self.questions.is_empty()) => happening,
+                // Always read: a line that was typed before a question came is no answer to it.
+                happening = self.session.next(true) => happening,
                 () = until(deadline), if !self.session.is_leaving() => {
                     verdict = Some(given_up(desk));
                     self.session.leave();
@@ -223,8 +242,7 @@ impl Counter {
     }
 
     fn queue(&mut self, question: Question, desk: &Desk) {
-        self.questions.queue.push_back(question);
-        if self.questions.queue.len() == 1 {
+        if self.questions.add(Instant::now(), question) {
             self.put_question(desk);
         }
     }
@@ -259,7 +277,7 @@ impl Counter {
             desk.shelf.decline(&question.transfer());
         }
         self.session.ask(command);
-        self.questions.queue.pop_front();
+        self.questions.pop(Instant::now());
         self.put_question(desk);
         let last = self.questions.is_empty() && running(desk).is_none() && !self.keep;
         (refused && last).then(|| Err(Failure::new(Exit::Refused, "declined; nothing was received")))
@@ -379,16 +397,33 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_does_not_count_for_a_question_that_just_took_anothers_place() {
-        let other = TransferId([2; 32]);
+    fn an_answer_counts_only_for_a_question_that_was_there_to_be_read() {
+        let (asked, next) = (Question::Take(TRANSFER), Question::Take(TransferId([2; 32])));
         let now = Instant::now();
-        let asked = [Question::Take(TRANSFER), Question::Take(other)];
-        let mut questions = Questions { queue: asked.into(), swapped_at: None };
-        assert_eq!(questions.answered(now), Some(asked[0]));
-        assert!(questions.forget(now, TRANSFER));
-        assert_eq!(questions.answered(now + REACTION / 2), None);
-        assert_eq!(questions.answered(now + REACTION), Some(asked[1]));
-        assert!(!questions.forget(now + REACTION, TRANSFER), "it is not there any more");
+        let mut questions = Questions::default();
+        assert!(questions.add(now, asked), "it is asked at once");
+        assert_eq!(questions.answered(now + REACTION / 2), None, "typed before it was seen");
+        assert_eq!(questions.answered(now + REACTION), Some(asked));
+        assert!(!questions.add(now + REACTION, next), "one after the other");
+        assert_eq!(questions.answered(now + REACTION), Some(asked));
+
+        let later = now + 2 * REACTION;
+        assert!(questions.forget(later, TRANSFER), "it took the other's place");
+        assert_eq!(questions.answered(later), None);
+        assert_eq!(questions.answered(later + REACTION), Some(next));
+        assert!(!questions.forget(later, TRANSFER), "it is not there any more");
+    }
+
+    #[test]
+    fn the_answer_to_one_question_is_none_to_the_next() {
+        let (asked, next) = (Question::Take(TRANSFER), Question::InTheWay(TRANSFER));
+        let now = Instant::now();
+        let mut questions = Questions::default();
+        questions.add(now, asked);
+        questions.add(now, next);
+        questions.pop(now + REACTION);
+        assert_eq!(questions.answered(now + REACTION), None);
+        assert_eq!(questions.answered(now + 2 * REACTION), Some(next));
     }
 
     #[test]

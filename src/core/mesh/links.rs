@@ -36,56 +36,53 @@ impl Mesh {
 
     fn handle_link_event(&mut self, now: Instant, key: LinkKey, event: link::Event) {
         match event {
-            link::Event::Closed(reason) => return self.handle_link_closed(now, key, reason),
-            link::Event::Stale => return self.handle_stale_offer(now, key),
-            link::Event::Strain(strain) => {
-                self.stripes.handle_strain(now, key, strain);
-                return self.drain_stripes(now);
-            }
-            link::Event::Stripe { stripe, signal } => {
-                self.stripes.handle_signal(now, key, stripe, signal);
-                return self.drain_stripes(now);
-            }
-            link::Event::Ready { .. }
-            | link::Event::Text { .. }
-            | link::Event::Data(_)
-            | link::Event::Renamed(_)
-            | link::Event::Transfer(_)
-            | link::Event::Bulk(_)
-            | link::Event::Path(_)
-            | link::Event::Writable(_) => {}
-        }
-        let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
-        let is_ignored = self.ignored.contains(&peer);
-        match event {
-            // Where peers without a proof are let in, whoever has one keeps the place against them.
-            link::Event::Ready { verified: false, .. } if self.has_verified_link(&peer) => {
-                self.feed(now, key, link::Input::Close(CloseReason::Unverified));
-            }
+            link::Event::Closed(reason) => self.handle_link_closed(now, key, reason),
+            link::Event::Stale => self.handle_stale_offer(now, key),
             link::Event::Ready { kind, verified, name } => {
+                let Some(peer) = self.links.get(&key).and_then(Link::peer).cloned() else { return };
+                // Where peers without a proof are let in, whoever has one keeps the place against them.
+                if !verified && self.has_verified_link(&peer) {
+                    return self.feed(now, key, link::Input::Close(CloseReason::Unverified));
+                }
                 self.handle_link_ready(now, key, &peer);
                 self.event(Event::Opened { peer, kind, verified, name });
             }
-            link::Event::Path(path) => self.event(Event::Path { peer, path }),
+            // A link that was refused or replaced tells nothing more, although what it said before still comes out.
+            _ if self.ready_peer(key).is_none() => {}
+            link::Event::Strain(strain) => {
+                self.stripes.handle_strain(now, key, strain);
+                self.drain_stripes(now);
+            }
+            link::Event::Stripe { stripe, signal } => {
+                self.stripes.handle_signal(now, key, stripe, signal);
+                self.drain_stripes(now);
+            }
             link::Event::Writable(bytes) => {
                 self.stripes.add_credit(key, bytes);
-                self.event(Event::Writable { peer, bytes });
+                self.tell(key, |peer| Event::Writable { peer, bytes });
             }
-            link::Event::Text { .. }
-            | link::Event::Data(_)
-            | link::Event::Renamed(_)
-            | link::Event::Transfer(_)
-            | link::Event::Bulk(_)
-                if is_ignored => {}
-            link::Event::Renamed(name) => self.event(Event::Renamed { peer, name }),
-            link::Event::Text { text, direct } => self.event(Event::Text { from: peer, text, direct }),
-            link::Event::Data(bytes) => self.event(Event::Data { from: peer, bytes }),
-            link::Event::Transfer(message) => self.event(Event::Transfer { from: peer, message }),
-            link::Event::Bulk(frame) => self.event(Event::Bulk { from: peer, frame }),
-            link::Event::Closed(_)
-            | link::Event::Stale
-            | link::Event::Strain(_)
-            | link::Event::Stripe { .. } => unreachable!("returned above"),
+            link::Event::Path(path) => self.tell(key, |peer| Event::Path { peer, path }),
+            link::Event::Renamed(name) => self.pass_on(key, |peer| Event::Renamed { peer, name }),
+            link::Event::Text { text, direct } => {
+                self.pass_on(key, |from| Event::Text { from, text, direct })
+            }
+            link::Event::Data(bytes) => self.pass_on(key, |from| Event::Data { from, bytes }),
+            link::Event::Transfer(message) => self.pass_on(key, |from| Event::Transfer { from, message }),
+            link::Event::Bulk(frame) => self.pass_on(key, |from| Event::Bulk { from, frame }),
+        }
+    }
+
+    /// Tells something about the peer whose link in use this is.
+    fn tell(&mut self, key: LinkKey, event: impl FnOnce(UserId) -> Event) {
+        if let Some(peer) = self.ready_peer(key) {
+            self.event(event(peer));
+        }
+    }
+
+    /// Tells what the peer says, unless it is ignored.
+    fn pass_on(&mut self, key: LinkKey, event: impl FnOnce(UserId) -> Event) {
+        if let Some(peer) = self.ready_peer(key).filter(|peer| !self.ignored.contains(peer)) {
+            self.event(event(peer));
         }
     }
 
@@ -168,20 +165,12 @@ impl Mesh {
                 stripes::Output::Control { link, stripe, signal } => {
                     self.feed(now, link, link::Input::Control(Control::Stripe { stripe, signal }));
                 }
-                stripes::Output::Bulk(link, frame) => {
-                    if let Some(from) = self.ready_peer(link).filter(|peer| !self.ignored.contains(peer)) {
-                        self.event(Event::Bulk { from, frame });
-                    }
-                }
+                stripes::Output::Bulk(link, frame) => self.pass_on(link, |from| Event::Bulk { from, frame }),
                 stripes::Output::Writable(link, bytes) => {
-                    if let Some(peer) = self.ready_peer(link) {
-                        self.event(Event::Writable { peer, bytes });
-                    }
+                    self.tell(link, |peer| Event::Writable { peer, bytes })
                 }
                 stripes::Output::Lost { link, revoked_bytes } => {
-                    if let Some(peer) = self.ready_peer(link) {
-                        self.event(Event::BulkLost { peer, revoked_bytes });
-                    }
+                    self.tell(link, |peer| Event::BulkLost { peer, revoked_bytes });
                 }
             }
         }
