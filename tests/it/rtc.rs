@@ -408,6 +408,21 @@ async fn a_consumer_that_does_not_listen_slows_its_peers_and_can_still_command()
     assert_eq!(received, sent);
 }
 
+/// The engine hands over 256 messages in a round, and looks for the others only when a packet comes (rtc 0.21).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_short_lines_at_once_arrive_without_another_packet() {
+    let (mut offerer, mut answerer) = pair().await;
+    let lines = 50_000;
+    for line in 0..lines {
+        offerer.say(Channel::Fast, text(&line.to_string()));
+    }
+    // Most of them are to wait in the engine when nothing more is sent.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for line in 0..lines {
+        assert_eq!(answerer.message().await, (Channel::Fast, text(&line.to_string())));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_flows_as_long_as_there_is_room() {
     let (mut offerer, mut answerer) = pair().await;

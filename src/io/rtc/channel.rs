@@ -13,9 +13,11 @@ use webrtc::data_channel::{DataChannel, DataChannelEvent, RTCDataChannelMessage}
 use webrtc::error::{Error, Result};
 use webrtc::peer_connection::PeerConnection;
 
+use super::inflow::Inflow;
 use super::load::Load;
 use super::pacing::Pacer;
 use super::path;
+use super::runtime::Pulse;
 use super::signal::Signal;
 use crate::core::peer::{Channel, LinkKey, Payload, PeerEvent};
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
@@ -47,46 +49,82 @@ impl Outlet {
     }
 }
 
+/// After so many short messages, and after the last for now, the engine is made to look for more (see [`Pulse::prod`]). It keeps
+/// back what is over 256; the window of 4 MiB holds no more than so many long ones.
+const PROD_EVERY: usize = 64;
+const LONG_BYTES: usize = 16 * 1024;
+
 /// Reports what arrives on one of our channels until it closes.
 ///
 /// A channel carries messages as soon as the association is up: what is sent then travels right behind the OPEN
 /// message, and the ACK that the engine waits for is a round trip later (RFC 8832 §6 allows ordered data before it).
-pub(super) async fn read(
-    channel: Channel,
-    data_channel: Arc<dyn DataChannel>,
-    outlet: Outlet,
-    signals: mpsc::UnboundedSender<Signal>,
-    mut associated: watch::Receiver<bool>,
-    opened: oneshot::Sender<()>,
-) {
-    let mut opened = Some(opened);
-    loop {
-        let event = tokio::select! {
-            biased;
-            event = data_channel.poll() => event,
-            () = is_up(&mut associated), if opened.is_some() => {
-                announce(channel, &outlet, &mut opened).await;
-                continue;
+pub(super) struct Reader {
+    pub(super) channel: Channel,
+    pub(super) data_channel: Arc<dyn DataChannel>,
+    pub(super) outlet: Outlet,
+    pub(super) signals: mpsc::UnboundedSender<Signal>,
+    pub(super) associated: watch::Receiver<bool>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) inflow: Arc<Inflow>,
+}
+
+impl Reader {
+    /// Tells of the channel's opening as soon as something may be sent on it.
+    pub(super) async fn run(mut self, opened: oneshot::Sender<()>) {
+        let mut opened = Some(opened);
+        let mut unprodded = 0;
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = self.data_channel.poll() => event,
+                () = std::future::ready(()), if unprodded > 0 => {
+                    self.pulse.prod();
+                    unprodded = 0;
+                    continue;
+                }
+                () = is_up(&mut self.associated), if opened.is_some() => {
+                    self.announce(&mut opened).await;
+                    continue;
+                }
+            };
+            if let Some(DataChannelEvent::OnMessage(_)) = event {
+                self.inflow.note_taken();
             }
-        };
-        match event {
-            Some(DataChannelEvent::OnOpen) => {
-                announce(channel, &outlet, &mut opened).await;
-                let _ = signals.send(Signal::ChannelOpened);
+            match event {
+                Some(DataChannelEvent::OnOpen) => {
+                    self.announce(&mut opened).await;
+                    let _ = self.signals.send(Signal::ChannelOpened);
+                }
+                Some(DataChannelEvent::OnMessage(message))
+                    if message.data.len() > CHANNEL_MESSAGE_MAX_BYTES =>
+                {
+                    let _ = self.signals.send(Signal::Violation("a message over the limit"));
+                    return;
+                }
+                Some(DataChannelEvent::OnMessage(message)) => {
+                    unprodded += usize::from(message.data.len() < LONG_BYTES);
+                    let payload = payload_of(message);
+                    self.outlet.say(PeerEvent::Message { channel: self.channel, payload }).await;
+                    if unprodded == PROD_EVERY {
+                        self.pulse.prod();
+                        unprodded = 0;
+                    }
+                }
+                Some(DataChannelEvent::OnBufferedAmountLow) => self.outlet.load.bulk_moved.notify_one(),
+                Some(DataChannelEvent::OnClose) | None => break,
+                Some(_) => {}
             }
-            Some(DataChannelEvent::OnMessage(message)) if message.data.len() > CHANNEL_MESSAGE_MAX_BYTES => {
-                let _ = signals.send(Signal::Violation("a message over the limit"));
-                return;
-            }
-            Some(DataChannelEvent::OnMessage(message)) => {
-                outlet.say(PeerEvent::Message { channel, payload: payload_of(message) }).await;
-            }
-            Some(DataChannelEvent::OnBufferedAmountLow) => outlet.load.bulk_moved.notify_one(),
-            Some(DataChannelEvent::OnClose) | None => break,
-            Some(_) => {}
+        }
+        let _ = self.signals.send(Signal::ChannelClosed);
+    }
+
+    /// Once.
+    async fn announce(&self, opened: &mut Option<oneshot::Sender<()>>) {
+        if let Some(opened) = opened.take() {
+            self.outlet.say(PeerEvent::ChannelOpen(self.channel)).await;
+            let _ = opened.send(());
         }
     }
-    let _ = signals.send(Signal::ChannelClosed);
 }
 
 async fn is_up(associated: &mut watch::Receiver<bool>) {
@@ -95,18 +133,14 @@ async fn is_up(associated: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Once.
-async fn announce(channel: Channel, outlet: &Outlet, opened: &mut Option<oneshot::Sender<()>>) {
-    if let Some(opened) = opened.take() {
-        outlet.say(PeerEvent::ChannelOpen(channel)).await;
-        let _ = opened.send(());
-    }
-}
-
 /// Reads a channel that is none of ours and forgets what comes, so that nothing piles up in the engine.
-pub(super) async fn discard(data_channel: Arc<dyn DataChannel>) {
+pub(super) async fn discard(data_channel: Arc<dyn DataChannel>, inflow: Arc<Inflow>) {
     let _ = data_channel.close().await;
-    while data_channel.poll().await.is_some() {}
+    while let Some(event) = data_channel.poll().await {
+        if let DataChannelEvent::OnMessage(_) = event {
+            inflow.note_taken();
+        }
+    }
 }
 
 /// Gives the engine what is queued for a channel, as fast as the engine takes it.

@@ -2,13 +2,15 @@
 //!
 //! SCTP's window holds a peer back that sends more than is read. There is a gap in it: a piece that comes in its turn is
 //! taken while there is nothing to read (rtc-sctp 0.21), and of a message that never ends nothing can ever be read. So what came
-//! in is compared with what came out.
+//! in, as far as the engine may have kept it, is compared with what came out.
 //!
 //! It is counted where it is deciphered: a socket reads what anybody sends to it, and strangers must not be able to have a
 //! connection closed. From there the engine's own ciphers do the work.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod packet;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 use webrtc::peer_connection::crypto::{
@@ -17,19 +19,28 @@ use webrtc::peer_connection::crypto::{
     RTCRandom, SignatureScheme, SigningKey, StreamCipher, StreamCipherAlgorithm,
 };
 
-/// SCTP's common header, and where a chunk says how long it is (RFC 9260 §3.1, §3.2).
-const HEADER_BYTES: usize = 12;
-const CHUNK_HEADER_BYTES: usize = 4;
+use self::packet::{News, RECORD_BYTES, Seen};
+use super::runtime::Pulse;
 
-/// Chunks of which nothing is kept (RFC 9260 §3.2): SACK, HEARTBEAT and its ACK.
-const FLEETING: [u8; 3] = [3, 4, 5];
-
-/// What a peer may have sent, in bytes of chunks, beyond what of it came out of the engine: four of the largest windows. Of
-/// what came out a quarter more is allowed, and so much for each message: a chunk of one byte has twenty, and on a bad path
-/// some come twice, those whose acknowledgement got lost. One that loses a fifth of all packets in both directions is far
-/// from that, since packets that were lost are not counted here.
+/// What may be kept in the engine beyond what came out of it: four of the largest windows.
 const UNREAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
-const MESSAGE_BYTES: u64 = 64;
+
+/// So many messages may wait in the engine to be read; what comes then is dropped like a packet that got lost, and sent again.
+/// The engine loses those that are 32,768 ahead of the one to be read next (rtc-sctp 0.21: stream sequence numbers have 16
+/// bits), and nothing behind them is ever read.
+const UNREAD_MAX_MESSAGES: u64 = 16 * 1024;
+
+/// From so many unread messages on the socket is not read for a moment, until no more than so many are left: where all are read
+/// soon, nothing is dropped.
+const HOLD_MESSAGES: u64 = 8 * 1024;
+const RESUME_MESSAGES: u64 = 4 * 1024;
+
+/// So many are on their way from the engine to their reader at the most: two queues of 256, and one round.
+const PIPELINE_MESSAGES: u64 = 1024;
+
+/// For each message that came out this is allowed, and of the bytes a sixteenth more, for headers and for pieces that come twice
+/// before the first was acknowledged.
+const MESSAGE_BYTES: u64 = RECORD_BYTES + 64;
 
 /// After a look that found nothing wrong there is no other before so much more has come.
 const LOOK_EVERY_BYTES: u64 = 4 * 1024 * 1024;
@@ -49,8 +60,8 @@ impl Delivered {
     }
 
     /// What may have come in for that.
-    fn allowed_bytes(self) -> u64 {
-        UNREAD_MAX_BYTES + self.bytes + self.bytes / 4 + MESSAGE_BYTES * self.messages
+    fn worth_bytes(self) -> u64 {
+        self.bytes + self.bytes / 16 + MESSAGE_BYTES * self.messages
     }
 }
 
@@ -59,34 +70,86 @@ impl Delivered {
 pub(super) struct Inflow {
     received_bytes: AtomicU64,
     look_at_bytes: AtomicU64,
+    pulse: Arc<Pulse>,
+    /// Set as long as the reader keeps up.
+    may_hold: AtomicBool,
+    arrived_messages: AtomicU64,
+    taken_messages: AtomicU64,
+    window_bytes: AtomicU32,
+    seen: Mutex<Seen>,
     /// Told when it is time for [`Inflow::is_excessive`].
     pub(super) suspicious: Notify,
 }
 
-impl Default for Inflow {
-    fn default() -> Self {
+impl Inflow {
+    pub(super) fn new(pulse: Arc<Pulse>) -> Self {
         Self {
             received_bytes: AtomicU64::new(0),
-            look_at_bytes: AtomicU64::new(Delivered::default().allowed_bytes()),
+            look_at_bytes: AtomicU64::new(UNREAD_MAX_BYTES),
+            pulse,
+            may_hold: AtomicBool::new(true),
+            arrived_messages: AtomicU64::new(0),
+            taken_messages: AtomicU64::new(0),
+            window_bytes: AtomicU32::new(0),
+            seen: Mutex::default(),
             suspicious: Notify::new(),
         }
     }
-}
 
-impl Inflow {
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether `received` bytes were too many. `delivered` must have been looked up after them.
     pub(super) fn is_excessive(&self, received: u64, delivered: Delivered) -> bool {
-        let allowed = delivered.allowed_bytes();
+        let allowed = UNREAD_MAX_BYTES + delivered.worth_bytes();
         let next = allowed.max(received + LOOK_EVERY_BYTES);
         self.look_at_bytes.store(next, Ordering::Relaxed);
         if self.received_bytes() >= next {
             self.suspicious.notify_one();
         }
         received > allowed
+    }
+
+    /// One of the messages was read.
+    pub(super) fn note_taken(&self) {
+        self.taken_messages.fetch_add(1, Ordering::Relaxed);
+        if self.unread_messages() <= RESUME_MESSAGES && !self.may_hold.swap(true, Ordering::Relaxed) {
+            self.pulse.release();
+        }
+    }
+
+    fn unread_messages(&self) -> u64 {
+        let arrived = self.arrived_messages.load(Ordering::Relaxed);
+        arrived.saturating_sub(self.taken_messages.load(Ordering::Relaxed))
+    }
+
+    /// The engine sends this packet.
+    fn note_sent(&self, packet: &[u8]) {
+        let window = self.seen.lock().expect("nothing panics under it").note_sent(packet);
+        // The widest window there ever was is the whole one: the engine holds nothing that was not read.
+        if window.is_some_and(|bytes| self.window_bytes.fetch_max(bytes, Ordering::Relaxed) <= bytes) {
+            let taken = self.taken_messages.load(Ordering::Relaxed);
+            self.arrived_messages.fetch_min(taken + PIPELINE_MESSAGES, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the engine may have this packet; it is noted then.
+    fn admits(&self, packet: &[u8]) -> bool {
+        let mut seen = self.seen.lock().expect("nothing panics under it");
+        let news = News::of(packet, &seen);
+        let unread = self.unread_messages();
+        if news.messages > 0 && unread >= UNREAD_MAX_MESSAGES {
+            return false;
+        }
+        seen.note_received(packet);
+        drop(seen);
+        self.arrived_messages.fetch_add(news.messages, Ordering::Relaxed);
+        if unread + news.messages >= HOLD_MESSAGES && self.may_hold.swap(false, Ordering::Relaxed) {
+            self.pulse.hold();
+        }
+        self.add(news.bytes);
+        true
     }
 
     fn add(&self, bytes: u64) {
@@ -96,21 +159,6 @@ impl Inflow {
             self.suspicious.notify_one();
         }
     }
-}
-
-/// The bytes of a packet of which the engine may keep something.
-fn lasting_bytes(packet: &[u8]) -> u64 {
-    let mut lasting = 0;
-    let mut rest = packet.get(HEADER_BYTES..).unwrap_or_default();
-    while let [kind, _, high, low, ..] = *rest {
-        let len = usize::from(u16::from_be_bytes([high, low]));
-        let padded = len.max(CHUNK_HEADER_BYTES).next_multiple_of(4).min(rest.len());
-        if !FLEETING.contains(&kind) {
-            lasting += padded as u64;
-        }
-        rest = &rest[padded..];
-    }
-    lasting
 }
 
 /// The engine's cryptography, and a look at what it deciphers.
@@ -216,6 +264,7 @@ impl AeadCipher for WatchedCipher {
         text: &mut [u8],
         tag_out: &mut [u8],
     ) -> Result<(), CryptoError> {
+        self.inflow.note_sent(text);
         self.inner.seal_in_place(nonce, aad, text, tag_out)
     }
 
@@ -227,71 +276,122 @@ impl AeadCipher for WatchedCipher {
         tag: &[u8],
     ) -> Result<(), CryptoError> {
         self.inner.open_in_place(nonce, aad, text, tag)?;
-        self.inflow.add(lasting_bytes(text));
-        Ok(())
+        if self.inflow.admits(text) { Ok(()) } else { Err(CryptoError::AuthenticationFailed) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::packet::tests::{data, packet, sack};
     use super::*;
 
-    fn packet(chunks: &[(u8, usize)]) -> Vec<u8> {
-        let mut packet = vec![0; HEADER_BYTES];
-        for (kind, len) in chunks {
-            packet.extend([*kind, 0]);
-            packet.extend((*len as u16).to_be_bytes());
-            packet.resize(packet.len() - CHUNK_HEADER_BYTES + len.next_multiple_of(4), 0);
-        }
-        packet
-    }
-
-    #[test]
-    fn acknowledgements_and_heartbeats_are_not_counted() {
-        assert_eq!(lasting_bytes(&packet(&[(3, 40), (4, 20), (5, 20)])), 0);
-        assert_eq!(lasting_bytes(&packet(&[(3, 16), (0, 17), (0, 1000)])), 20 + 1000);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_counted_as_a_whole_and_ends() {
-        assert_eq!(lasting_bytes(&[]), 0);
-        assert_eq!(lasting_bytes(&[0; HEADER_BYTES + 3]), 0);
-        assert_eq!(lasting_bytes(&[0; HEADER_BYTES + 40]), 40, "chunks of no length");
-        assert_eq!(
-            lasting_bytes(&[[0; HEADER_BYTES].as_slice(), &[0xff; 40]].concat()),
-            40,
-            "one beyond the end"
-        );
+    fn inflow() -> Inflow {
+        Inflow::new(Arc::default())
     }
 
     #[test]
     fn a_message_that_never_ends_is_found_out() {
-        let inflow = Inflow::default();
+        let inflow = inflow();
         inflow.add(UNREAD_MAX_BYTES + 1);
         assert!(inflow.is_excessive(inflow.received_bytes(), Delivered::default()));
     }
 
-    /// Chunks as peers really send them: what the engine hands over, and of each chunk how often it comes.
-    fn is_cut(messages: u64, len: u64, chunks: u64, twice_in: u64) -> bool {
-        let inflow = Inflow::default();
-        let mut delivered = Delivered::default();
-        let mut cut = false;
-        for message in 0..messages {
-            let bytes = len.max(1) + 20 * chunks;
-            inflow.add(bytes + if message % twice_in == 0 { bytes } else { 0 });
-            delivered = Delivered { bytes: delivered.bytes + len, messages: delivered.messages + 1 };
-            cut |= inflow.is_excessive(inflow.received_bytes(), delivered);
+    /// Whether a peer could go on like this for ever: messages of so many bytes in pieces of so many at most, each sent so often.
+    fn is_in_balance(len: usize, piece_max: usize, times: impl Fn(u32) -> u32) -> bool {
+        let inflow = inflow();
+        let (mut delivered, mut tsn) = (Delivered::default(), 0_u32);
+        for _ in 0..100 {
+            let mut left = len;
+            while {
+                let piece = left.min(piece_max);
+                left -= piece;
+                let received = packet(&[sack(9, &[(2, 9), (12, 12)], 0), data(tsn, left == 0, piece)]);
+                for _ in 0..times(tsn) {
+                    assert!(inflow.admits(&received));
+                    inflow.note_sent(&packet(&[sack(tsn, &[], 0)]));
+                }
+                tsn += 1;
+                left > 0
+            } {}
+            inflow.note_taken();
+            delivered.bytes += len as u64;
+            delivered.messages += 1;
         }
-        cut
+        inflow.received_bytes() <= delivered.worth_bytes()
     }
 
     #[test]
     fn honest_peers_are_never_cut_off_whatever_they_send() {
-        assert!(!is_cut(4_000_000, 1, 1, 2), "one byte a message, half of them twice");
-        assert!(!is_cut(4_000_000, 0, 1, 2), "nothing a message");
-        assert!(!is_cut(10_000, 64 * 1024, 60, 5), "pieces of files, a fifth of the chunks twice");
-        assert!(!is_cut(3_000, 256 * 1024, 240, 5), "the largest messages");
-        assert!(is_cut(10_000, 64 * 1024, 60, 1), "everything twice is nobody's path");
+        let (once, often) = (|_| 1, |tsn| 1 + tsn % 3);
+        assert!(is_in_balance(1, 1200, often), "one byte a message");
+        assert!(is_in_balance(0, 1200, once), "nothing a message");
+        assert!(is_in_balance(64 * 1024, 1150, often), "pieces of files");
+        assert!(is_in_balance(256 * 1024, 1100, often), "the largest messages");
+        assert!(is_in_balance(2000, 1100, often), "two pieces a message");
+        assert!(!is_in_balance(16 * 1024, 16, once), "nobody sends in such small pieces");
+    }
+
+    /// Like a network that loses them, which SCTP knows how to live with.
+    #[tokio::test]
+    async fn messages_that_are_too_far_ahead_of_their_reader_are_not_admitted() {
+        let inflow = inflow();
+        let message = |tsn| packet(&[data(tsn, true, 1)]);
+        let max = UNREAD_MAX_MESSAGES as u32;
+        assert!((0..max).all(|tsn| inflow.admits(&message(tsn))));
+        assert!(!inflow.admits(&message(max)), "one too many");
+        assert!(inflow.admits(&message(7)), "one that came before");
+        assert!(inflow.admits(&packet(&[data(max, false, 900)])), "a piece of a message that goes on");
+        assert!(inflow.admits(&packet(&[sack(1, &[], 0)])));
+        inflow.note_taken();
+        assert!(inflow.admits(&message(max + 1)));
+        assert!(!inflow.admits(&message(max + 2)));
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_not_read_while_too_much_is_unread() {
+        let inflow = inflow();
+        let pulse = Arc::clone(&inflow.pulse);
+        for tsn in 0..HOLD_MESSAGES as u32 {
+            assert!(!pulse.is_held());
+            inflow.admits(&packet(&[data(tsn, true, 1)]));
+        }
+        assert!(pulse.is_held());
+        for _ in RESUME_MESSAGES..HOLD_MESSAGES {
+            assert!(pulse.is_held());
+            inflow.note_taken();
+        }
+        assert!(!pulse.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_held_for_long() {
+        let inflow = inflow();
+        for tsn in 0..2 * HOLD_MESSAGES as u32 {
+            inflow.admits(&packet(&[data(tsn, true, 1)]));
+        }
+        assert!(inflow.pulse.is_held());
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(!inflow.pulse.is_held());
+        inflow.admits(&packet(&[data(u32::MAX, true, 1)]));
+        assert!(!inflow.pulse.is_held(), "not again before something is read");
+    }
+
+    /// Messages of channels that were closed meanwhile are never read.
+    #[tokio::test]
+    async fn a_window_that_is_open_again_shows_that_nothing_is_unread() {
+        let inflow = inflow();
+        let acknowledge = |tsn: u32, window: u32| {
+            let mut sack = sack(tsn, &[], 0);
+            sack[8..12].copy_from_slice(&window.to_be_bytes());
+            inflow.note_sent(&packet(&[sack]));
+        };
+        acknowledge(0, 1000);
+        let max = UNREAD_MAX_MESSAGES as u32;
+        assert!((1..=max).all(|tsn| inflow.admits(&packet(&[data(tsn, true, 1)]))));
+        acknowledge(max, 999);
+        assert!(!inflow.admits(&packet(&[data(max + 1, true, 1)])));
+        acknowledge(max, 1000);
+        assert!(inflow.admits(&packet(&[data(max + 1, true, 1)])));
     }
 
     #[test]
@@ -305,7 +405,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_is_asked_for_as_soon_as_there_is_something_to_see_and_not_at_each_packet() {
-        let inflow = Inflow::default();
+        let inflow = inflow();
         let is_asked = || futures_util::FutureExt::now_or_never(inflow.suspicious.notified()).is_some();
         inflow.add(UNREAD_MAX_BYTES - 1);
         assert!(!is_asked());

@@ -24,7 +24,7 @@ use webrtc::peer_connection::{
     RTCSessionDescription, RTCStatsReportEntry, StatsSelector,
 };
 
-use super::channel::{self, Outlet};
+use super::channel::{self, Outlet, Reader};
 use super::inflow::{Delivered, Inflow};
 use super::path;
 use super::runtime::Pulse;
@@ -459,7 +459,7 @@ impl Link {
             Some(channel) => self.adopt(channel, data_channel),
             None => {
                 debug!("a channel of no use to us is closed");
-                self.readers.spawn(channel::discard(data_channel));
+                self.readers.spawn(channel::discard(data_channel, Arc::clone(&self.inflow)));
             }
         }
     }
@@ -471,14 +471,16 @@ impl Link {
         for WaitingChannel { channel, data_channel, queued } in self.waiting.drain(..) {
             let (opened, is_open) = oneshot::channel();
             let load = Arc::clone(&self.outlet.load);
-            self.readers.spawn(channel::read(
+            let reader = Reader {
                 channel,
-                Arc::clone(&data_channel),
-                self.outlet.clone(),
-                self.signals.clone(),
-                self.associated.subscribe(),
-                opened,
-            ));
+                data_channel: Arc::clone(&data_channel),
+                outlet: self.outlet.clone(),
+                signals: self.signals.clone(),
+                associated: self.associated.subscribe(),
+                pulse: Arc::clone(&self.pulse),
+                inflow: Arc::clone(&self.inflow),
+            };
+            self.readers.spawn(reader.run(opened));
             if channel == Channel::Bulk {
                 let pc = Arc::clone(&self.pc);
                 self.pacer.spawn(channel::pace(Arc::clone(&data_channel), pc, self.outlet.clone()));

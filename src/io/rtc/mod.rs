@@ -212,7 +212,7 @@ impl Shared {
 
     async fn build(&self, mdns: bool) -> webrtc::error::Result<Engine> {
         let pulse = Arc::new(Pulse::default());
-        let inflow = Arc::new(Inflow::default());
+        let inflow = Arc::new(Inflow::new(Arc::clone(&pulse)));
         let crypto = Watched { inner: Arc::clone(&self.crypto), inflow: Arc::clone(&inflow) };
         let (signals, noticed) = mpsc::unbounded_channel();
         let stopped = signals.clone();

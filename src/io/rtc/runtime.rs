@@ -12,8 +12,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::Context;
 use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
 
 use super::socket::{LinkSocket, enlarge_buffers};
 use super::udp::UdpPort;
@@ -26,6 +29,9 @@ const EARLY_WAKES: u8 = 3;
 /// How long a STUN or TURN server's name may take to resolve; candidates of the host wait for it.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a socket is not read at the most: less than the shortest time after which SCTP sends again (RFC 9260 §16, 1 s).
+const HOLD_MAX: Duration = Duration::from_millis(200);
+
 /// What the sockets of one connection tell its clock and its task.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
@@ -34,6 +40,11 @@ pub(super) struct Pulse {
     alert_sent: AtomicBool,
     alert_received: AtomicBool,
     nudged: Notify,
+    prodded: AtomicBool,
+    /// Which hold it is; 0 if the socket is read.
+    hold: AtomicU64,
+    holds: AtomicU64,
+    reading: AtomicWaker,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
 }
@@ -50,6 +61,46 @@ impl Pulse {
     pub(super) fn nudge(&self) {
         self.beat();
         self.nudged.notify_one();
+    }
+
+    /// Makes the engine look for messages that it has and did not hand over.
+    ///
+    /// It hands over 256 in a round and leaves the others where they are until the next packet comes (rtc 0.21), and on a quiet
+    /// connection that may be the next keepalive. So its socket gives it a packet that it silently forgets.
+    pub(super) fn prod(&self) {
+        self.prodded.store(true, Ordering::Release);
+        self.reading.wake();
+    }
+
+    /// Has the socket not read for a moment, so that the engine can hand over what it has. What comes waits in the kernel; if that
+    /// took long, the connection would be taken for dead.
+    pub(super) fn hold(self: &Arc<Self>) {
+        let hold = self.holds.fetch_add(1, Ordering::Relaxed) + 1;
+        self.hold.store(hold, Ordering::Release);
+        let pulse = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(HOLD_MAX).await;
+            if pulse.hold.compare_exchange(hold, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                pulse.reading.wake();
+            }
+        });
+    }
+
+    /// Has the socket read again.
+    pub(super) fn release(&self) {
+        if self.hold.swap(0, Ordering::AcqRel) != 0 {
+            self.reading.wake();
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.hold.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the engine was prodded since it was asked last; if not, whoever waits for a packet is woken by the next time.
+    pub(super) fn take_prod(&self, cx: &Context<'_>) -> bool {
+        self.reading.register(cx.waker());
+        self.prodded.swap(false, Ordering::Acquire)
     }
 
     /// The connection is set up, or being torn down: time is time again.

@@ -37,6 +37,10 @@ const BURST_MAX: usize = 24;
 /// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
 const DTLS_ALERT: u8 = 21;
 
+/// Application data of an epoch that never comes, so that DTLS discards it silently (RFC 6347 §4.1): content type, version,
+/// epoch, sequence number, length, and one byte.
+const FORGOTTEN_RECORD: [u8; 14] = [23, 0xfe, 0xfd, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
 /// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
 ///
 /// A window larger than the socket's buffer makes the kernel drop packets, and each loss meets SCTP's minimum
@@ -193,6 +197,16 @@ impl AsyncUdpSocket for LinkSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let ([buf, ..], [meta, ..]) = (bufs, meta) else { return Poll::Ready(Ok(0)) };
+        if self.pulse.take_prod(cx) {
+            let len = FORGOTTEN_RECORD.len();
+            buf[..len].copy_from_slice(&FORGOTTEN_RECORD);
+            *meta = RecvMeta::default();
+            (meta.addr, meta.len, meta.stride) = (self.inner.local_addr(), len, len);
+            return Poll::Ready(Ok(1));
+        }
+        if self.pulse.is_held() {
+            return Poll::Pending;
+        }
         let received = self.read(cx, buf, meta);
         if matches!(received, Poll::Ready(Ok(()))) && !self.pulse.is_settled() && is_alert(&buf[..meta.len]) {
             self.pulse.note_alert_received();
