@@ -179,6 +179,7 @@ impl Server {
         tokio::select! {
             () = self.accept(&alive) => {}
             () = hub.run_timers() => {}
+            () = self.gate.codes.run_timers() => {}
             () = shutdown => {}
         }
         tracing::info!("stopping");
@@ -192,16 +193,21 @@ impl Server {
     async fn accept(&self, alive: &mpsc::Sender<()>) {
         let router = gate::router(self.gate.clone());
         let tls = self.tls.clone().map(TlsAcceptor::from);
+        let mut is_failing = false;
         loop {
             let (stream, address) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "could not accept a connection");
+                    if !is_failing {
+                        tracing::warn!(%error, "could not accept a connection; it goes on when it can");
+                    }
+                    is_failing = true;
                     self.pending.turn_away_oldest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            is_failing = false;
             // Before the request is here, all clients of a proxy look alike: slow ones are the proxy's to hold off.
             let is_proxy = self.gate.proxies.trusts(address.ip());
             let counted = (!is_proxy).then(|| ClientAddress::of(address.ip()));
