@@ -3,6 +3,9 @@
 /// Files and sockets that are no client's: the listener, the runtime's, logs, certificates, and one just accepted.
 const RESERVED_FILES: usize = 64;
 
+/// With no more files than this a quarter is for those who only come.
+const FEW: usize = 1_024;
+
 const PENDING_MAX: usize = 2_048;
 /// The default for sockets of one address: everybody behind one address may come at the same moment.
 const PENDING_PER_ADDRESS_MAX: usize = 256;
@@ -23,11 +26,12 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// What fits into so many open files: at most a quarter for those who only come, and an eighth for strangers.
+    /// What fits into so many open files. Those who only come and strangers get small parts of many, but what a busy address
+    /// needs if there are few.
     pub fn of(open_files: usize) -> Self {
         let files = open_files.saturating_sub(RESERVED_FILES);
-        let pending = (files / 4).clamp(1, PENDING_MAX);
-        let strangers = (files / 8).clamp(1, STRANGERS_MAX);
+        let pending = (files / 8).max(files.min(FEW) / 4).clamp(1, PENDING_MAX);
+        let strangers = (files / 16).clamp(1, STRANGERS_MAX);
         Self {
             pending,
             pending_per_address: pending.min(PENDING_PER_ADDRESS_MAX),
@@ -52,7 +56,7 @@ mod tests {
         for open_files in [128, 256, 1_024, 4_096, 65_536, 1 << 20] {
             let Capacity { pending, pending_per_address, sockets, strangers } = Capacity::of(open_files);
             assert!(pending + sockets + strangers + RESERVED_FILES <= open_files, "{open_files}");
-            assert!(pending_per_address <= pending && sockets >= pending + strangers, "{open_files}");
+            assert!(pending_per_address <= pending && sockets >= 2 * (pending + strangers), "{open_files}");
         }
     }
 
