@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,6 +20,9 @@ use super::pending::Place;
 /// The longest head of a request: a URL with a room, a token and an `init`, and whatever cookies and headers browsers and
 /// proxies add.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
+
+/// How long the socket of whoever is turned away stays open to say so.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Said to whom there is no place for, or who has to give it up.
 const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nconnection: close\r\n\
@@ -103,17 +105,18 @@ async fn serve_http(
     if let Some(http1::Parts { io, service, .. }) = connection.into_parts()
         && !service.is_asked.load(Ordering::Relaxed)
     {
-        say(io.into_inner(), refusal);
+        say(io.into_inner(), refusal).await;
     }
 }
 
-/// Without waiting: the socket has to be closed now.
-fn say(mut stream: impl AsyncWrite + Unpin, refusal: &str) {
+/// To a client that was told nothing yet, so that there is room for it in the socket's buffer.
+async fn say(mut stream: impl AsyncWrite + Unpin, refusal: &str) {
     let said = async {
         stream.write_all(refusal.as_bytes()).await?;
         stream.shutdown().await
     };
-    drop(said.now_or_never());
+    // Whoever does not hear it sees the connection close.
+    let _ = timeout(REFUSAL_TIMEOUT, said).await;
 }
 
 /// Says that there is no place. Over TLS nothing can be said before the handshake, which is what there is no place for.
