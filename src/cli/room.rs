@@ -15,9 +15,10 @@ use crate::core::access::Access;
 use crate::core::link::Identity;
 use crate::core::mesh;
 use crate::core::transfer::{self, AcceptPolicy, ConflictPolicy, Target};
+use crate::io::open_files;
 use crate::io::rtc::RtcConfig;
 use crate::io::ws::client::{ConnectConfig, Trust};
-use crate::io::ws::server::{Server, ServerConfig};
+use crate::io::ws::server::{Capacity, Server, ServerConfig};
 use crate::node::{self, Handle, NodeConfig, signaling};
 use crate::wire::invite::ServerUrl;
 use crate::wire::{Init, Invite, RoomId, RoomKey, Secret, UserId};
@@ -123,7 +124,10 @@ async fn start_server(
 ) -> Result<(Invite, Reach, OwnServer), Failure> {
     let token = Secret::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()));
     let access = Access::Guarded { tokens: vec![token.clone()], keys: Vec::new() };
-    let server = Server::bind(ServerConfig::new(listen, access))
+    let mut config = ServerConfig::new(listen, access);
+    // The other half is for links and files.
+    config.capacity = Capacity::of(open_files::raise() / 2);
+    let server = Server::bind(config)
         .await
         .with_context(|| format!("can't listen on {listen}; another --listen address or port may be free"))?;
     let address = server.local_addr();

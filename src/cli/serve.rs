@@ -20,6 +20,7 @@ use super::term::{eprint_line, print_line};
 use crate::core::access::{Access, TokenKey};
 use crate::core::network::{Network, TrustedProxies};
 use crate::core::room::Limits;
+use crate::io::open_files;
 use crate::io::ws::server::{Server, ServerConfig, tls_config};
 use crate::wire::Secret;
 
@@ -42,7 +43,9 @@ Examples:
   swarm join --url ws://127.0.0.1:7700 --room den   (the token in SWARM_TOKEN)
 
 GET /healthz answers ok; GET /metrics has figures for Prometheus and wants the token. Everything is in memory: a
-restart closes no connection between peers, and they find each other again here.")]
+restart closes no connection between peers, and they find each other again here.
+
+A client takes one open file. For thousands of them raise the hard limit (LimitNOFILE= of systemd, ulimit -Hn).")]
 pub struct ServeArgs {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_LISTEN)]
@@ -144,8 +147,10 @@ impl LimitArgs {
 pub async fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let listen = resolve(&args.listen).or_exit(Exit::Usage)?;
     let (access, token) = access(&args)?;
+    open_files::raise();
     let mut config = ServerConfig::new(listen, access);
     config.limits = args.limits.resolve();
+    config.capacity = config.capacity.with_address_max(config.limits.sockets_per_address);
     config.origins = (!args.origin.is_empty()).then(|| args.origin.clone());
     config.proxies = TrustedProxies(args.trust_proxy.clone());
     if let (Some(certificate), Some(key)) = (&args.cert, &args.key) {

@@ -127,8 +127,8 @@ impl TrustedProxies {
         }
         let hops = said.x_forwarded_for.iter().flat_map(|line| line.split(','));
         let by_x = self.last_hop(peer, hops.map(node_address).collect());
-        let elements = said.forwarded.iter().flat_map(|line| line.split(','));
-        let by_rfc = self.last_hop(peer, elements.map(forwarded_for).collect());
+        let elements = said.forwarded.iter().flat_map(|line| forwarded_for(line));
+        let by_rfc = self.last_hop(peer, elements.collect());
         match (said.x_forwarded_for.is_empty(), said.forwarded.is_empty()) {
             (true, true) => peer,
             (false, true) => by_x,
@@ -153,11 +153,63 @@ impl TrustedProxies {
     }
 }
 
-/// The `for` of one element of `Forwarded` (RFC 7239 §4).
-fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
-    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
-    node_address(node.trim_matches('"'))
+/// The `for` of each element of one `Forwarded` header (RFC 7239 §4), in order. An element may hold what a stranger wrote,
+/// such as the `Host` of the request: whatever is inside quotes separates nothing and names nothing. A header whose
+/// quotes do not close says nothing about anybody, because where its elements end is anyone's guess.
+fn forwarded_for(line: &str) -> Vec<Option<IpAddr>> {
+    match split_unquoted(line, ',') {
+        Some(elements) => elements.into_iter().map(element_for).collect(),
+        None => vec![None],
+    }
+}
+
+/// The address of the one `for` in an element. All of its pairs must be well-formed: a stranger's open quote before a proxy's
+/// turns what that one quoted inside out, which shows in the backslashes that are then outside.
+fn element_for(element: &str) -> Option<IpAddr> {
+    let mut node = None;
+    for pair in split_unquoted(element, ';')?.into_iter().filter(|pair| !pair.trim().is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let value = unquoted(value.trim())?;
+        if name.trim().eq_ignore_ascii_case("for") && node.replace(value).is_some() {
+            return None;
+        }
+    }
+    node_address(&node?)
+}
+
+/// The parts between separators that are in no quoted string (RFC 9110 §5.6.4); `None` if a quote does not close.
+fn split_unquoted(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    let mut chars = text.char_indices();
+    let mut is_quoted = false;
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '"' => is_quoted = !is_quoted,
+            '\\' if is_quoted => drop(chars.next()?),
+            _ if char == separator && !is_quoted => {
+                parts.push(&text[start..at]);
+                start = at + char.len_utf8();
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    (!is_quoted).then_some(parts)
+}
+
+/// What a token or a quoted string stands for; `None` if it is neither.
+fn unquoted(value: &str) -> Option<String> {
+    let Some(inner) = value.strip_prefix('"') else {
+        return (!value.contains(['"', '\\'])).then(|| value.to_owned());
+    };
+    let (mut text, mut chars) = (String::new(), inner.chars());
+    loop {
+        match chars.next()? {
+            '"' => return chars.next().is_none().then_some(text),
+            '\\' => text.push(chars.next()?),
+            char => text.push(char),
+        }
+    }
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
@@ -174,6 +226,8 @@ fn node_address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -270,5 +324,66 @@ mod tests {
         };
         assert_eq!(said(&["203.0.113.9"], &["for=1.1.1.1"]), ip("10.0.0.1"));
         assert_eq!(said(&["203.0.113.9"], &["for=203.0.113.9"]), ip("203.0.113.9"));
+    }
+
+    #[test]
+    fn what_stands_in_quotes_names_nobody() {
+        let proxies = proxies(&["10.0.0.1"]);
+        let client = |line: &str| {
+            proxies.client(ip("10.0.0.1"), Forwarding { x_forwarded_for: &[], forwarded: &[line] })
+        };
+        assert_eq!(client(r#"for=203.0.113.9;host="a, for=1.1.1.1""#), ip("203.0.113.9"));
+        assert_eq!(client(r#"host="a;for=1.1.1.1";for=203.0.113.9"#), ip("203.0.113.9"));
+        assert_eq!(client(r#"host="a\", for=1.1.1.1, \"";for=203.0.113.9"#), ip("203.0.113.9"));
+        assert_eq!(client(r#"for="\203.0.113.9" ; "#), ip("203.0.113.9"));
+        // What is malformed is no address at all.
+        for line in [
+            r#"for=203.0.113.9;host="a, for=1.1.1.1"#,
+            r#"for=203.0.113.9;host="a\", for=1.1.1.1"#,
+            r#"for="1.1.1.1"#,
+            r#"for=1.1.1.1""#,
+            r#"for="1.1.1.1"x"#,
+            r#"for=1.1.1.1;for=203.0.113.9"#,
+            r#"for=1.1.1.1;host="a"#,
+            r#"host=a"b, for=1.1.1.1"#,
+            r"for=\1.1.1.1",
+            r#"x=", for=203.0.113.9;host=";for=1.1.1.1;x=\"""#,
+        ] {
+            assert_eq!(client(line), ip("10.0.0.1"), "{line}");
+        }
+    }
+
+    proptest! {
+        /// A proxy that quotes what it was told as the standard says can not be made to name another client.
+        #[test]
+        fn a_host_can_not_forge_the_client(
+            host in r#"([",;=\\ a-z]|for=1\.1\.1\.1){0,12}"#,
+            is_first in any::<bool>(),
+            before in r#"[",;=\\ a-z0-9.]{0,24}"#,
+        ) {
+            let quoted = format!("\"{}\"", host.replace('\\', r"\\").replace('"', r#"\""#));
+            let element = match is_first {
+                true => format!("host={quoted};for=203.0.113.9"),
+                false => format!("for=203.0.113.9;host={quoted}"),
+            };
+            let proxies = proxies(&["10.0.0.1"]);
+            let client = |lines: &[&str]| {
+                proxies.client(ip("10.0.0.1"), Forwarding { x_forwarded_for: &[], forwarded: lines })
+            };
+            prop_assert_eq!(client(&[&element]), ip("203.0.113.9"));
+            prop_assert_eq!(client(&[&before, &element]), ip("203.0.113.9"));
+            // What stands before it in the same line may open a quote, and then nobody is named.
+            let merged = client(&[&format!("{before}, {element}")]);
+            prop_assert!(merged == ip("203.0.113.9") || merged == ip("10.0.0.1"), "{}", merged);
+        }
+
+        #[test]
+        fn any_header_is_read_without_a_panic(line in any::<String>(), quoted in r#"[",;=\\for1.:\[\]é]{0,40}"#) {
+            let proxies = proxies(&["10.0.0.1"]);
+            for line in [&line, &quoted] {
+                let said = Forwarding { x_forwarded_for: &[line], forwarded: &[line] };
+                proxies.client(ip("10.0.0.1"), said);
+            }
+        }
     }
 }

@@ -108,6 +108,7 @@ fn ended(error: &ConnectError) -> Ended {
         | ConnectError::Unreachable { .. }
         | ConnectError::Timeout { .. }
         | ConnectError::Tls { .. }
+        | ConnectError::Busy { .. }
         | ConnectError::NotASignalingServer { .. }
         | ConnectError::NotWebSocket { .. } => Ended::Unreachable { reason: describe(error) },
     }

@@ -191,11 +191,16 @@ fn text(message: &ClientCode) -> Message {
 async fn a_code_that_nobody_used_expires() {
     let limits = Limits { lifetime: Duration::from_millis(300), ..Limits::default() };
     let address = serve(limits, guarded()).await;
-    let code = opened(address).await;
-    let text = code.code().clone();
-    let result = code.hand_over(&invite()).await;
+    let result = opened(address).await.hand_over(&invite()).await;
     assert!(matches!(result, Err(CodeFailure::Expired)), "{result:?}");
-    let result = redeem(&connect(address, None), &text).await;
+    // What the server does is seen on a socket that does not close itself.
+    let url = format!("ws://{address}/.code?token={TOKEN}");
+    let mut member = connect_async(url).await.expect("a member may").0;
+    member.send(text(&ClientCode::CodeOpen)).await.expect("sent");
+    let Some(ServerCode::CodeOpened { number, .. }) = hear(&mut member).await else { panic!("a number") };
+    assert_eq!(hear(&mut member).await, Some(ServerCode::CodeOver { reason: CodeOver::Expired }));
+    let code = Code::from_random(number, rand::random());
+    let result = redeem(&connect(address, None), &code).await;
     assert!(matches!(result, Err(CodeFailure::Unknown)), "{result:?}");
 }
 

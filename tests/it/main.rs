@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod codes;
 mod corpus;
+mod door;
 mod help;
 mod interop;
 mod live;

@@ -110,6 +110,10 @@ impl Process {
         (status, std::mem::take(&mut self.stderr))
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What other users of the machine can see of it.
     pub fn command_line(&self) -> String {
         let path = format!("/proc/{}/cmdline", self.child.id());

@@ -20,16 +20,16 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Longer than anything here takes; a test that needs it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Running {
-    address: SocketAddr,
+pub struct Running {
+    pub address: SocketAddr,
     monitor: Monitor,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-async fn serve(change: impl FnOnce(&mut ServerConfig)) -> Running {
+pub async fn serve(change: impl FnOnce(&mut ServerConfig)) -> Running {
     let mut config = ServerConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Access::Open);
     change(&mut config);
     let server = Server::bind(config).await.expect("a free port");
@@ -40,7 +40,7 @@ async fn serve(change: impl FnOnce(&mut ServerConfig)) -> Running {
 }
 
 impl Running {
-    fn config(&self) -> ConnectConfig {
+    pub fn config(&self) -> ConnectConfig {
         ConnectConfig {
             url: format!("ws://{}/den", self.address),
             token: None,
@@ -50,7 +50,7 @@ impl Running {
         }
     }
 
-    async fn join(&self, name: &str) -> Peer {
+    pub async fn join(&self, name: &str) -> Peer {
         let (sender, receiver) = connect(&self.config()).await.expect("the server is there");
         let mut peer = Peer { sender, receiver };
         peer.say(ClientSignal::Init(init(name)));
@@ -58,14 +58,14 @@ impl Running {
         peer
     }
 
-    async fn raw(&self, path: &str) -> Raw {
+    pub async fn raw(&self, path: &str) -> Raw {
         let url = format!("ws://{}{path}", self.address);
         let (stream, _) = tokio_tungstenite::connect_async(url).await.expect("the server is there");
         Raw(stream)
     }
 }
 
-struct Peer {
+pub struct Peer {
     sender: SignalSender,
     receiver: SignalReceiver,
 }
@@ -85,7 +85,7 @@ impl Peer {
 }
 
 /// A client that says exactly what it is told to.
-struct Raw(tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>);
+pub struct Raw(tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>);
 
 impl Raw {
     async fn say(&mut self, text: impl Into<String>) {
@@ -108,7 +108,7 @@ impl Raw {
     }
 }
 
-fn init(name: &str) -> Init {
+pub fn init(name: &str) -> Init {
     Init {
         user_id: UserId::new(name).expect("a good id"),
         room_id: RoomId::new("den").expect("a good id"),

@@ -1,60 +1,59 @@
 //! The signaling server: accepts connections, lets in whom [`Access`] lets in, and drives one [`Rooms`](crate::core::room::Rooms) machine.
 //!
 //! ```text
-//!  accept loop -> TLS -> hyper (one request) -> gate: path, Origin, token -> upgrade
-//!                                                                              |
+//!  accept loop -> a place among those pending -> TLS -> hyper (one request) -> gate: path, Origin, token, seat -> upgrade
+//!                                                                                                                 |
 //!  socket task:  text -> dialect -> Hub::handle (Mutex<Rooms>) -> outputs -> bounded queue of each socket
 //!                text <- dialect <--------------------------------------------------------'
 //! ```
 
+mod capacity;
 mod codes;
+mod front;
 mod gate;
 mod hub;
 mod metrics;
+mod pending;
 mod socket;
 mod tls;
 
-use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
 use crate::core::access::Access;
 use crate::core::code::relay;
 use crate::core::network::{ClientAddress, TrustedProxies};
 use crate::core::room::{Input, Limits, Stats};
+use crate::io::open_files;
 
+pub use capacity::Capacity;
 use codes::Codes;
+use front::Front;
 use hub::Hub;
+use pending::Pending;
 pub use tls::{TlsError, server_config as tls_config};
-
-/// Connections from one address that are not upgraded yet. More are dropped: a slow loris holds nobody else up.
-const PENDING_PER_ADDRESS: usize = 512;
 
 /// How long sockets may take to close when the server stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// After a failed `accept` (out of file descriptors, most likely) others get a moment to close theirs.
+/// After a failed `accept` (out of memory or file descriptors, whoever took them) others get a moment to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long the server waits for its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// A client may take so long for the TLS handshake, and again for its request's header.
+    /// A client may take so long for the TLS handshake, and again for its request and the answer.
     pub handshake: Duration,
+    /// A client that has not asked for anything in so long gives way to others, when there are too many.
+    pub give_way: Duration,
     /// A client that says nothing for so long is pinged.
     pub ping_after: Duration,
     /// A client that gives no sign of life for so long is gone. Long, because an original does not come back by itself,
@@ -66,6 +65,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            give_way: Duration::from_secs(1),
             ping_after: Duration::from_secs(15),
             gone_after: Duration::from_secs(60),
         }
@@ -86,6 +86,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// What one-time codes may take.
     pub codes: relay::Limits,
+    /// How many connections there may be.
+    pub capacity: Capacity,
     /// How long to wait for whom.
     pub timeouts: Timeouts,
     /// Certificate and key, for `wss`.
@@ -95,7 +97,7 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// A server with the default limits and fresh randomness, without TLS.
+    /// A server with the default limits, the capacity that this process's open files allow, and fresh randomness; without TLS.
     pub fn new(listen: SocketAddr, access: Access) -> Self {
         let (limits, codes, timeouts) = (Limits::default(), relay::Limits::default(), Timeouts::default());
         let proxies = TrustedProxies::default();
@@ -106,6 +108,7 @@ impl ServerConfig {
             proxies,
             limits,
             codes,
+            capacity: Capacity::of(open_files::limit()),
             timeouts,
             tls: None,
             seed: rand::random(),
@@ -126,6 +129,7 @@ pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
     tls: Option<Arc<rustls::ServerConfig>>,
+    pending: Arc<Pending>,
     gate: Arc<gate::Gate>,
 }
 
@@ -138,10 +142,12 @@ impl Server {
         // A generator of its own: numbers are shown, and must say nothing of the secrets drawn from the same seed.
         let codes_seed = blake3::derive_key("fast-rtc-swarm numbers of one-time codes", &config.seed);
         let codes = Arc::new(Codes::new(config.codes, codes_seed));
+        let Capacity { pending, pending_per_address, sockets, strangers } = config.capacity;
         Ok(Self {
             listener,
             local_addr,
             tls: config.tls,
+            pending: Arc::new(Pending::new(pending, pending_per_address, config.timeouts.give_way)),
             gate: Arc::new(gate::Gate {
                 access: config.access,
                 origins: config.origins,
@@ -149,6 +155,8 @@ impl Server {
                 timeouts: config.timeouts,
                 hub,
                 codes,
+                seats: Arc::new(Semaphore::new(sockets)),
+                strangers_seats: Arc::new(Semaphore::new(strangers)),
             }),
         })
     }
@@ -171,6 +179,7 @@ impl Server {
         tokio::select! {
             () = self.accept(&alive) => {}
             () = hub.run_timers() => {}
+            () = self.gate.codes.run_timers() => {}
             () = shutdown => {}
         }
         tracing::info!("stopping");
@@ -182,79 +191,34 @@ impl Server {
     }
 
     async fn accept(&self, alive: &mpsc::Sender<()>) {
-        let pending = Arc::new(Pending::default());
         let router = gate::router(self.gate.clone());
         let tls = self.tls.clone().map(TlsAcceptor::from);
+        let mut is_failing = false;
         loop {
             let (stream, address) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "could not accept a connection");
+                    if !is_failing {
+                        tracing::warn!(%error, "could not accept a connection; it goes on when it can");
+                    }
+                    is_failing = true;
+                    self.pending.turn_away_oldest();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            is_failing = false;
             // Before the request is here, all clients of a proxy look alike: slow ones are the proxy's to hold off.
             let is_proxy = self.gate.proxies.trusts(address.ip());
-            let place = (!is_proxy).then(|| pending.clone().enter(ClientAddress::of(address.ip())));
-            if let Some(None) = place {
-                tracing::debug!("dropped one of too many connections from one address");
+            let counted = (!is_proxy).then(|| ClientAddress::of(address.ip()));
+            let Some(place) = self.pending.enter(counted).await else {
+                front::refuse(stream, tls.is_some());
                 continue;
-            }
+            };
             let guest = gate::Guest { peer: address.ip(), alive: alive.clone() };
-            let front = Front { router: TowerToHyperService::new(router.clone()), guest };
-            let handshake = self.gate.timeouts.handshake;
-            tokio::spawn(serve_connection(stream, tls.clone(), front, handshake, place.flatten()));
+            let front = Front::new(router.clone(), guest);
+            tokio::spawn(front::serve(stream, tls.clone(), front, self.gate.timeouts.handshake, place));
         }
-    }
-}
-
-/// Answers the requests of one guest.
-struct Front {
-    router: TowerToHyperService<axum::Router>,
-    guest: gate::Guest,
-}
-
-impl hyper::service::Service<Request<Incoming>> for Front {
-    type Response = axum::response::Response;
-    type Error = Infallible;
-    type Future = <TowerToHyperService<axum::Router> as hyper::service::Service<Request<Incoming>>>::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.guest.clone());
-        self.router.call(request)
-    }
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    front: Front,
-    handshake: Duration,
-    _place: Option<Place>,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        return tracing::debug!(%error, "a connection was gone at once");
-    }
-    let Some(tls) = tls else { return serve_http(stream, front, handshake).await };
-    match tokio::time::timeout(handshake, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, front, handshake).await,
-        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!("a TLS handshake took too long"),
-    }
-}
-
-/// An upgrade, or probes. A connection that brings no request in time is closed.
-async fn serve_http(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    front: Front,
-    header_timeout: Duration,
-) {
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    let connection = http.serve_connection(TokioIo::new(stream), front).with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a request failed");
     }
 }
 
@@ -266,58 +230,5 @@ impl Monitor {
     /// What the server holds and has done.
     pub fn stats(&self) -> Stats {
         self.0.stats()
-    }
-}
-
-/// How many connections of each address are not upgraded yet.
-#[derive(Debug, Default)]
-struct Pending(Mutex<HashMap<ClientAddress, usize>>);
-
-/// One of them; given back when dropped.
-struct Place {
-    pending: Arc<Pending>,
-    address: ClientAddress,
-}
-
-impl Pending {
-    fn enter(self: Arc<Self>, address: ClientAddress) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= PENDING_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        Some(Place { pending: self, address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.pending.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_not_upgraded_yet_are_counted_by_the_network_of_their_host() {
-        let pending = Arc::new(Pending::default());
-        let address =
-            |host: usize| ClientAddress::of(format!("2001:db8::{host:x}").parse().expect("an address"));
-        let places: Vec<Place> =
-            (0..PENDING_PER_ADDRESS).filter_map(|host| pending.clone().enter(address(host))).collect();
-        assert_eq!(places.len(), PENDING_PER_ADDRESS);
-        assert!(pending.clone().enter(address(PENDING_PER_ADDRESS)).is_none());
-        drop(places);
-        assert!(pending.enter(address(0)).is_some());
     }
 }

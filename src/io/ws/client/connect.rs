@@ -29,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// What may wait to be written: a few of the longest signals. A server that pings without end and reads nothing gets no more pongs.
 const WRITE_BACKLOG_MAX_BYTES: usize = 1024 * 1024;
 
+/// The longest `init` that rides on the URL: servers and proxies bound the head of a request, often to 8 KiB.
+const INIT_ON_URL_MAX_BYTES: usize = 4 * 1024;
+
 /// Where and how to connect.
 #[derive(Debug, Clone)]
 pub struct ConnectConfig {
@@ -40,7 +43,7 @@ pub struct ConnectConfig {
     pub trust: Trust,
     /// Speak wrapped messages from the start, for hosts that expect them.
     pub wrapped: bool,
-    /// Rides on the URL if it holds no secret, so that the server's offers follow the upgrade at once. Send it as a
+    /// Rides on the URL if it holds no secret and is short, so that the server's offers follow the upgrade at once. Send it as a
     /// message too: servers of the published kind don't look at the URL.
     pub init: Option<Init>,
 }
@@ -125,7 +128,15 @@ pub enum ConnectError {
     /// The server wants a token, or another one (401, 403).
     #[error("the server refused the token")]
     TokenRefused,
-    /// Whatever answers is no signaling server, or is not ready to be one.
+    /// The server, or a proxy before it, has no place or is not ready (429, 502, 503, 504). Try again later.
+    #[error("{host} is busy or not ready (it answered {status})")]
+    Busy {
+        /// Host and port.
+        host: String,
+        /// The HTTP status.
+        status: StatusCode,
+    },
+    /// Whatever answers is no signaling server.
     #[error("{host} is no signaling server (it answered {status})")]
     NotASignalingServer {
         /// Host and port.
@@ -179,7 +190,11 @@ impl Target {
         let host = format!("{host}:{port}");
         if let Some(init) = config.init.as_ref().filter(|init| init.resume.is_none()) {
             let text = ClientDialect::new(false).write(&ClientSignal::Init(init.clone()));
+            let bare = url.clone();
             url.query_pairs_mut().append_pair("init", &text);
+            if url.as_str().len() - bare.as_str().len() > INIT_ON_URL_MAX_BYTES {
+                url = bare;
+            }
         }
         url.set_fragment(None);
         let mut request = url.as_str().into_client_request().map_err(|_| bad())?;
@@ -212,6 +227,10 @@ impl Target {
         match error {
             Error::Http(response) => match response.status() {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ConnectError::TokenRefused,
+                status @ (StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT) => ConnectError::Busy { host, status },
                 status => ConnectError::NotASignalingServer { host, status },
             },
             Error::Tls(error) => ConnectError::Tls { host, message: error.to_string() },

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep_until, timeout};
 
 use crate::core::code::relay::{Input, Limits, Output, Relay, Standing};
@@ -24,22 +24,45 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Codes(Mutex<State>);
+pub(super) struct Codes {
+    state: Mutex<State>,
+    /// The first deadline is another.
+    deadline_moved: Notify,
+}
 
 #[derive(Debug)]
 struct State {
     relay: Relay,
     queues: HashMap<SocketId, mpsc::Sender<ServerCode>>,
     next_socket: u64,
+    /// What the timer task waits for.
+    armed: Option<Instant>,
 }
 
 impl Codes {
     pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
-        Self(Mutex::new(State { relay: Relay::new(limits, seed), queues: HashMap::new(), next_socket: 0 }))
+        let relay = Relay::new(limits, seed);
+        let state = State { relay, queues: HashMap::new(), next_socket: 0, armed: None };
+        Self { state: Mutex::new(state), deadline_moved: Notify::new() }
     }
 
     pub(super) fn shut_down(&self) {
-        self.lock().turn(Input::Shutdown);
+        self.handle(Input::Shutdown);
+    }
+
+    /// Wakes the machine when it wants to be woken. Never ends.
+    pub(super) async fn run_timers(&self) {
+        loop {
+            let armed = self.lock().armed;
+            tokio::select! {
+                () = until(armed) => {
+                    let mut state = self.lock();
+                    state.relay.handle_timeout(Instant::now());
+                    self.drain(&mut state);
+                }
+                () = self.deadline_moved.notified() => {}
+            }
+        }
     }
 
     fn connect(&self, address: ClientAddress, standing: Standing) -> (SocketId, mpsc::Receiver<ServerCode>) {
@@ -48,39 +71,41 @@ impl Codes {
         let socket = SocketId(state.next_socket);
         state.next_socket += 1;
         state.queues.insert(socket, sender);
-        state.turn(Input::Connected { socket, address, standing });
+        self.turn(&mut state, Input::Connected { socket, address, standing });
         (socket, inbox)
     }
 
     fn disconnect(&self, socket: SocketId) {
         let mut state = self.lock();
         state.queues.remove(&socket);
-        state.turn(Input::Lost(socket));
+        self.turn(&mut state, Input::Lost(socket));
     }
 
-    /// Each socket's task waits for the deadline that comes first, whosever it is: sockets are few.
-    fn next_deadline(&self) -> Option<Instant> {
-        self.lock().relay.poll_timeout().map(|(at, _)| at)
+    fn handle(&self, input: Input) {
+        self.turn(&mut self.lock(), input);
     }
 
-    fn handle_timeout(&self) {
-        let mut state = self.lock();
-        state.relay.handle_timeout(Instant::now());
+    fn turn(&self, state: &mut State, input: Input) {
+        state.relay.handle(Instant::now(), input);
+        self.drain(state);
+    }
+
+    fn drain(&self, state: &mut State) {
         state.drain();
+        let next = state.relay.poll_timeout().map(|(at, _)| at);
+        if next != state.armed {
+            state.armed = next;
+            self.deadline_moved.notify_one();
+        }
     }
 
     /// A panic in the machine would be our bug; it must not take everybody else's codes with it.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn turn(&mut self, input: Input) {
-        self.relay.handle(Instant::now(), input);
-        self.drain();
-    }
-
     /// A queue that is dropped ends its socket once it is empty; so does one that is full.
     fn drain(&mut self) {
         while let Some(output) = self.relay.poll() {
@@ -123,14 +148,12 @@ async fn serve(
     inbox: &mut mpsc::Receiver<ServerCode>,
 ) -> bool {
     loop {
-        // Whichever task sets an earlier one comes by here right after.
-        let deadline = codes.next_deadline();
         tokio::select! {
             message = stream.next() => match message {
                 Some(Ok(Message::Text(text))) => {
-                    codes.lock().turn(Input::Message(socket, ClientCode::parse(&text)));
+                    codes.handle(Input::Message(socket, ClientCode::parse(&text)));
                 }
-                Some(Ok(Message::Binary(_))) => codes.lock().turn(Input::Message(socket, None)),
+                Some(Ok(Message::Binary(_))) => codes.handle(Input::Message(socket, None)),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
             },
@@ -141,7 +164,6 @@ async fn serve(
                     return false;
                 }
             }
-            () = until(deadline) => codes.handle_timeout(),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRequestParts, Path, Query, State, WebSocketUpgrade};
-use axum::http::{HeaderMap, StatusCode, header, request};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::codes::{self, Codes};
 use super::hub::Hub;
@@ -47,6 +48,10 @@ pub(super) struct Gate {
     pub(super) timeouts: Timeouts,
     pub(super) hub: Arc<Hub>,
     pub(super) codes: Arc<Codes>,
+    /// Places for WebSockets …
+    pub(super) seats: Arc<Semaphore>,
+    /// … and for those of newcomers with one-time codes, who are not to take everybody else's.
+    pub(super) strangers_seats: Arc<Semaphore>,
 }
 
 /// Who is at the other end of a connection.
@@ -73,7 +78,16 @@ pub(super) fn router(gate: Arc<Gate>) -> Router {
         .route("/metrics", get(serve_metrics))
         .route("/", get(open_lobby))
         .route("/{*room}", get(open_room))
+        .layer(map_response(close_after))
         .with_state(gate)
+}
+
+/// One connection, one request: whoever keeps asking does not keep a place.
+async fn close_after(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 impl Gate {
@@ -115,6 +129,7 @@ enum Refusal {
     Token(Denied),
     Origin,
     Room,
+    Full,
     NoUpgrade(WebSocketUpgradeRejection),
 }
 
@@ -131,6 +146,12 @@ impl IntoResponse for Refusal {
             Self::Room => {
                 let message = "the last part of the path is no room: 1 to 128 letters, digits or marks\n";
                 (StatusCode::BAD_REQUEST, message).into_response()
+            }
+            Self::Full => {
+                tracing::debug!("turned a client away: the server has all the sockets it may have");
+                let retry = [(header::RETRY_AFTER, "5")];
+                (StatusCode::SERVICE_UNAVAILABLE, retry, "the server is full; try again soon\n")
+                    .into_response()
             }
             Self::NoUpgrade(rejection) => rejection.into_response(),
         }
@@ -189,11 +210,15 @@ fn open(
     };
     let room = RoomId::new(room).map_err(|_| Refusal::Room)?;
     let grant = gate.admit(headers, &parameters)?;
+    let seat = take(&gate.seats)?;
     let (hub, timeouts) = (gate.hub.clone(), gate.timeouts);
     let address = gate.client(guest.peer, headers);
     let opening = Opening { address, alive: guest.alive, grant, room, init: parameters.init, timeouts };
     let upgrade = bounded(upgrade, MESSAGE_MAX_BYTES, WRITE_BACKLOG_MAX_BYTES);
-    Ok(upgrade.on_upgrade(move |socket| socket::run(socket, hub, opening)))
+    Ok(upgrade.on_upgrade(async move |socket| {
+        socket::run(socket, hub, opening).await;
+        drop(seat);
+    }))
 }
 
 /// A socket for one-time codes. Whoever has no good token may come in as a newcomer; web pages, which codes are not for
@@ -209,13 +234,21 @@ fn open_code(
         return Err(Refusal::Origin);
     }
     let upgrade = upgrade.0.map_err(Refusal::NoUpgrade)?;
-    let standing = match gate.admit(headers, &parameters) {
-        Ok(Grant::EveryRoom | Grant::Room(_)) => Standing::Member,
-        Err(_) => Standing::Stranger,
+    let (standing, seats) = match gate.admit(headers, &parameters) {
+        Ok(Grant::EveryRoom | Grant::Room(_)) => (Standing::Member, &gate.seats),
+        Err(_) => (Standing::Stranger, &gate.strangers_seats),
     };
+    let seat = take(seats)?;
     let upgrade = bounded(upgrade, CODE_SIGNAL_MAX_BYTES, CODE_BACKLOG_MAX_BYTES);
     let (codes, address) = (gate.codes.clone(), gate.client(guest.peer, headers));
-    Ok(upgrade.on_upgrade(move |socket| codes::run(socket, codes, address, standing, guest.alive)))
+    Ok(upgrade.on_upgrade(async move |socket| {
+        codes::run(socket, codes, address, standing, guest.alive).await;
+        drop(seat);
+    }))
+}
+
+fn take(seats: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    seats.clone().try_acquire_owned().map_err(|_| Refusal::Full)
 }
 
 /// A socket that takes messages of so many bytes, and of which so many may wait to be written.
