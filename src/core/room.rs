@@ -13,6 +13,7 @@
 //!
 //! The member who was there first owns the offer; the newcomer answers it.
 
+mod addresses;
 mod api;
 mod deadlines;
 mod limits;
@@ -44,6 +45,7 @@ pub use deadlines::Reason;
 pub use limits::Limits;
 pub use member::MemberKey;
 
+use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
 use limits::Bucket;
 use member::Kind;
@@ -108,7 +110,9 @@ pub struct Rooms {
     random: StdRng,
     rooms: BTreeMap<RoomId, Room>,
     sockets: BTreeMap<SocketId, Socket>,
-    addresses: BTreeMap<ClientAddress, usize>,
+    /// Sockets that were let go and are not closed yet. Until they are, they hold memory and so go on counting.
+    leaving: BTreeMap<SocketId, (ClientAddress, Reception)>,
+    addresses: Addresses,
     effects: Effects,
 }
 
@@ -120,7 +124,8 @@ impl Rooms {
             random: StdRng::from_seed(seed),
             rooms: BTreeMap::new(),
             sockets: BTreeMap::new(),
-            addresses: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            addresses: Addresses::default(),
             effects: Effects::default(),
         }
     }
@@ -142,6 +147,7 @@ impl Rooms {
                 }
             }
             Input::Seen(socket) => self.handle_seen(now, socket),
+            Input::GivenUp(socket) => self.let_go(now, socket),
             Input::Lost(socket) => self.handle_lost(now, socket),
             Input::Shutdown => self.handle_shutdown(),
         }
@@ -186,17 +192,23 @@ impl Rooms {
     }
 
     fn handle_connected(&mut self, now: Instant, socket: SocketId, address: ClientAddress, grant: Grant) {
-        let from_there = self.addresses.entry(address).or_default();
-        if *from_there >= self.limits.sockets_per_address {
-            let message = format!("too many connections from one address, at most {from_there} are allowed");
-            self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
-            let reason = CloseReason::Refused(ErrorCode::LimitExceeded);
-            self.effects.outputs.push_back(Output::Close { socket, reason });
-            return;
-        }
-        *from_there += 1;
-        let bucket = Bucket::full(now, &self.limits);
-        self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
+        let reception = self.addresses.opened(address, &self.limits);
+        let reason = match reception {
+            Reception::LetIn => {
+                let bucket = Bucket::full(now, &self.limits);
+                self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
+                return;
+            }
+            Reception::TurnedAway => {
+                let most = self.limits.sockets_per_address;
+                let message = format!("too many connections from one address, at most {most} are allowed");
+                self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
+                self.leaving.insert(socket, (address, reception));
+                CloseReason::Refused(ErrorCode::LimitExceeded)
+            }
+            Reception::Ignored => CloseReason::Crowded,
+        };
+        self.effects.outputs.push_back(Output::Close { socket, reason });
     }
 
     /// Takes one message from the socket's allowance; a socket that has none left is closed.
@@ -346,11 +358,9 @@ impl Rooms {
         let member = match entry {
             Entry::Entered(member) => member,
             Entry::TookOver { member, old_socket } => {
-                if let Some(old) = old_socket {
-                    self.forget(old);
-                    self.effects
-                        .outputs
-                        .push_back(Output::Close { socket: old, reason: CloseReason::Replaced });
+                if let Some(socket) = old_socket {
+                    self.forget(socket);
+                    self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::Replaced });
                 }
                 member
             }
@@ -389,9 +399,17 @@ impl Rooms {
         self.in_room(now, &room, |room, turn| room.handle_seen(member, turn));
     }
 
-    fn handle_lost(&mut self, now: Instant, socket: SocketId) {
+    /// Whoever spoke on the socket is away now; the socket itself counts until [`Input::Lost`].
+    fn let_go(&mut self, now: Instant, socket: SocketId) {
         let Some(Place::Inside { room, member }) = self.forget(socket) else { return };
         self.in_room(now, &room, |room, turn| room.handle_lost(member, turn));
+    }
+
+    fn handle_lost(&mut self, now: Instant, socket: SocketId) {
+        self.let_go(now, socket);
+        if let Some((address, reception)) = self.leaving.remove(&socket) {
+            self.addresses.closed(address, reception);
+        }
     }
 
     fn handle_shutdown(&mut self) {
@@ -400,6 +418,7 @@ impl Rooms {
             self.effects.refuse(socket, ErrorCode::ShuttingDown, message);
             self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::ShuttingDown });
         }
+        self.leaving.clear();
         self.addresses.clear();
         self.rooms.clear();
         self.effects.deadlines = Deadlines::default();
@@ -414,17 +433,12 @@ impl Rooms {
     ) {
         self.effects.refuse(socket, code, message);
         self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::Refused(code) });
-        self.handle_lost(now, socket);
+        self.let_go(now, socket);
     }
 
     fn forget(&mut self, socket: SocketId) -> Option<Place> {
         let known = self.sockets.remove(&socket)?;
-        if let Some(count) = self.addresses.get_mut(&known.address) {
-            *count -= 1;
-            if *count == 0 {
-                self.addresses.remove(&known.address);
-            }
-        }
+        self.leaving.insert(socket, (known.address, Reception::LetIn));
         Some(known.place)
     }
 }

@@ -194,6 +194,7 @@ proptest! {
                     rooms.handle_timeout(now);
                 }
             }
+            let mut closed = Vec::new();
             while let Some(output) = rooms.poll() {
                 match output {
                     Output::Send { socket, signal: ServerSignal::Welcome { resume, .. } } => {
@@ -206,10 +207,14 @@ proptest! {
                     }
                     Output::Close { socket, .. } => {
                         connected.remove(&socket.0);
+                        closed.push(socket);
                         prop_assert!(!rooms.sockets.contains_key(&socket));
                     }
                     Output::Send { .. } | Output::Ping(_) => {}
                 }
+            }
+            for socket in closed {
+                rooms.handle(now, Input::Lost(socket));
             }
             check(&rooms);
         }
@@ -278,6 +283,9 @@ impl World {
         while let Some(output) = self.rooms.poll() {
             let (Output::Send { socket, .. } | Output::Ping(socket) | Output::Close { socket, .. }) = &output;
             let to = self.clients.iter_mut().find(|client| client.socket == Some(*socket));
+            if let Output::Close { socket, .. } = &output {
+                self.rooms.handle(self.now, Input::Lost(*socket));
+            }
             if let Some(client) = to {
                 client.inbox.push_back(output);
             }

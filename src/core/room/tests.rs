@@ -626,6 +626,9 @@ fn every_limit_has_its_error() {
     server.original(3, "carol");
     server.connect(4);
     assert_eq!(server.say(4, init("dave"))[1..], [closed(4, ErrorCode::RoomFull)]);
+    for socket in [2, 4] {
+        server.lose(socket);
+    }
     for socket in 5..7 {
         assert_eq!(server.connect(socket), []);
     }
@@ -657,6 +660,43 @@ fn a_token_for_one_room_opens_no_other() {
     let grant = Grant::Room(RoomId::new("attic").expect("a good id"));
     server.feed(Input::Connected { socket: SocketId(1), address: address(), grant });
     assert_eq!(server.say(1, init("alice"))[1..], [closed(1, ErrorCode::Forbidden)]);
+}
+
+/// R33.
+#[test]
+fn a_socket_that_was_let_go_counts_until_it_is_closed() {
+    let mut server = Server::with(Limits { sockets_per_address: 2, ..Limits::default() });
+    let (_, resume) = server.linked_pair();
+    let is_refused = |outputs: &[Output]| code_of(outputs) == Some(ErrorCode::LimitExceeded);
+    assert_eq!(server.feed(Input::GivenUp(SocketId(2))), [gone(1, "bob")]);
+    assert_eq!(server.feed(Input::GivenUp(SocketId(2))), []);
+    assert!(is_refused(&server.connect(3)));
+    assert_eq!(server.lose(2), []);
+    assert_eq!(server.connect(4), []);
+    assert_eq!(server.say(4, init_with("bob", &["alice"], Some(&resume))), [welcome(4, &resume, 1)]);
+    server.lose(1);
+    server.connect(5);
+    let replaced = Output::Close { socket: SocketId(4), reason: CloseReason::Replaced };
+    assert_eq!(server.say(5, init_with("bob", &["alice"], Some(&resume)))[0], replaced);
+    assert!(is_refused(&server.connect(6)), "the one that was replaced is not closed yet");
+    server.lose(4);
+    assert_eq!(server.connect(7), []);
+}
+
+#[test]
+fn sockets_that_are_turned_away_are_bounded_too_and_keep_nobody_out() {
+    let mut server = Server::with(Limits { sockets_per_address: 1, ..Limits::default() });
+    server.connect(1);
+    assert_eq!(server.connect(2)[1..], [closed(2, ErrorCode::LimitExceeded)]);
+    let crowded = Output::Close { socket: SocketId(3), reason: CloseReason::Crowded };
+    assert_eq!(server.connect(3), [crowded]);
+    server.lose(3);
+    server.lose(1);
+    assert_eq!(server.connect(4), []);
+    for socket in [2, 4] {
+        server.lose(socket);
+    }
+    assert_eq!(server.rooms.addresses.len(), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::core::access::Grant;
 use crate::core::network::ClientAddress;
@@ -48,6 +48,21 @@ struct State {
 struct Queue {
     sender: mpsc::Sender<ToSocket>,
     bytes: Arc<AtomicUsize>,
+    /// Used when the queue is full, dropped when the last message is in it.
+    over: oneshot::Sender<TooSlow>,
+}
+
+/// The client does not read what it is sent.
+#[derive(Debug)]
+pub(super) struct TooSlow;
+
+/// What a socket's task gets from the hub.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: SocketId,
+    pub(super) inbox: Inbox,
+    /// Comes when the hub has no more to say: at once with [`TooSlow`], or behind the last message with an error.
+    pub(super) over: oneshot::Receiver<TooSlow>,
 }
 
 /// The receiving end.
@@ -101,26 +116,32 @@ impl Hub {
     }
 
     /// Makes a socket known and gives it its queue.
-    pub(super) fn connect(&self, address: ClientAddress, grant: Grant) -> (SocketId, Inbox) {
+    pub(super) fn connect(&self, address: ClientAddress, grant: Grant) -> Connection {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX_MESSAGES);
+        let (over, is_over) = oneshot::channel();
         let bytes = Arc::new(AtomicUsize::new(0));
         let mut state = self.lock();
         let socket = SocketId(state.next_socket);
         state.next_socket += 1;
-        state.queues.insert(socket, Queue { sender, bytes: bytes.clone() });
+        state.queues.insert(socket, Queue { sender, bytes: bytes.clone(), over });
         self.turn(&mut state, Input::Connected { socket, address, grant });
-        (socket, Inbox { receiver, bytes })
+        Connection { socket, inbox: Inbox { receiver, bytes }, over: is_over }
     }
 
     pub(super) fn handle(&self, input: Input) {
         self.turn(&mut self.lock(), input);
     }
 
-    /// The socket's task has ended.
+    /// The socket is closed and its queue freed.
     pub(super) fn disconnect(&self, socket: SocketId) {
         let mut state = self.lock();
         state.queues.remove(&socket);
         self.turn(&mut state, Input::Lost(socket));
+    }
+
+    #[cfg(test)]
+    pub(super) fn queue_of(&self, socket: SocketId) -> std::sync::Weak<AtomicUsize> {
+        Arc::downgrade(&self.lock().queues[&socket].bytes)
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -168,10 +189,17 @@ impl Hub {
                     Output::Ping(socket) => (socket, ToSocket::Ping),
                     Output::Close { socket, reason } => (socket, ToSocket::Close(reason)),
                 };
+                let is_last = matches!(message, ToSocket::Close(_));
                 let Some(queue) = state.queues.get(&socket) else { continue };
-                if !queue.push(message) {
-                    state.queues.remove(&socket);
+                let has_room = queue.push(message);
+                if has_room && !is_last {
+                    continue;
+                }
+                let queue = state.queues.remove(&socket);
+                if !has_room {
                     overflowed.push(socket);
+                    // Its task may have ended meanwhile.
+                    let _ = queue.map(|queue| queue.over.send(TooSlow));
                 }
             }
             if overflowed.is_empty() {
@@ -179,7 +207,7 @@ impl Hub {
             }
             for socket in overflowed {
                 tracing::info!(socket = socket.0, "a client does not read what it is sent; dropped");
-                state.rooms.handle(Instant::now(), Input::Lost(socket));
+                state.rooms.handle(Instant::now(), Input::GivenUp(socket));
             }
         }
         self.rearm(state);
@@ -204,12 +232,13 @@ mod tests {
         let limits = Limits { messages_burst: u32::MAX, ..Limits::default() };
         let hub = Hub::new(limits, [0; 32]);
         let address = loopback();
-        let (socket, mut inbox) = hub.connect(address, Grant::EveryRoom);
+        let Connection { socket, mut inbox, mut over } = hub.connect(address, Grant::EveryRoom);
         for _ in 0..=QUEUE_MAX_MESSAGES {
             let user_id = UserId::new("nobody").expect("a good id");
             hub.handle(Input::Signal { socket, signal: ClientSignal::Want { user_id } });
         }
         assert_eq!(hub.stats().sockets, 0);
+        assert!(over.try_recv().is_ok(), "the task is told at once");
         let mut received = 0;
         while inbox.try_recv().is_some() {
             received += 1;
@@ -222,7 +251,7 @@ mod tests {
     fn a_queue_is_bounded_in_bytes_too() {
         let hub = Hub::new(Limits { messages_burst: u32::MAX, ..Limits::default() }, [0; 32]);
         let enter = |name: &str| {
-            let (socket, inbox) = hub.connect(loopback(), Grant::EveryRoom);
+            let Connection { socket, inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
             let room_id = RoomId::new("den").expect("a good id");
             let user_id = UserId::new(name).expect("a good id");
             let init = Init { user_id, room_id, have: None, resume: None };
