@@ -21,6 +21,7 @@ mod member;
 mod presence;
 #[cfg(test)]
 mod properties;
+mod relay;
 mod routing;
 mod state;
 #[cfg(test)]
@@ -42,7 +43,7 @@ use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
 
 pub use api::{CloseReason, Counters, Input, Output, SocketId, Stats};
 pub use deadlines::Reason;
-pub use limits::Limits;
+pub use limits::{Limits, Rate};
 pub use member::MemberKey;
 
 use addresses::{Addresses, Reception};
@@ -195,7 +196,7 @@ impl Rooms {
         let reception = self.addresses.opened(address, &self.limits);
         let reason = match reception {
             Reception::LetIn => {
-                let bucket = Bucket::full(now, &self.limits);
+                let bucket = Bucket::full(now, self.limits.messages());
                 self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
                 return;
             }
@@ -215,7 +216,7 @@ impl Rooms {
     fn charge(&mut self, now: Instant, socket: SocketId) -> bool {
         let Some(known) = self.sockets.get_mut(&socket) else { return false };
         self.effects.counters.received += 1;
-        if known.bucket.take(now, &self.limits) {
+        if known.bucket.take(now, self.limits.messages(), 1) {
             return true;
         }
         self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, "too many messages a second, slow down");

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::wire::limits::CANDIDATES_MAX;
+use crate::wire::limits::{CANDIDATE_MAX_BYTES, CANDIDATES_MAX, SDP_MAX_BYTES};
+
+/// The most that one end says while a link is made or renegotiated: a description, candidates, and that there are no more.
+const NEGOTIATION_MESSAGES: u32 = CANDIDATES_MAX as u32 + 2;
+const NEGOTIATION_BYTES: u32 = (SDP_MAX_BYTES + CANDIDATES_MAX * CANDIDATE_MAX_BYTES) as u32;
 
 /// The server's limits and deadlines, all for the operator to choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,12 @@ pub struct Limits {
     pub early_signals: usize,
     /// Bytes of offers and candidates kept for one socket.
     pub bytes_per_socket: usize,
+    /// Bytes of one offer with its candidates. A newcomer gets one of every member at once.
+    pub bytes_per_offer: usize,
+    /// Answers, candidates and renegotiations that one member may have passed on to another.
+    pub relayed_messages: Rate,
+    /// Bytes of them.
+    pub relayed_bytes: Rate,
     /// How long a claimed offer may stay unanswered, and its owner without a sign of life. Doubled, up to eightfold,
     /// each time a claim of the same pair fails.
     pub claim_timeout: Duration,
@@ -32,6 +42,13 @@ pub struct Limits {
     pub grace: Duration,
     /// How soon after a link was made `want` may replace it.
     pub want_interval: Duration,
+}
+
+impl Limits {
+    /// What one socket may say.
+    pub(super) fn messages(&self) -> Rate {
+        Rate { per_sec: self.messages_per_sec, burst: self.messages_burst }
+    }
 }
 
 impl Default for Limits {
@@ -46,6 +63,9 @@ impl Default for Limits {
             candidates_per_offer: CANDIDATES_MAX,
             early_signals: 128,
             bytes_per_socket: 256 * 1024,
+            bytes_per_offer: 32 * 1024,
+            relayed_messages: Rate { per_sec: 5, burst: 2 * NEGOTIATION_MESSAGES },
+            relayed_bytes: Rate { per_sec: 4 * 1024, burst: 2 * NEGOTIATION_BYTES },
             claim_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(30),
             want_interval: Duration::from_secs(2),
@@ -53,31 +73,46 @@ impl Default for Limits {
     }
 }
 
-/// A socket's allowance of messages: fills at [`Limits::messages_per_sec`], holds [`Limits::messages_burst`].
+/// So much at once, and so much more each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_sec: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// What is left of a [`Rate`].
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// In millionths of a message, so that a slow rate loses nothing to rounding.
-    micro_messages: u64,
+    /// In millionths, so that a slow rate loses nothing to rounding.
+    micros: u64,
     filled_at: Instant,
 }
 
 const MICRO: u64 = 1_000_000;
 
 impl Bucket {
-    pub(super) fn full(now: Instant, limits: &Limits) -> Self {
-        Self { micro_messages: u64::from(limits.messages_burst) * MICRO, filled_at: now }
+    pub(super) fn full(now: Instant, rate: Rate) -> Self {
+        Self { micros: u64::from(rate.burst) * MICRO, filled_at: now }
     }
 
-    /// Takes one message, if there is one.
-    pub(super) fn take(&mut self, now: Instant, limits: &Limits) -> bool {
+    /// Whether so much is left.
+    pub(super) fn has(&mut self, now: Instant, rate: Rate, amount: u64) -> bool {
         let elapsed = now.saturating_duration_since(self.filled_at);
-        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let gained = micros.saturating_mul(u64::from(limits.messages_per_sec));
-        let capacity = u64::from(limits.messages_burst) * MICRO;
-        self.micro_messages = self.micro_messages.saturating_add(gained).min(capacity);
+        let elapsed = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let gained = elapsed.saturating_mul(u64::from(rate.per_sec));
+        self.micros = self.micros.saturating_add(gained).min(u64::from(rate.burst) * MICRO);
         self.filled_at = now.max(self.filled_at);
-        let Some(rest) = self.micro_messages.checked_sub(MICRO) else { return false };
-        self.micro_messages = rest;
-        true
+        self.micros >= amount.saturating_mul(MICRO)
+    }
+
+    /// Takes so much, if it is left.
+    pub(super) fn take(&mut self, now: Instant, rate: Rate, amount: u64) -> bool {
+        let is_left = self.has(now, rate, amount);
+        if is_left {
+            self.micros -= amount * MICRO;
+        }
+        is_left
     }
 }

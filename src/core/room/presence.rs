@@ -294,6 +294,7 @@ impl Room {
     fn leave(&mut self, key: MemberKey, how: Left, turn: &mut Turn<'_>) {
         self.stop_waiting(key, turn);
         for other in self.others(key) {
+            self.forget_budgets(key, other);
             match self.pairs.remove(&PairKey::of(key, other)) {
                 Some(Pair::Linked { link, .. }) => {
                     self.drop_taken(&link, turn);

@@ -46,6 +46,12 @@ fn check(rooms: &Rooms) {
             links += member.pool.len();
             assert!(member.pool.len() <= rooms.limits.offers_per_member);
             assert!(member.pool_bytes <= rooms.limits.bytes_per_socket);
+            let offers = member.pool.iter().filter_map(|link| room.links.get(link));
+            let pool_bytes = offers.map(|link| match link {
+                Link::Offered(offer) => offer.len_bytes(),
+                Link::Taken(_) => 0,
+            });
+            assert_eq!(member.pool_bytes, pool_bytes.sum::<usize>());
             assert!(member.early.len() <= rooms.limits.candidates_per_offer);
             for link in &member.pool {
                 let Some(Link::Offered(offer)) = room.links.get(link) else { panic!("no offer in the pool") };
@@ -67,6 +73,12 @@ fn check(rooms: &Rooms) {
             }
             deadlines += usize::from(member.owed_until.is_some());
             assert!(member.owed_until.is_none() || !member.waiting.is_empty());
+        }
+        for (from, to) in room.budgets.keys() {
+            assert!(
+                room.members.contains_key(from) && room.members.contains_key(to),
+                "a budget of somebody gone"
+            );
         }
         let all = room.members.len() * (room.members.len() - 1) / 2;
         assert_eq!(room.pairs.len(), all, "each pair has one fact");

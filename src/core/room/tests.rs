@@ -795,3 +795,109 @@ fn a_secret_that_comes_after_the_url_opens_the_way_back_too() {
     assert_eq!(outputs[0], Output::Close { socket: SocketId(1), reason: CloseReason::Replaced });
     assert_eq!(code_of(&outputs), None);
 }
+
+fn long_offer(id: &str) -> ClientSignal {
+    ClientSignal::Offer { id: link(id), sdp: Sdp::new("x".repeat(16 * 1024)).expect("short enough") }
+}
+
+/// R23.
+#[test]
+fn an_offer_that_is_made_again_gets_no_more_room_than_a_new_one() {
+    let mut server = Server::with(Limits { bytes_per_socket: 20 * 1024, ..Limits::default() });
+    server.original(1, "alice");
+    assert_eq!(server.say(1, long_offer("alice-2")), []);
+    assert_eq!(code_of(&server.say(1, long_offer("alice-1"))), Some(ErrorCode::LimitExceeded));
+    assert_eq!(server.say(1, long_offer("alice-2")), [], "in its own place");
+    server.connect(2);
+    assert_eq!(
+        server.say(2, init("bob"))[0],
+        accept(2, "alice-1", "alice", &[]),
+        "what was refused changed nothing"
+    );
+}
+
+/// R23.
+#[test]
+fn an_offer_and_its_candidates_are_bounded_in_bytes_and_still_handed_out() {
+    let mut server = Server::with(Limits { bytes_per_offer: 16, ..Limits::default() });
+    server.connect(1);
+    server.say(1, init("alice"));
+    server.connect(2);
+    server.say(2, init("bob"));
+    for line in ["candidate-1", "candidate-2"] {
+        assert_eq!(server.say(1, candidate("alice-1", line)), []);
+    }
+    let outputs = server.say(1, offer("alice-1"));
+    assert_eq!(outputs[0], accept(2, "alice-1", "alice", &["candidate-1"]));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::LimitExceeded));
+}
+
+/// R24.
+#[test]
+fn two_negotiations_of_the_largest_size_are_relayed_at_once() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.original(2, "bob");
+    let sdp = || Sdp::new("x".repeat(16 * 1024)).expect("short enough");
+    let line = "x".repeat(1_023);
+    let mut relayed = |socket: u64, signal: ClientSignal| {
+        let outputs = server.say(socket, signal);
+        assert_eq!(code_of(&outputs), None);
+        assert!(!outputs.is_empty());
+    };
+    let long = |socket: u64| match socket {
+        1 => ClientSignal::Answer { id: link("alice-1"), sdp: sdp() },
+        _ => ClientSignal::Offer { id: link("alice-1"), sdp: sdp() },
+    };
+    relayed(2, ClientSignal::Answer { id: link("alice-1"), sdp: sdp() });
+    for again in [None, Some([2, 1])] {
+        for socket in again.into_iter().flatten() {
+            relayed(socket, long(socket));
+        }
+        for socket in [1, 2] {
+            for _ in 0..64 {
+                relayed(socket, candidate("alice-1", &line));
+            }
+            relayed(socket, ClientSignal::Candidate { id: link("alice-1"), candidate: None });
+        }
+    }
+}
+
+/// R24.
+#[test]
+fn one_member_can_not_fill_the_queue_of_another() {
+    let mut server = Server::new();
+    server.linked_pair();
+    let mut relay_all = |signal: &dyn Fn() -> ClientSignal| {
+        let mut bytes = 0;
+        for count in 0.. {
+            let outputs = server.say(2, signal());
+            if code_of(&outputs) == Some(ErrorCode::LimitExceeded) {
+                return (count, bytes);
+            }
+            let [Output::Send { socket: SocketId(1), signal }] = &outputs[..] else { panic!("{outputs:?}") };
+            bytes += signal.len_bytes();
+        }
+        unreachable!("the loop ends with a refusal")
+    };
+    let limits = Limits::default();
+    let (_, bytes) = relay_all(&|| long_offer("alice-1"));
+    assert!(bytes <= limits.relayed_bytes.burst as usize);
+    let (count, _) = relay_all(&|| candidate("alice-1", "x"));
+    assert!(count < limits.relayed_messages.burst);
+
+    // Another link of the same two is no way around it, and neither is being away for a moment.
+    server.pass(Duration::from_secs(2));
+    server.say(2, want("alice"));
+    server.say(2, answer("alice-2"));
+    let mut refused = false;
+    for _ in 0..limits.relayed_messages.per_sec * 2 {
+        refused |= code_of(&server.say(2, candidate("alice-2", "x"))) == Some(ErrorCode::LimitExceeded);
+    }
+    assert!(refused);
+
+    // The other direction, and other members, are not touched.
+    assert_eq!(server.say(1, candidate("alice-2", "x")).len(), 1);
+    server.pass(Duration::from_secs(60));
+    assert_eq!(code_of(&server.say(2, long_offer("alice-2"))), None, "what was used up comes back");
+}

@@ -18,6 +18,11 @@ const QUEUE_MAX_MESSAGES: usize = 2_048;
 /// Bytes that may wait for one socket.
 const QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
 
+/// Of both, what members may fill with what they say to one another: the rest is for what the server has to say. So a client
+/// with a slow line may miss a candidate and does not lose its socket.
+const RELAYED_MAX_MESSAGES: usize = QUEUE_MAX_MESSAGES / 4 * 3;
+const RELAYED_MAX_BYTES: usize = QUEUE_MAX_BYTES / 4 * 3;
+
 /// What a socket's task is told.
 #[derive(Debug)]
 pub(super) enum ToSocket {
@@ -95,16 +100,53 @@ impl ToSocket {
             Self::Ping | Self::Close(_) => 0,
         }
     }
+
+    /// Whether a member said this to another.
+    fn is_relayed(&self) -> bool {
+        match self {
+            Self::Signal(signal) => match **signal {
+                ServerSignal::Offer { .. } | ServerSignal::Answer { .. } | ServerSignal::Candidate { .. } => {
+                    true
+                }
+                ServerSignal::Accept { .. }
+                | ServerSignal::OfferAccepted { .. }
+                | ServerSignal::OfferRequest
+                | ServerSignal::LeaveSwarm { .. }
+                | ServerSignal::Welcome { .. }
+                | ServerSignal::Gone { .. }
+                | ServerSignal::SignalError { .. } => false,
+            },
+            Self::Ping | Self::Close(_) => false,
+        }
+    }
+}
+
+/// What became of a message for a socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Pushed {
+    Queued,
+    /// It was only relayed, and there is not room enough for that.
+    Dropped,
+    Overflowed,
 }
 
 impl Queue {
-    /// Whether the message found room.
-    fn push(&self, message: ToSocket) -> bool {
+    fn push(&self, message: ToSocket) -> Pushed {
         let len_bytes = message.len_bytes();
-        if self.bytes.fetch_add(len_bytes, Ordering::Relaxed) + len_bytes > QUEUE_MAX_BYTES {
-            return false;
+        let bytes = self.bytes.load(Ordering::Relaxed) + len_bytes;
+        let messages = self.sender.max_capacity() - self.sender.capacity();
+        if message.is_relayed() && (bytes > RELAYED_MAX_BYTES || messages >= RELAYED_MAX_MESSAGES) {
+            return Pushed::Dropped;
         }
-        self.sender.try_send(message).is_ok()
+        if bytes > QUEUE_MAX_BYTES {
+            return Pushed::Overflowed;
+        }
+        // Before it can be taken out.
+        self.bytes.fetch_add(len_bytes, Ordering::Relaxed);
+        match self.sender.try_send(message) {
+            Ok(()) => Pushed::Queued,
+            Err(_) => Pushed::Overflowed,
+        }
     }
 }
 
@@ -191,15 +233,20 @@ impl Hub {
                 };
                 let is_last = matches!(message, ToSocket::Close(_));
                 let Some(queue) = state.queues.get(&socket) else { continue };
-                let has_room = queue.push(message);
-                if has_room && !is_last {
-                    continue;
-                }
-                let queue = state.queues.remove(&socket);
-                if !has_room {
-                    overflowed.push(socket);
-                    // Its task may have ended meanwhile.
-                    let _ = queue.map(|queue| queue.over.send(TooSlow));
+                match queue.push(message) {
+                    Pushed::Queued if is_last => drop(state.queues.remove(&socket)),
+                    Pushed::Queued => {}
+                    Pushed::Dropped => {
+                        tracing::debug!(
+                            socket = socket.0,
+                            "a client hardly reads; did not relay a message to it"
+                        );
+                    }
+                    Pushed::Overflowed => {
+                        overflowed.push(socket);
+                        // Its task may have ended meanwhile.
+                        let _ = state.queues.remove(&socket).map(|queue| queue.over.send(TooSlow));
+                    }
                 }
             }
             if overflowed.is_empty() {
@@ -225,6 +272,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::room::Rate;
     use crate::wire::{ClientSignal, Init, RoomId, UserId};
 
     #[test]
@@ -249,7 +297,27 @@ mod tests {
 
     #[test]
     fn a_queue_is_bounded_in_bytes_too() {
-        let hub = Hub::new(Limits { messages_burst: u32::MAX, ..Limits::default() }, [0; 32]);
+        let hub = Hub::new(Limits::default(), [0; 32]);
+        let Connection { inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
+        let state = hub.lock();
+        let queue = state.queues.values().next().expect("there is one");
+        let long = || {
+            let message = "x".repeat(16 * 1024);
+            ToSocket::Signal(Box::new(ServerSignal::SignalError { code: None, message }))
+        };
+        let pushed = (0..).find(|_| queue.push(long()) != Pushed::Queued);
+        assert_eq!(pushed, Some(QUEUE_MAX_BYTES / (16 * 1024)));
+        assert_eq!(queue.push(long()), Pushed::Overflowed);
+        assert_eq!(inbox.bytes.load(Ordering::Relaxed), QUEUE_MAX_BYTES);
+    }
+
+    #[test]
+    fn what_members_say_to_one_another_costs_nobody_the_socket() {
+        let everything = Rate { per_sec: u32::MAX, burst: u32::MAX };
+        let (relayed_messages, relayed_bytes) = (everything, everything);
+        let limits =
+            Limits { messages_burst: u32::MAX, relayed_messages, relayed_bytes, ..Limits::default() };
+        let hub = Hub::new(limits, [0; 32]);
         let enter = |name: &str| {
             let Connection { socket, inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
             let room_id = RoomId::new("den").expect("a good id");
@@ -260,18 +328,23 @@ mod tests {
         };
         let (alice, _keep) = enter("alice");
         let id = crate::wire::LinkId::new("a").expect("a good id");
-        let sdp = crate::wire::Sdp::new("x".repeat(16 * 1024)).expect("short enough");
-        hub.handle(Input::Signal {
-            socket: alice,
-            signal: ClientSignal::Offer { id: id.clone(), sdp: sdp.clone() },
-        });
-        let (_bob, inbox) = enter("bob");
+        let offer = |len: usize| ClientSignal::Offer {
+            id: id.clone(),
+            sdp: crate::wire::Sdp::new("x".repeat(len)).expect("short enough"),
+        };
+        hub.handle(Input::Signal { socket: alice, signal: offer(0) });
+        let (_bob, mut inbox) = enter("bob");
         for _ in 0..=QUEUE_MAX_BYTES / (16 * 1024) {
-            let again = ClientSignal::Offer { id: id.clone(), sdp: sdp.clone() };
-            hub.handle(Input::Signal { socket: alice, signal: again });
+            hub.handle(Input::Signal { socket: alice, signal: offer(16 * 1024) });
         }
-        assert_eq!(hub.stats().sockets, 1);
-        assert!(inbox.bytes.load(Ordering::Relaxed) <= QUEUE_MAX_BYTES + 2 * 16 * 1024);
+        assert!(inbox.bytes.load(Ordering::Relaxed) <= RELAYED_MAX_BYTES);
+        while inbox.try_recv().is_some() {}
+        for _ in 0..=QUEUE_MAX_MESSAGES {
+            hub.handle(Input::Signal { socket: alice, signal: offer(1) });
+        }
+        assert_eq!(hub.stats().sockets, 2);
+        let received = std::iter::from_fn(|| inbox.try_recv()).count();
+        assert_eq!(received, RELAYED_MAX_MESSAGES);
     }
 
     fn loopback() -> ClientAddress {
