@@ -13,6 +13,7 @@
 //!
 //! The member who was there first owns the offer; the newcomer answers it.
 
+mod absent;
 mod addresses;
 mod api;
 mod deadlines;
@@ -46,9 +47,10 @@ pub use deadlines::Reason;
 pub use limits::{Limits, Rate};
 pub use member::MemberKey;
 
+use absent::Absent;
 use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
-use limits::Bucket;
+use limits::{Bucket, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -61,6 +63,7 @@ const RESUME_SECRET_BYTES: std::ops::RangeInclusive<usize> = 22..=64;
 struct Effects {
     outputs: VecDeque<Output>,
     deadlines: Deadlines,
+    absent: Absent,
     counters: Counters,
 }
 
@@ -136,18 +139,22 @@ impl Rooms {
         match input {
             Input::Connected { socket, address, grant } => self.handle_connected(now, socket, address, grant),
             Input::Signal { socket, signal } => {
-                if self.charge(now, socket) {
+                if self.charge_message(now, socket) {
                     self.handle_seen(now, socket);
                     self.handle_signal(now, socket, signal);
                 }
             }
             Input::Invalid { socket, code, message } => {
-                if self.charge(now, socket) {
+                if self.charge_message(now, socket) {
                     self.handle_seen(now, socket);
                     self.effects.refuse(socket, code, message);
                 }
             }
-            Input::Seen(socket) => self.handle_seen(now, socket),
+            Input::Seen(socket) => {
+                if self.charge_socket(now, socket) {
+                    self.handle_seen(now, socket);
+                }
+            }
             Input::GivenUp(socket) => self.let_go(now, socket),
             Input::Lost(socket) => self.handle_lost(now, socket),
             Input::Shutdown => self.handle_shutdown(),
@@ -193,7 +200,7 @@ impl Rooms {
     }
 
     fn handle_connected(&mut self, now: Instant, socket: SocketId, address: ClientAddress, grant: Grant) {
-        let reception = self.addresses.opened(address, &self.limits);
+        let reception = self.addresses.opened(now, address, &self.limits);
         let reason = match reception {
             Reception::LetIn => {
                 let bucket = Bucket::full(now, self.limits.messages());
@@ -212,10 +219,27 @@ impl Rooms {
         self.effects.outputs.push_back(Output::Close { socket, reason });
     }
 
-    /// Takes one message from the socket's allowance; a socket that has none left is closed.
-    fn charge(&mut self, now: Instant, socket: SocketId) -> bool {
+    /// Takes one message from the allowances of the socket and of its address.
+    fn charge_message(&mut self, now: Instant, socket: SocketId) -> bool {
+        self.effects.counters.received += u64::from(self.sockets.contains_key(&socket));
+        let message = "too many messages from one address, slow down";
+        self.charge_socket(now, socket) && self.charge_address(now, socket, 1, message)
+    }
+
+    /// A socket whose address has nothing left is closed.
+    fn charge_address(&mut self, now: Instant, socket: SocketId, messages: u64, refusal: &str) -> bool {
+        let Some(address) = self.sockets.get(&socket).map(|known| known.address) else { return false };
+        if self.addresses.charge(now, address, messages, &self.limits) {
+            return true;
+        }
+        self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, refusal);
+        false
+    }
+
+    /// Takes one message from the socket's own allowance; a socket that has none left is closed. Signs of life take no more than
+    /// that: members who only listen stay, whatever others do behind the same address.
+    fn charge_socket(&mut self, now: Instant, socket: SocketId) -> bool {
         let Some(known) = self.sockets.get_mut(&socket) else { return false };
-        self.effects.counters.received += 1;
         if known.bucket.take(now, self.limits.messages(), 1) {
             return true;
         }
@@ -319,7 +343,11 @@ impl Rooms {
             let message = "the server has as many rooms as it may: try again later";
             return self.refuse_and_close(now, socket, ErrorCode::TooManyRooms, message);
         }
-        self.enter(now, socket, init);
+        let price = price_of_entry(self.rooms.get(&init.room_id).map_or(0, Room::len));
+        let message = "too many entries from one address: wait a moment";
+        if self.charge_address(now, socket, price, message) {
+            self.enter(now, socket, init);
+        }
     }
 
     /// `init` came with the URL and comes again as a message, which alone may bring a secret; or it is another one.
@@ -351,7 +379,8 @@ impl Rooms {
             }
             None => Kind::Original,
         };
-        let newcomer = Newcomer { socket, user: user_id, kind, resume };
+        let Some(address) = self.sockets.get(&socket).map(|known| known.address) else { return };
+        let newcomer = Newcomer { socket, address, user: user_id, kind, resume };
         self.rooms.entry(room_id.clone()).or_insert_with(|| Room::new(room_id.clone()));
         let Some(entry) = self.in_room(now, &room_id, |room, turn| room.enter(newcomer, turn)) else {
             return;
@@ -400,16 +429,22 @@ impl Rooms {
         self.in_room(now, &room, |room, turn| room.handle_seen(member, turn));
     }
 
-    /// Whoever spoke on the socket is away now; the socket itself counts until [`Input::Lost`].
+    /// Whoever spoke on the socket is away now; the socket itself counts until [`Input::Lost`]. An address keeps as many places
+    /// without a socket as it may have sockets.
     fn let_go(&mut self, now: Instant, socket: SocketId) {
-        let Some(Place::Inside { room, member }) = self.forget(socket) else { return };
+        let Some(known) = self.forget(socket) else { return };
+        let Place::Inside { room, member } = known.place else { return };
         self.in_room(now, &room, |room, turn| room.handle_lost(member, turn));
+        let at_most = self.limits.sockets_per_address;
+        if let Some((room, member)) = self.effects.absent.oldest_beyond(known.address, at_most) {
+            self.in_room(now, &room, |room, turn| room.expire(member, turn));
+        }
     }
 
     fn handle_lost(&mut self, now: Instant, socket: SocketId) {
         self.let_go(now, socket);
         if let Some((address, reception)) = self.leaving.remove(&socket) {
-            self.addresses.closed(address, reception);
+            self.addresses.closed(now, address, reception, &self.limits);
         }
     }
 
@@ -423,6 +458,7 @@ impl Rooms {
         self.addresses.clear();
         self.rooms.clear();
         self.effects.deadlines = Deadlines::default();
+        self.effects.absent = Absent::default();
     }
 
     fn refuse_and_close(
@@ -437,10 +473,10 @@ impl Rooms {
         self.let_go(now, socket);
     }
 
-    fn forget(&mut self, socket: SocketId) -> Option<Place> {
+    fn forget(&mut self, socket: SocketId) -> Option<Socket> {
         let known = self.sockets.remove(&socket)?;
         self.leaving.insert(socket, (known.address, Reception::LetIn));
-        Some(known.place)
+        Some(known)
     }
 }
 

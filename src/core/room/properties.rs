@@ -37,6 +37,7 @@ fn room(name: &str) -> RoomId {
 /// Everything that must hold between two inputs, whatever came before.
 fn check(rooms: &Rooms) {
     let mut deadlines = 0;
+    let mut absent = 0;
     for room in rooms.rooms.values() {
         assert!(room.len() > 0, "an empty room is kept");
         assert!(room.len() <= rooms.limits.members_per_room);
@@ -69,7 +70,7 @@ fn check(rooms: &Rooms) {
             }
             match member.presence {
                 Presence::Here { socket, .. } => assert!(rooms.sockets.contains_key(&socket)),
-                Presence::Away { .. } => deadlines += 1,
+                Presence::Away { .. } => absent += 1,
             }
             deadlines += usize::from(member.owed_until.is_some());
             assert!(member.owed_until.is_none() || !member.waiting.is_empty());
@@ -91,7 +92,9 @@ fn check(rooms: &Rooms) {
         }
         assert_eq!(room.links.len(), links, "a link without its pair");
     }
-    assert_eq!(rooms.effects.deadlines.len(), deadlines, "a timer for something dead");
+    assert!(absent <= rooms.limits.sockets_per_address, "all of them have one address");
+    assert_eq!(rooms.effects.absent.len(), absent, "a place of nobody");
+    assert_eq!(rooms.effects.deadlines.len(), deadlines + absent, "a timer for something dead");
 }
 
 fn room_of(rooms: &Rooms, socket: SocketId) -> Option<RoomId> {
@@ -179,7 +182,7 @@ proptest! {
 
     #[test]
     fn garbage_breaks_no_invariant_and_crosses_no_room(steps in vec(garbage(), 0..120)) {
-        let limits = Limits { members_per_room: 4, offers_per_member: 3, early_signals: 4, ..Limits::default() };
+        let limits = Limits { members_per_room: 4, offers_per_member: 3, early_signals: 4, sockets_per_address: 3, ..Limits::default() };
         let mut rooms = Rooms::new(limits, [1; 32]);
         let mut now = Instant::now();
         let mut secrets = BTreeMap::new();

@@ -11,6 +11,10 @@ fn address() -> ClientAddress {
     ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+fn elsewhere() -> ClientAddress {
+    ClientAddress::of(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)))
+}
+
 struct Server {
     rooms: Rooms,
     now: Instant,
@@ -31,8 +35,12 @@ impl Server {
     }
 
     fn connect(&mut self, socket: u64) -> Vec<Output> {
+        self.connect_from(address(), socket)
+    }
+
+    fn connect_from(&mut self, address: ClientAddress, socket: u64) -> Vec<Output> {
         let socket = SocketId(socket);
-        self.feed(Input::Connected { socket, address: address(), grant: Grant::EveryRoom })
+        self.feed(Input::Connected { socket, address, grant: Grant::EveryRoom })
     }
 
     fn say(&mut self, socket: u64, signal: ClientSignal) -> Vec<Output> {
@@ -900,4 +908,147 @@ fn one_member_can_not_fill_the_queue_of_another() {
     assert_eq!(server.say(1, candidate("alice-2", "x")).len(), 1);
     server.pass(Duration::from_secs(60));
     assert_eq!(code_of(&server.say(2, long_offer("alice-2"))), None, "what was used up comes back");
+}
+
+/// R33.
+#[test]
+fn a_new_connection_brings_no_new_messages() {
+    let mut server = Server::with(Limits { messages_per_sec: 1, messages_burst: 4, ..Limits::default() });
+    server.connect_from(elsewhere(), 0);
+    let mut said = 0;
+    let refused = (1..).find(|socket| {
+        server.connect(*socket);
+        let refused = (0..4).any(|_| {
+            said += 1;
+            code_of(&server.say(*socket, want("bob"))) == Some(ErrorCode::LimitExceeded)
+        });
+        server.lose(*socket);
+        refused
+    });
+    assert_eq!((refused, said), (Some(129), 4 * 128 + 1));
+    assert_eq!(code_of(&server.say(0, want("bob"))), Some(ErrorCode::NotAllowed), "others go on");
+    server.pass(Duration::from_secs(1));
+    server.connect(200);
+    assert_eq!(code_of(&server.say(200, want("bob"))), Some(ErrorCode::NotAllowed), "and so does who waited");
+}
+
+/// R33.
+#[test]
+fn whoever_enters_and_leaves_without_end_is_cut_off() {
+    let mut server = Server::with(Limits { messages_per_sec: 10, messages_burst: 10, ..Limits::default() });
+    server.connect_from(elsewhere(), 0);
+    server.say(0, init("alice"));
+    let refused = (1..).find(|socket| {
+        server.connect(*socket);
+        let outputs = server.say(*socket, init("bob"));
+        server.lose(*socket);
+        code_of(&outputs) == Some(ErrorCode::LimitExceeded)
+    });
+    // At first there is only alice, then the place that bob left, too: 61 + 17 * 71 <= 128 * 10.
+    assert_eq!(refused, Some(19));
+    server.connect_from(elsewhere(), 1_000);
+    assert_eq!(code_of(&server.say(1_000, init("carol"))), None);
+    server.pass(Duration::from_secs(1));
+    server.connect(1_001);
+    assert_eq!(code_of(&server.say(1_001, init("bob"))), None);
+}
+
+/// R33.
+#[test]
+fn pings_are_counted_like_messages() {
+    let mut server = Server::with(Limits { messages_burst: 3, ..Limits::default() });
+    server.connect(1);
+    server.say(1, init("alice"));
+    assert_eq!([server.seen(1), server.seen(1)], [[], []]);
+    assert_eq!(server.seen(1)[1..], [closed(1, ErrorCode::LimitExceeded)]);
+}
+
+/// R33.
+#[test]
+fn members_who_only_listen_stay_whatever_others_do_behind_their_address() {
+    let limits =
+        Limits { messages_per_sec: 1, messages_burst: 4, sockets_per_address: 1_000, ..Limits::default() };
+    let mut server = Server::with(limits);
+    server.connect(0);
+    server.say(0, init("alice"));
+    let refused = (1..).find(|socket| {
+        server.connect(*socket);
+        code_of(&server.say(*socket, want("bob"))) == Some(ErrorCode::LimitExceeded)
+    });
+    assert!(refused.is_some());
+    assert_eq!(server.seen(0), []);
+    assert_eq!(server.rooms.stats().members, 1);
+}
+
+/// R33.
+#[test]
+fn a_hundred_members_of_one_address_may_join_at_once() {
+    const MEMBERS: u64 = 100;
+    const CANDIDATES: usize = 15;
+    let mut server = Server::new();
+    let mut todo = VecDeque::new();
+    let mut made = 0;
+    for n in 0..MEMBERS {
+        server.connect(n);
+        todo.extend(server.say(n, init_with(&format!("user-{n}"), &[], None)));
+        todo.extend(server.say(n, offer(&format!("first-{n}"))));
+    }
+    while let Some(output) = todo.pop_front() {
+        let Output::Send { socket: SocketId(socket), signal } = output else { continue };
+        let (id, answers) = match signal {
+            ServerSignal::Accept { id, .. } => (id, true),
+            ServerSignal::OfferAccepted { id, .. } => (id, false),
+            ServerSignal::OfferRequest => {
+                made += 1;
+                todo.extend(server.say(socket, offer(&format!("more-{made}"))));
+                continue;
+            }
+            ServerSignal::SignalError { message, .. } => panic!("{message}"),
+            ServerSignal::Offer { .. }
+            | ServerSignal::Answer { .. }
+            | ServerSignal::Candidate { .. }
+            | ServerSignal::LeaveSwarm { .. }
+            | ServerSignal::Welcome { .. }
+            | ServerSignal::Gone { .. } => continue,
+        };
+        if answers {
+            todo.extend(server.say(socket, answer(id.as_str())));
+        }
+        for _ in 0..CANDIDATES {
+            todo.extend(server.say(socket, candidate(id.as_str(), "x")));
+        }
+    }
+    assert_eq!(server.rooms.stats().links as u64, MEMBERS * (MEMBERS - 1) / 2);
+}
+
+/// R27.
+#[test]
+fn an_address_keeps_as_many_places_without_a_socket_as_it_may_have_sockets() {
+    let mut server = Server::with(Limits { sockets_per_address: 2, ..Limits::default() });
+    server.connect_from(elsewhere(), 0);
+    server.say(0, init_in("room-9", "carol"));
+    server.lose(0);
+    for socket in 1..=4 {
+        server.connect(socket);
+        server.say(socket, init_in(&format!("room-{socket}"), "bob"));
+        server.pass(Duration::from_secs(1));
+        server.lose(socket);
+    }
+    let rooms: Vec<_> = server.rooms.rooms.keys().map(RoomId::as_str).collect();
+    assert_eq!(rooms, ["room-3", "room-4", "room-9"], "the latest of each address");
+}
+
+/// R27.
+#[test]
+fn whoever_comes_back_has_no_place_without_a_socket() {
+    let mut server = Server::with(Limits { sockets_per_address: 1, ..Limits::default() });
+    let resume = server.ours(1, "alice");
+    server.lose(1);
+    server.connect_from(elsewhere(), 2);
+    assert_eq!(server.say(2, init_with("alice", &[], Some(&resume)))[0], welcome(2, &resume, 0));
+    server.original(3, "bob");
+    server.lose(3);
+    assert_eq!(server.rooms.stats().members, 2);
+    server.lose(2);
+    assert_eq!(server.rooms.stats().members, 2, "each of another address");
 }
