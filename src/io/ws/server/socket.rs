@@ -189,7 +189,11 @@ impl<S: Wire> Socket<S> {
                     self.dialect.write(&signal).map(|text| Message::Text(text.into()))
                 }
                 ToSocket::Ping => Some(Message::Ping(Bytes::new())),
-                ToSocket::Close(reason) => return ControlFlow::Break(close_frame(reason)),
+                ToSocket::Close(reason) => {
+                    // The goodbye has little time, and this is no part of it.
+                    let is_read = in_time(self.stream.flush()).await;
+                    return ControlFlow::Break(close_frame(reason).filter(|_| is_read));
+                }
             };
             if let Some(out) = out
                 && !in_time(self.stream.feed(out)).await
@@ -251,17 +255,33 @@ fn close_for(error: axum::Error) -> Option<CloseFrame> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::pin::Pin;
     use std::task::{Context, Poll};
+
+    use tokio::time::Sleep;
 
     use super::*;
     use crate::core::room::Limits;
     use crate::wire::{ClientSignal, ServerSignal};
 
-    /// A client that says nothing and reads nothing, or everything.
+    /// A client that says nothing.
     enum Client {
         Stuck,
-        Reads(mpsc::UnboundedSender<Message>),
+        /// Reads a message, waits a moment, and reads the next.
+        Reads {
+            heard: mpsc::UnboundedSender<Message>,
+            pace: Duration,
+            next: Pin<Box<Sleep>>,
+            written: VecDeque<Message>,
+        },
+    }
+
+    impl Client {
+        fn reads(pace: Duration) -> (Self, mpsc::UnboundedReceiver<Message>) {
+            let (heard, hears) = mpsc::unbounded_channel();
+            (Self::Reads { heard, pace, next: Box::pin(sleep(pace)), written: VecDeque::new() }, hears)
+        }
     }
 
     impl Stream for Client {
@@ -275,23 +295,29 @@ mod tests {
     impl Sink<Message> for Client {
         type Error = axum::Error;
 
-        fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
-            self.poll_flush(context)
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            match &*self {
+                Self::Stuck => Poll::Pending,
+                Self::Reads { .. } => Poll::Ready(Ok(())),
+            }
         }
 
-        fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), axum::Error> {
-            match &*self {
+        fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), axum::Error> {
+            match &mut *self {
                 Self::Stuck => {}
-                Self::Reads(heard) => heard.send(message).expect("the test listens"),
+                Self::Reads { written, .. } => written.push_back(message),
             }
             Ok(())
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
-            match &*self {
-                Self::Stuck => Poll::Pending,
-                Self::Reads(_) => Poll::Ready(Ok(())),
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            let Self::Reads { heard, pace, next, written } = &mut *self else { return Poll::Pending };
+            while !written.is_empty() {
+                std::task::ready!(next.as_mut().poll(context));
+                next.as_mut().reset(Instant::now() + *pace);
+                heard.send(written.pop_front().expect("there is one")).expect("the test listens");
             }
+            Poll::Ready(Ok(()))
         }
 
         fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
@@ -365,14 +391,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_hears_the_last_words_whatever_the_reason() {
         let hub = hub();
-        let (heard, mut hears) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run(Client::Reads(heard), hub.clone(), opening()));
+        let (client, mut hears) = Client::reads(Duration::from_millis(50));
+        let task = tokio::spawn(run(client, hub.clone(), opening()));
         assert!(hears.recv().await.is_some(), "welcome");
-        for n in 0..2 * WRITE_BUDGET {
+        for n in 0..WRITE_BUDGET + 32 {
             say(&hub, &format!("nobody-{n}"));
         }
         hub.handle(Input::Shutdown);
-        for n in 0..2 * WRITE_BUDGET {
+        for n in 0..WRITE_BUDGET + 32 {
             let user_id = crate::wire::UserId::new(format!("nobody-{n}")).expect("a good id");
             let gone = ServerDialect::new(opening().room).write(&ServerSignal::Gone { user_id });
             assert_eq!(hears.recv().await, gone.map(|text| Message::Text(text.into())));
