@@ -18,10 +18,16 @@ const QUEUE_MAX_MESSAGES: usize = 2_048;
 /// Bytes that may wait for one socket.
 const QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// Of both, what members may fill with what they say to one another: the rest is for what the server has to say. So a client
+/// While more than this waits for all sockets together, each has less: some hundred clients that read nothing must not take all of
+/// the server's memory.
+const QUEUES_MAX_BYTES: usize = 256 * 1024 * 1024;
+const CROWDED_QUEUE_MAX_BYTES: usize = QUEUE_MAX_BYTES / 8;
+
+/// Of a queue, what members may fill with what they say to one another: the rest is for what the server has to say. So a client
 /// with a slow line may miss a candidate and does not lose its socket.
-const RELAYED_MAX_MESSAGES: usize = QUEUE_MAX_MESSAGES / 4 * 3;
-const RELAYED_MAX_BYTES: usize = QUEUE_MAX_BYTES / 4 * 3;
+const fn relayed_share(max: usize) -> usize {
+    max / 4 * 3
+}
 
 /// What a socket's task is told.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub(super) struct Hub {
 struct State {
     rooms: Rooms,
     queues: HashMap<SocketId, Queue>,
+    /// The bytes of all queues.
+    all_bytes: Arc<AtomicUsize>,
     next_socket: u64,
     /// What the timer task waits for.
     armed: Option<Instant>,
@@ -52,7 +60,7 @@ struct State {
 #[derive(Debug)]
 struct Queue {
     sender: mpsc::Sender<ToSocket>,
-    bytes: Arc<AtomicUsize>,
+    bytes: Arc<Bytes>,
     /// Used when the queue is full, dropped when the last message is in it.
     over: oneshot::Sender<TooSlow>,
 }
@@ -74,22 +82,55 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct Inbox {
     receiver: mpsc::Receiver<ToSocket>,
-    bytes: Arc<AtomicUsize>,
+    bytes: Arc<Bytes>,
+}
+
+/// How much waits in a queue.
+#[derive(Debug)]
+pub(super) struct Bytes {
+    here: AtomicUsize,
+    everywhere: Arc<AtomicUsize>,
+}
+
+impl Bytes {
+    fn add(&self, len_bytes: usize) {
+        self.here.fetch_add(len_bytes, Ordering::Relaxed);
+        self.everywhere.fetch_add(len_bytes, Ordering::Relaxed);
+    }
+
+    fn remove(&self, len_bytes: usize) {
+        self.here.fetch_sub(len_bytes, Ordering::Relaxed);
+        self.everywhere.fetch_sub(len_bytes, Ordering::Relaxed);
+    }
+
+    /// How much there is in this queue, and how much there may be.
+    fn load(&self) -> (usize, usize) {
+        let is_crowded = self.everywhere.load(Ordering::Relaxed) > QUEUES_MAX_BYTES;
+        let max = if is_crowded { CROWDED_QUEUE_MAX_BYTES } else { QUEUE_MAX_BYTES };
+        (self.here.load(Ordering::Relaxed), max)
+    }
 }
 
 impl Inbox {
     /// The next message; `None` once the hub has given the socket up.
     pub(super) async fn recv(&mut self) -> Option<ToSocket> {
         let message = self.receiver.recv().await?;
-        self.bytes.fetch_sub(message.len_bytes(), Ordering::Relaxed);
+        self.bytes.remove(message.len_bytes());
         Some(message)
     }
 
     /// The next message, if there is one already.
     pub(super) fn try_recv(&mut self) -> Option<ToSocket> {
         let message = self.receiver.try_recv().ok()?;
-        self.bytes.fetch_sub(message.len_bytes(), Ordering::Relaxed);
+        self.bytes.remove(message.len_bytes());
         Some(message)
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.receiver.close();
+        while self.try_recv().is_some() {}
     }
 }
 
@@ -133,19 +174,24 @@ enum Pushed {
 impl Queue {
     fn push(&self, message: ToSocket) -> Pushed {
         let len_bytes = message.len_bytes();
-        let bytes = self.bytes.load(Ordering::Relaxed) + len_bytes;
+        let (waiting_bytes, max_bytes) = self.bytes.load();
+        let bytes = waiting_bytes + len_bytes;
         let messages = self.sender.max_capacity() - self.sender.capacity();
-        if message.is_relayed() && (bytes > RELAYED_MAX_BYTES || messages >= RELAYED_MAX_MESSAGES) {
+        let is_too_much = bytes > relayed_share(max_bytes) || messages >= relayed_share(QUEUE_MAX_MESSAGES);
+        if message.is_relayed() && is_too_much {
             return Pushed::Dropped;
         }
-        if bytes > QUEUE_MAX_BYTES {
+        if bytes > max_bytes {
             return Pushed::Overflowed;
         }
         // Before it can be taken out.
-        self.bytes.fetch_add(len_bytes, Ordering::Relaxed);
+        self.bytes.add(len_bytes);
         match self.sender.try_send(message) {
             Ok(()) => Pushed::Queued,
-            Err(_) => Pushed::Overflowed,
+            Err(_) => {
+                self.bytes.remove(len_bytes);
+                Pushed::Overflowed
+            }
         }
     }
 }
@@ -153,7 +199,8 @@ impl Queue {
 impl Hub {
     pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
         let rooms = Rooms::new(limits, seed);
-        let state = State { rooms, queues: HashMap::new(), next_socket: 0, armed: None };
+        let (queues, all_bytes) = (HashMap::new(), Arc::default());
+        let state = State { rooms, queues, all_bytes, next_socket: 0, armed: None };
         Self { state: Mutex::new(state), deadline_moved: Notify::new() }
     }
 
@@ -161,8 +208,8 @@ impl Hub {
     pub(super) fn connect(&self, address: ClientAddress, grant: Grant) -> Connection {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX_MESSAGES);
         let (over, is_over) = oneshot::channel();
-        let bytes = Arc::new(AtomicUsize::new(0));
         let mut state = self.lock();
+        let bytes = Arc::new(Bytes { here: AtomicUsize::new(0), everywhere: state.all_bytes.clone() });
         let socket = SocketId(state.next_socket);
         state.next_socket += 1;
         state.queues.insert(socket, Queue { sender, bytes: bytes.clone(), over });
@@ -182,7 +229,7 @@ impl Hub {
     }
 
     #[cfg(test)]
-    pub(super) fn queue_of(&self, socket: SocketId) -> std::sync::Weak<AtomicUsize> {
+    pub(super) fn queue_of(&self, socket: SocketId) -> std::sync::Weak<Bytes> {
         Arc::downgrade(&self.lock().queues[&socket].bytes)
     }
 
@@ -308,7 +355,26 @@ mod tests {
         let pushed = (0..).find(|_| queue.push(long()) != Pushed::Queued);
         assert_eq!(pushed, Some(QUEUE_MAX_BYTES / (16 * 1024)));
         assert_eq!(queue.push(long()), Pushed::Overflowed);
-        assert_eq!(inbox.bytes.load(Ordering::Relaxed), QUEUE_MAX_BYTES);
+        assert_eq!(inbox.bytes.load().0, QUEUE_MAX_BYTES);
+    }
+
+    #[test]
+    fn clients_that_do_not_read_get_shorter_queues_when_they_are_many() {
+        let hub = Hub::new(Limits::default(), [0; 32]);
+        let others = QUEUES_MAX_BYTES;
+        hub.lock().all_bytes.store(others, Ordering::Relaxed);
+        let Connection { inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
+        let state = hub.lock();
+        let queue = state.queues.values().next().expect("there is one");
+        let long = || {
+            let message = "x".repeat(16 * 1024);
+            ToSocket::Signal(Box::new(ServerSignal::SignalError { code: None, message }))
+        };
+        let pushed = (0..).find(|_| queue.push(long()) != Pushed::Queued);
+        assert_eq!(pushed, Some(CROWDED_QUEUE_MAX_BYTES / (16 * 1024)));
+        drop(inbox);
+        assert_eq!(queue.push(long()), Pushed::Overflowed, "nobody listens");
+        assert_eq!(state.all_bytes.load(Ordering::Relaxed), others, "what waited is not counted any more");
     }
 
     #[test]
@@ -337,14 +403,14 @@ mod tests {
         for _ in 0..=QUEUE_MAX_BYTES / (16 * 1024) {
             hub.handle(Input::Signal { socket: alice, signal: offer(16 * 1024) });
         }
-        assert!(inbox.bytes.load(Ordering::Relaxed) <= RELAYED_MAX_BYTES);
+        assert!(inbox.bytes.load().0 <= relayed_share(QUEUE_MAX_BYTES));
         while inbox.try_recv().is_some() {}
         for _ in 0..=QUEUE_MAX_MESSAGES {
             hub.handle(Input::Signal { socket: alice, signal: offer(1) });
         }
         assert_eq!(hub.stats().sockets, 2);
         let received = std::iter::from_fn(|| inbox.try_recv()).count();
-        assert_eq!(received, RELAYED_MAX_MESSAGES);
+        assert_eq!(received, relayed_share(QUEUE_MAX_MESSAGES));
     }
 
     fn loopback() -> ClientAddress {
