@@ -195,8 +195,9 @@ async fn a_code_that_nobody_used_expires() {
     let text = code.code().clone();
     let result = code.hand_over(&invite()).await;
     assert!(matches!(result, Err(CodeFailure::Expired)), "{result:?}");
+    // The member keeps the time itself: the server may learn a moment later that it has left.
     let result = redeem(&connect(address, None), &text).await;
-    assert!(matches!(result, Err(CodeFailure::Unknown)), "{result:?}");
+    assert!(matches!(result, Err(CodeFailure::Unknown | CodeFailure::Left)), "{result:?}");
 }
 
 #[tokio::test]
