@@ -13,6 +13,8 @@
 //!
 //! The member who was there first owns the offer; the newcomer answers it.
 
+mod absent;
+mod addresses;
 mod api;
 mod deadlines;
 mod limits;
@@ -20,6 +22,7 @@ mod member;
 mod presence;
 #[cfg(test)]
 mod properties;
+mod relay;
 mod routing;
 mod state;
 #[cfg(test)]
@@ -41,11 +44,13 @@ use crate::wire::{ClientSignal, Init, RoomId, ServerSignal};
 
 pub use api::{CloseReason, Counters, Input, Output, SocketId, Stats};
 pub use deadlines::Reason;
-pub use limits::Limits;
+pub use limits::{Limits, Rate};
 pub use member::MemberKey;
 
+use absent::Absent;
+use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
-use limits::Bucket;
+use limits::{Bucket, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -58,6 +63,7 @@ const RESUME_SECRET_BYTES: std::ops::RangeInclusive<usize> = 22..=64;
 struct Effects {
     outputs: VecDeque<Output>,
     deadlines: Deadlines,
+    absent: Absent,
     counters: Counters,
 }
 
@@ -108,7 +114,9 @@ pub struct Rooms {
     random: StdRng,
     rooms: BTreeMap<RoomId, Room>,
     sockets: BTreeMap<SocketId, Socket>,
-    addresses: BTreeMap<ClientAddress, usize>,
+    /// Sockets that were let go and are not closed yet. Until they are, they hold memory and so go on counting.
+    leaving: BTreeMap<SocketId, (ClientAddress, Reception)>,
+    addresses: Addresses,
     effects: Effects,
 }
 
@@ -120,7 +128,8 @@ impl Rooms {
             random: StdRng::from_seed(seed),
             rooms: BTreeMap::new(),
             sockets: BTreeMap::new(),
-            addresses: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            addresses: Addresses::default(),
             effects: Effects::default(),
         }
     }
@@ -130,18 +139,23 @@ impl Rooms {
         match input {
             Input::Connected { socket, address, grant } => self.handle_connected(now, socket, address, grant),
             Input::Signal { socket, signal } => {
-                if self.charge(now, socket) {
+                if self.charge_message(now, socket) {
                     self.handle_seen(now, socket);
                     self.handle_signal(now, socket, signal);
                 }
             }
             Input::Invalid { socket, code, message } => {
-                if self.charge(now, socket) {
+                if self.charge_message(now, socket) {
                     self.handle_seen(now, socket);
                     self.effects.refuse(socket, code, message);
                 }
             }
-            Input::Seen(socket) => self.handle_seen(now, socket),
+            Input::Seen(socket) => {
+                if self.charge_socket(now, socket) {
+                    self.handle_seen(now, socket);
+                }
+            }
+            Input::GivenUp(socket) => self.let_go(now, socket),
             Input::Lost(socket) => self.handle_lost(now, socket),
             Input::Shutdown => self.handle_shutdown(),
         }
@@ -186,24 +200,47 @@ impl Rooms {
     }
 
     fn handle_connected(&mut self, now: Instant, socket: SocketId, address: ClientAddress, grant: Grant) {
-        let from_there = self.addresses.entry(address).or_default();
-        if *from_there >= self.limits.sockets_per_address {
-            let message = format!("too many connections from one address, at most {from_there} are allowed");
-            self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
-            let reason = CloseReason::Refused(ErrorCode::LimitExceeded);
-            self.effects.outputs.push_back(Output::Close { socket, reason });
-            return;
-        }
-        *from_there += 1;
-        let bucket = Bucket::full(now, &self.limits);
-        self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
+        let reception = self.addresses.opened(now, address, &self.limits);
+        let reason = match reception {
+            Reception::LetIn => {
+                let bucket = Bucket::full(now, self.limits.messages());
+                self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
+                return;
+            }
+            Reception::TurnedAway => {
+                let most = self.limits.sockets_per_address;
+                let message = format!("too many connections from one address, at most {most} are allowed");
+                self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
+                self.leaving.insert(socket, (address, reception));
+                CloseReason::Refused(ErrorCode::LimitExceeded)
+            }
+            Reception::Ignored => CloseReason::Crowded,
+        };
+        self.effects.outputs.push_back(Output::Close { socket, reason });
     }
 
-    /// Takes one message from the socket's allowance; a socket that has none left is closed.
-    fn charge(&mut self, now: Instant, socket: SocketId) -> bool {
+    /// Takes one message from the allowances of the socket and of its address.
+    fn charge_message(&mut self, now: Instant, socket: SocketId) -> bool {
+        self.effects.counters.received += u64::from(self.sockets.contains_key(&socket));
+        let message = "too many messages from one address, slow down";
+        self.charge_socket(now, socket) && self.charge_address(now, socket, 1, message)
+    }
+
+    /// A socket whose address has nothing left is closed.
+    fn charge_address(&mut self, now: Instant, socket: SocketId, messages: u64, refusal: &str) -> bool {
+        let Some(address) = self.sockets.get(&socket).map(|known| known.address) else { return false };
+        if self.addresses.charge(now, address, messages, &self.limits) {
+            return true;
+        }
+        self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, refusal);
+        false
+    }
+
+    /// Takes one message from the socket's own allowance; a socket that has none left is closed. Signs of life take no more than
+    /// that: members who only listen stay, whatever others do behind the same address.
+    fn charge_socket(&mut self, now: Instant, socket: SocketId) -> bool {
         let Some(known) = self.sockets.get_mut(&socket) else { return false };
-        self.effects.counters.received += 1;
-        if known.bucket.take(now, &self.limits) {
+        if known.bucket.take(now, self.limits.messages(), 1) {
             return true;
         }
         self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, "too many messages a second, slow down");
@@ -306,7 +343,11 @@ impl Rooms {
             let message = "the server has as many rooms as it may: try again later";
             return self.refuse_and_close(now, socket, ErrorCode::TooManyRooms, message);
         }
-        self.enter(now, socket, init);
+        let price = price_of_entry(self.rooms.get(&init.room_id).map_or(0, Room::len));
+        let message = "too many entries from one address: wait a moment";
+        if self.charge_address(now, socket, price, message) {
+            self.enter(now, socket, init);
+        }
     }
 
     /// `init` came with the URL and comes again as a message, which alone may bring a secret; or it is another one.
@@ -338,7 +379,8 @@ impl Rooms {
             }
             None => Kind::Original,
         };
-        let newcomer = Newcomer { socket, user: user_id, kind, resume };
+        let Some(address) = self.sockets.get(&socket).map(|known| known.address) else { return };
+        let newcomer = Newcomer { socket, address, user: user_id, kind, resume };
         self.rooms.entry(room_id.clone()).or_insert_with(|| Room::new(room_id.clone()));
         let Some(entry) = self.in_room(now, &room_id, |room, turn| room.enter(newcomer, turn)) else {
             return;
@@ -346,11 +388,9 @@ impl Rooms {
         let member = match entry {
             Entry::Entered(member) => member,
             Entry::TookOver { member, old_socket } => {
-                if let Some(old) = old_socket {
-                    self.forget(old);
-                    self.effects
-                        .outputs
-                        .push_back(Output::Close { socket: old, reason: CloseReason::Replaced });
+                if let Some(socket) = old_socket {
+                    self.forget(socket);
+                    self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::Replaced });
                 }
                 member
             }
@@ -389,9 +429,23 @@ impl Rooms {
         self.in_room(now, &room, |room, turn| room.handle_seen(member, turn));
     }
 
-    fn handle_lost(&mut self, now: Instant, socket: SocketId) {
-        let Some(Place::Inside { room, member }) = self.forget(socket) else { return };
+    /// Whoever spoke on the socket is away now; the socket itself counts until [`Input::Lost`]. An address keeps as many places
+    /// without a socket as it may have sockets.
+    fn let_go(&mut self, now: Instant, socket: SocketId) {
+        let Some(known) = self.forget(socket) else { return };
+        let Place::Inside { room, member } = known.place else { return };
         self.in_room(now, &room, |room, turn| room.handle_lost(member, turn));
+        let at_most = self.limits.sockets_per_address;
+        if let Some((room, member)) = self.effects.absent.oldest_beyond(known.address, at_most) {
+            self.in_room(now, &room, |room, turn| room.expire(member, turn));
+        }
+    }
+
+    fn handle_lost(&mut self, now: Instant, socket: SocketId) {
+        self.let_go(now, socket);
+        if let Some((address, reception)) = self.leaving.remove(&socket) {
+            self.addresses.closed(now, address, reception, &self.limits);
+        }
     }
 
     fn handle_shutdown(&mut self) {
@@ -400,9 +454,11 @@ impl Rooms {
             self.effects.refuse(socket, ErrorCode::ShuttingDown, message);
             self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::ShuttingDown });
         }
+        self.leaving.clear();
         self.addresses.clear();
         self.rooms.clear();
         self.effects.deadlines = Deadlines::default();
+        self.effects.absent = Absent::default();
     }
 
     fn refuse_and_close(
@@ -414,18 +470,13 @@ impl Rooms {
     ) {
         self.effects.refuse(socket, code, message);
         self.effects.outputs.push_back(Output::Close { socket, reason: CloseReason::Refused(code) });
-        self.handle_lost(now, socket);
+        self.let_go(now, socket);
     }
 
-    fn forget(&mut self, socket: SocketId) -> Option<Place> {
+    fn forget(&mut self, socket: SocketId) -> Option<Socket> {
         let known = self.sockets.remove(&socket)?;
-        if let Some(count) = self.addresses.get_mut(&known.address) {
-            *count -= 1;
-            if *count == 0 {
-                self.addresses.remove(&known.address);
-            }
-        }
-        Some(known.place)
+        self.leaving.insert(socket, (known.address, Reception::LetIn));
+        Some(known)
     }
 }
 

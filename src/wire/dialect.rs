@@ -167,13 +167,16 @@ impl ServerDialect {
         Ok(Init { user_id, room_id, have: raw.have, resume: raw.resume })
     }
 
-    /// Writes one message to the client, or nothing if its generation has no such message.
+    /// Writes one message to the client, or nothing if its generation has no such message. Nothing longer than
+    /// [`SERVER_SIGNAL_MAX_BYTES`] is written, either: the limits of what is kept leave no such message, and a client that
+    /// got one might close.
     pub fn write(&mut self, signal: &ServerSignal) -> Option<String> {
         let text = match &mut self.generation {
             Generation::First(first) => first.write(signal)?.to_string(),
             Generation::Second | Generation::Unknown => to_text(signal),
         };
-        Some(if self.wrapped { wrap(&text) } else { text })
+        let text = if self.wrapped { wrap(&text) } else { text };
+        (text.len() <= SERVER_SIGNAL_MAX_BYTES).then_some(text)
     }
 }
 

@@ -152,7 +152,7 @@ async fn an_offer_finds_its_way_to_a_newcomer_and_the_answer_back() {
 /// The server writes in batches; where one ends nothing may be lost.
 #[tokio::test]
 async fn a_burst_arrives_whole_and_in_order() {
-    let server = serve(|_| {}).await;
+    let server = serve(|config| config.limits.relayed_messages.burst = 1_001).await;
     let mut alice = server.join("alice").await;
     alice.say(offer("a1"));
     let mut bob = server.join("bob").await;

@@ -92,7 +92,10 @@ async fn serve(
                     }
                 }
                 Output::Ping(socket) => rooms.handle(now, Input::Seen(socket)),
-                Output::Close { socket, .. } => drop(sockets.remove(&socket)),
+                Output::Close { socket, .. } => {
+                    sockets.remove(&socket);
+                    rooms.handle(now, Input::Lost(socket));
+                }
             }
         }
     }

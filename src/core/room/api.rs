@@ -39,7 +39,10 @@ pub enum Input {
     },
     /// Any frame or pong arrived: the client's program is running. A [`Input::Signal`] says so too.
     Seen(SocketId),
-    /// The socket is closed or broke off.
+    /// Nothing is read from the socket any more and nothing written to it. It counts against its address until
+    /// [`Input::Lost`].
+    GivenUp(SocketId),
+    /// The socket is closed or broke off, and nothing is left of it. Comes once for each socket.
     Lost(SocketId),
     /// The server is about to stop: everyone is told and let go.
     Shutdown,
@@ -57,7 +60,8 @@ pub enum Output {
     },
     /// Sends a WebSocket ping, to learn whether the client's program is running.
     Ping(SocketId),
-    /// Closes the socket after what was sent to it. The machine has forgotten the socket already.
+    /// Closes the socket after what was sent to it. All that the machine still knows of it is that it counts against
+    /// its address, until [`Input::Lost`].
     Close {
         /// Which socket.
         socket: SocketId,
@@ -73,6 +77,8 @@ pub enum CloseReason {
     Refused(ErrorCode),
     /// The same member came back on a newer socket.
     Replaced,
+    /// One of so many at once from the same address that it is not worth a word.
+    Crowded,
     /// The server stops.
     ShuttingDown,
 }
@@ -84,7 +90,7 @@ pub struct Stats {
     pub rooms: usize,
     /// Members, those within their grace included.
     pub members: usize,
-    /// Open sockets.
+    /// Sockets that are served.
     pub sockets: usize,
     /// Offers waiting to be taken.
     pub offers: usize,

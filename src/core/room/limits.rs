@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::wire::limits::CANDIDATES_MAX;
+use crate::wire::limits::{CANDIDATE_MAX_BYTES, CANDIDATES_MAX, SDP_MAX_BYTES};
+
+/// The most that one end says while a link is made or renegotiated: a description, candidates, and that there are no more.
+const NEGOTIATION_MESSAGES: u32 = CANDIDATES_MAX as u32 + 2;
+const NEGOTIATION_BYTES: u32 = (SDP_MAX_BYTES + CANDIDATES_MAX * CANDIDATE_MAX_BYTES) as u32;
 
 /// The server's limits and deadlines, all for the operator to choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,9 +17,10 @@ pub struct Limits {
     pub rooms: usize,
     /// Open sockets from one address; a household or an office may share one.
     pub sockets_per_address: usize,
-    /// Messages a second from one socket, in the long run.
+    /// Messages a second from one socket, in the long run. All sockets of an address have ten times as many.
     pub messages_per_sec: u32,
-    /// Messages from one socket at once. Joining a complete mesh of 100 takes about 600.
+    /// Messages from one socket at once. Joining a complete mesh of 100 takes about 600. All sockets of an address have 128 times
+    /// as many, and pay for entering: 50 messages, and 10 for each member of the room.
     pub messages_burst: u32,
     /// Unclaimed offers of one member.
     pub offers_per_member: usize,
@@ -25,6 +30,12 @@ pub struct Limits {
     pub early_signals: usize,
     /// Bytes of offers and candidates kept for one socket.
     pub bytes_per_socket: usize,
+    /// Bytes of one offer with its candidates. A newcomer gets one of every member at once.
+    pub bytes_per_offer: usize,
+    /// Answers, candidates and renegotiations that one member may have passed on to another.
+    pub relayed_messages: Rate,
+    /// Bytes of them.
+    pub relayed_bytes: Rate,
     /// How long a claimed offer may stay unanswered, and its owner without a sign of life. Doubled, up to eightfold,
     /// each time a claim of the same pair fails.
     pub claim_timeout: Duration,
@@ -32,6 +43,21 @@ pub struct Limits {
     pub grace: Duration,
     /// How soon after a link was made `want` may replace it.
     pub want_interval: Duration,
+}
+
+impl Limits {
+    /// What one socket may say.
+    pub(super) fn messages(&self) -> Rate {
+        Rate { per_sec: self.messages_per_sec, burst: self.messages_burst }
+    }
+
+    /// What all sockets of an address may say together.
+    pub(super) fn messages_of_address(&self) -> Rate {
+        Rate {
+            per_sec: self.messages_per_sec.saturating_mul(BUSY_SOCKETS),
+            burst: self.messages_burst.saturating_mul(JOINING_SOCKETS),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -46,6 +72,9 @@ impl Default for Limits {
             candidates_per_offer: CANDIDATES_MAX,
             early_signals: 128,
             bytes_per_socket: 256 * 1024,
+            bytes_per_offer: 32 * 1024,
+            relayed_messages: Rate { per_sec: 5, burst: 2 * NEGOTIATION_MESSAGES },
+            relayed_bytes: Rate { per_sec: 4 * 1024, burst: 2 * NEGOTIATION_BYTES },
             claim_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(30),
             want_interval: Duration::from_secs(2),
@@ -53,31 +82,67 @@ impl Default for Limits {
     }
 }
 
-/// A socket's allowance of messages: fills at [`Limits::messages_per_sec`], holds [`Limits::messages_burst`].
+/// How many sockets' allowance of messages an address has, in the long run and at once. Sockets of one household or office
+/// are seldom busy together, except when all of them join: 100 of them, with 15 candidates for each of 4,950 links, take 225,000
+/// messages, what they pay for entering included.
+const BUSY_SOCKETS: u32 = 10;
+const JOINING_SOCKETS: u32 = 128;
+
+/// What entering costs an address, in messages: each member there is told, makes an offer for the next newcomer, and is told
+/// again when the member leaves.
+const ENTRY: u64 = 50;
+const ENTRY_PER_MEMBER: u64 = 10;
+
+/// What it costs to enter a room with so many members.
+pub(super) fn price_of_entry(members: usize) -> u64 {
+    ENTRY + ENTRY_PER_MEMBER * members as u64
+}
+
+/// So much at once, and so much more each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_sec: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// What is left of a [`Rate`].
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// In millionths of a message, so that a slow rate loses nothing to rounding.
-    micro_messages: u64,
+    /// In millionths, so that a slow rate loses nothing to rounding.
+    micros: u64,
     filled_at: Instant,
 }
 
 const MICRO: u64 = 1_000_000;
 
 impl Bucket {
-    pub(super) fn full(now: Instant, limits: &Limits) -> Self {
-        Self { micro_messages: u64::from(limits.messages_burst) * MICRO, filled_at: now }
+    pub(super) fn full(now: Instant, rate: Rate) -> Self {
+        Self { micros: u64::from(rate.burst) * MICRO, filled_at: now }
     }
 
-    /// Takes one message, if there is one.
-    pub(super) fn take(&mut self, now: Instant, limits: &Limits) -> bool {
+    /// Whether nothing is missing.
+    pub(super) fn is_full(&mut self, now: Instant, rate: Rate) -> bool {
+        self.has(now, rate, rate.burst.into())
+    }
+
+    /// Whether so much is left.
+    pub(super) fn has(&mut self, now: Instant, rate: Rate, amount: u64) -> bool {
         let elapsed = now.saturating_duration_since(self.filled_at);
-        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let gained = micros.saturating_mul(u64::from(limits.messages_per_sec));
-        let capacity = u64::from(limits.messages_burst) * MICRO;
-        self.micro_messages = self.micro_messages.saturating_add(gained).min(capacity);
+        let elapsed = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let gained = elapsed.saturating_mul(u64::from(rate.per_sec));
+        self.micros = self.micros.saturating_add(gained).min(u64::from(rate.burst) * MICRO);
         self.filled_at = now.max(self.filled_at);
-        let Some(rest) = self.micro_messages.checked_sub(MICRO) else { return false };
-        self.micro_messages = rest;
-        true
+        self.micros >= amount.saturating_mul(MICRO)
+    }
+
+    /// Takes so much, if it is left.
+    pub(super) fn take(&mut self, now: Instant, rate: Rate, amount: u64) -> bool {
+        let is_left = self.has(now, rate, amount);
+        if is_left {
+            self.micros -= amount * MICRO;
+        }
+        is_left
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use super::SocketId;
+use crate::core::network::ClientAddress;
 use crate::wire::secret::Secret;
 use crate::wire::{Candidate, LinkId, UserId};
 
@@ -15,6 +16,8 @@ pub struct MemberKey(pub(super) u64);
 pub(super) struct Member {
     pub(super) user: UserId,
     pub(super) kind: Kind,
+    /// Where its socket is connected from, or was.
+    pub(super) address: ClientAddress,
     pub(super) presence: Presence,
     /// Unclaimed offers, oldest first.
     pub(super) pool: VecDeque<LinkId>,
@@ -33,10 +36,17 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(user: UserId, kind: Kind, socket: SocketId, now: Instant) -> Self {
+    pub(super) fn new(
+        user: UserId,
+        kind: Kind,
+        address: ClientAddress,
+        socket: SocketId,
+        now: Instant,
+    ) -> Self {
         Self {
             user,
             kind,
+            address,
             presence: Presence::Here { socket, awake: true, seen: now },
             pool: VecDeque::new(),
             pool_bytes: 0,

@@ -3,6 +3,7 @@
 use super::member::{Kind, Member, MemberKey, Presence, UNPROMPTED_OFFERS};
 use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room};
 use super::{SocketId, Turn};
+use crate::core::network::ClientAddress;
 use crate::wire::secret::Secret;
 use crate::wire::signal::ErrorCode;
 use crate::wire::{LinkId, ServerSignal, UserId};
@@ -11,6 +12,7 @@ use crate::wire::{LinkId, ServerSignal, UserId};
 #[derive(Debug)]
 pub(super) struct Newcomer {
     pub(super) socket: SocketId,
+    pub(super) address: ClientAddress,
     pub(super) user: UserId,
     pub(super) kind: Kind,
     /// The secret of an earlier welcome, as claimed.
@@ -29,10 +31,10 @@ enum Left {
 impl Room {
     /// Lets a member in, or back in. The caller goes on with [`Room::meet_everyone`].
     pub(super) fn enter(&mut self, newcomer: Newcomer, turn: &mut Turn<'_>) -> Entry {
-        let Newcomer { socket, user, kind, resume } = newcomer;
+        let Newcomer { socket, address, user, kind, resume } = newcomer;
         if let Some(key) = self.users.get(&user).copied() {
             match self.may_take(key, resume.as_ref()) {
-                Claimant::Itself => return self.take_over(key, socket, kind, turn),
+                Claimant::Itself => return self.take_over(key, socket, address, kind, turn),
                 Claimant::Successor => self.leave(key, Left::Expired, turn),
                 Claimant::Stranger => {
                     let message = "this user id is taken: choose another";
@@ -47,7 +49,7 @@ impl Room {
         let key = MemberKey(self.next_member);
         self.next_member += 1;
         self.users.insert(user.clone(), key);
-        self.members.insert(key, Member::new(user, kind, socket, turn.now));
+        self.members.insert(key, Member::new(user, kind, address, socket, turn.now));
         turn.effects.counters.joined += 1;
         Entry::Entered(key)
     }
@@ -62,7 +64,14 @@ impl Room {
         }
     }
 
-    fn take_over(&mut self, key: MemberKey, socket: SocketId, new_kind: Kind, turn: &mut Turn<'_>) -> Entry {
+    fn take_over(
+        &mut self,
+        key: MemberKey,
+        socket: SocketId,
+        address: ClientAddress,
+        new_kind: Kind,
+        turn: &mut Turn<'_>,
+    ) -> Entry {
         let old_socket = self.members.get(&key).and_then(Member::socket);
         if old_socket.is_some() {
             self.detach(key, turn);
@@ -71,7 +80,9 @@ impl Room {
         let Some(member) = self.members.get_mut(&key) else { return Entry::Entered(key) };
         if let Presence::Away { until } = member.presence {
             turn.effects.deadlines.cancel(until, reason);
+            turn.effects.absent.remove(member.address, until, &self.id, key);
         }
+        member.address = address;
         member.presence = Presence::Here { socket, awake: true, seen: turn.now };
         member.owed = UNPROMPTED_OFFERS;
         if let (Kind::Ours { have, .. }, Kind::Ours { have: new_have, .. }) = (&mut member.kind, new_kind) {
@@ -219,6 +230,7 @@ impl Room {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.presence = Presence::Away { until };
         turn.effects.deadlines.set(until, reason);
+        turn.effects.absent.add(member.address, until, &self.id, key);
         let user = member.user.clone();
         self.tell_ours(&user, turn);
     }
@@ -294,6 +306,7 @@ impl Room {
     fn leave(&mut self, key: MemberKey, how: Left, turn: &mut Turn<'_>) {
         self.stop_waiting(key, turn);
         for other in self.others(key) {
+            self.forget_budgets(key, other);
             match self.pairs.remove(&PairKey::of(key, other)) {
                 Some(Pair::Linked { link, .. }) => {
                     self.drop_taken(&link, turn);
@@ -312,6 +325,7 @@ impl Room {
         }
         if let Presence::Away { until } = member.presence {
             turn.effects.deadlines.cancel(until, grace);
+            turn.effects.absent.remove(member.address, until, &self.id, key);
             self.tell_ours(&member.user, turn);
         }
     }

@@ -37,6 +37,7 @@ fn room(name: &str) -> RoomId {
 /// Everything that must hold between two inputs, whatever came before.
 fn check(rooms: &Rooms) {
     let mut deadlines = 0;
+    let mut absent = 0;
     for room in rooms.rooms.values() {
         assert!(room.len() > 0, "an empty room is kept");
         assert!(room.len() <= rooms.limits.members_per_room);
@@ -46,6 +47,12 @@ fn check(rooms: &Rooms) {
             links += member.pool.len();
             assert!(member.pool.len() <= rooms.limits.offers_per_member);
             assert!(member.pool_bytes <= rooms.limits.bytes_per_socket);
+            let offers = member.pool.iter().filter_map(|link| room.links.get(link));
+            let pool_bytes = offers.map(|link| match link {
+                Link::Offered(offer) => offer.len_bytes(),
+                Link::Taken(_) => 0,
+            });
+            assert_eq!(member.pool_bytes, pool_bytes.sum::<usize>());
             assert!(member.early.len() <= rooms.limits.candidates_per_offer);
             for link in &member.pool {
                 let Some(Link::Offered(offer)) = room.links.get(link) else { panic!("no offer in the pool") };
@@ -63,10 +70,16 @@ fn check(rooms: &Rooms) {
             }
             match member.presence {
                 Presence::Here { socket, .. } => assert!(rooms.sockets.contains_key(&socket)),
-                Presence::Away { .. } => deadlines += 1,
+                Presence::Away { .. } => absent += 1,
             }
             deadlines += usize::from(member.owed_until.is_some());
             assert!(member.owed_until.is_none() || !member.waiting.is_empty());
+        }
+        for (from, to) in room.budgets.keys() {
+            assert!(
+                room.members.contains_key(from) && room.members.contains_key(to),
+                "a budget of somebody gone"
+            );
         }
         let all = room.members.len() * (room.members.len() - 1) / 2;
         assert_eq!(room.pairs.len(), all, "each pair has one fact");
@@ -79,7 +92,9 @@ fn check(rooms: &Rooms) {
         }
         assert_eq!(room.links.len(), links, "a link without its pair");
     }
-    assert_eq!(rooms.effects.deadlines.len(), deadlines, "a timer for something dead");
+    assert!(absent <= rooms.limits.sockets_per_address, "all of them have one address");
+    assert_eq!(rooms.effects.absent.len(), absent, "a place of nobody");
+    assert_eq!(rooms.effects.deadlines.len(), deadlines + absent, "a timer for something dead");
 }
 
 fn room_of(rooms: &Rooms, socket: SocketId) -> Option<RoomId> {
@@ -167,7 +182,7 @@ proptest! {
 
     #[test]
     fn garbage_breaks_no_invariant_and_crosses_no_room(steps in vec(garbage(), 0..120)) {
-        let limits = Limits { members_per_room: 4, offers_per_member: 3, early_signals: 4, ..Limits::default() };
+        let limits = Limits { members_per_room: 4, offers_per_member: 3, early_signals: 4, sockets_per_address: 3, ..Limits::default() };
         let mut rooms = Rooms::new(limits, [1; 32]);
         let mut now = Instant::now();
         let mut secrets = BTreeMap::new();
@@ -194,6 +209,7 @@ proptest! {
                     rooms.handle_timeout(now);
                 }
             }
+            let mut closed = Vec::new();
             while let Some(output) = rooms.poll() {
                 match output {
                     Output::Send { socket, signal: ServerSignal::Welcome { resume, .. } } => {
@@ -206,10 +222,14 @@ proptest! {
                     }
                     Output::Close { socket, .. } => {
                         connected.remove(&socket.0);
+                        closed.push(socket);
                         prop_assert!(!rooms.sockets.contains_key(&socket));
                     }
                     Output::Send { .. } | Output::Ping(_) => {}
                 }
+            }
+            for socket in closed {
+                rooms.handle(now, Input::Lost(socket));
             }
             check(&rooms);
         }
@@ -278,6 +298,9 @@ impl World {
         while let Some(output) = self.rooms.poll() {
             let (Output::Send { socket, .. } | Output::Ping(socket) | Output::Close { socket, .. }) = &output;
             let to = self.clients.iter_mut().find(|client| client.socket == Some(*socket));
+            if let Output::Close { socket, .. } = &output {
+                self.rooms.handle(self.now, Input::Lost(*socket));
+            }
             if let Some(client) = to {
                 client.inbox.push_back(output);
             }

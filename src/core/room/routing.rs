@@ -19,25 +19,38 @@ impl Room {
         match self.links.get_mut(&id) {
             None => self.pool_offer(sender, id, sdp, turn),
             Some(Link::Offered(offer)) if offer.owner == sender => {
-                let old_bytes = offer.len_bytes();
-                (offer.sdp, offer.candidates) = (sdp, Vec::new());
-                let new_bytes = offer.len_bytes();
-                if let Some(member) = self.members.get_mut(&sender) {
-                    member.pool_bytes = member.pool_bytes.saturating_sub(old_bytes) + new_bytes;
+                let Some(member) = self.members.get_mut(&sender) else { return Ok(()) };
+                let pool_bytes = member.pool_bytes.saturating_sub(offer.len_bytes()) + sdp.as_str().len();
+                if pool_bytes > turn.limits.bytes_per_socket {
+                    return Err(TOO_MANY_OFFERS);
                 }
+                member.pool_bytes = pool_bytes;
+                (offer.sdp, offer.candidates) = (sdp, Vec::new());
                 Ok(())
             }
             Some(Link::Offered(_)) => Err(NOT_YOURS),
-            Some(Link::Taken(taken)) => {
-                let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
-                if taken.unanswered == Some(to) {
-                    return Err(Refusal::not_allowed("answer the other side's offer first"));
-                }
-                taken.unanswered = Some(sender);
-                self.relay(to, ServerSignal::Offer { id, sdp }, turn);
-                Ok(())
-            }
+            Some(Link::Taken(_)) => self.renegotiate(sender, id, sdp, turn),
         }
+    }
+
+    fn renegotiate(
+        &mut self,
+        sender: MemberKey,
+        id: LinkId,
+        sdp: Sdp,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(Link::Taken(taken)) = self.links.get(&id) else { return Err(NO_SUCH_LINK) };
+        let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
+        if taken.unanswered == Some(to) {
+            return Err(Refusal::not_allowed("answer the other side's offer first"));
+        }
+        self.charge_relay(sender, to, sdp.as_str().len(), turn)?;
+        if let Some(Link::Taken(taken)) = self.links.get_mut(&id) {
+            taken.unanswered = Some(sender);
+        }
+        self.relay(to, ServerSignal::Offer { id, sdp }, turn);
+        Ok(())
     }
 
     fn pool_offer(
@@ -52,7 +65,7 @@ impl Room {
         if member.pool.len() >= turn.limits.offers_per_member
             || member.pool_bytes + len_bytes > turn.limits.bytes_per_socket
         {
-            return Err(Refusal::limit("too many offers: wait until the server asks for one"));
+            return Err(TOO_MANY_OFFERS);
         }
         member.owed = member.owed.saturating_sub(1);
         member.pool.push_back(id.clone());
@@ -61,11 +74,9 @@ impl Room {
         let (own, rest): (Vec<_>, Vec<_>) = early.into_iter().partition(|(link, _)| *link == id);
         member.early = rest.into();
         self.links.insert(id.clone(), Link::Offered(Offered { owner, sdp, candidates: Vec::new() }));
-        for (_, candidate) in own {
-            self.pool_candidate(&id, candidate, turn)?;
-        }
+        let kept = own.into_iter().try_for_each(|(_, candidate)| self.pool_candidate(&id, candidate, turn));
         self.serve(owner, turn);
-        Ok(())
+        kept
     }
 
     /// The answer to the offer that is open, from the end it was made to.
@@ -76,14 +87,15 @@ impl Room {
         sdp: Sdp,
         turn: &mut Turn<'_>,
     ) -> Result<(), Refusal> {
-        let Some(Link::Taken(taken)) = self.links.get_mut(&id) else { return Err(NO_SUCH_LINK) };
+        let Some(Link::Taken(taken)) = self.links.get(&id) else { return Err(NO_SUCH_LINK) };
         let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
         if taken.unanswered != Some(to) {
             return Err(Refusal::not_allowed("there is no offer to answer on this connection"));
         }
-        taken.unanswered = None;
-        if let Some(claim) = &mut taken.claim {
-            claim.answered = true;
+        self.charge_relay(sender, to, sdp.as_str().len(), turn)?;
+        if let Some(Link::Taken(taken)) = self.links.get_mut(&id) {
+            taken.unanswered = None;
+            taken.claim.iter_mut().for_each(|claim| claim.answered = true);
         }
         self.confirm(&id, turn);
         self.relay(to, ServerSignal::Answer { id, sdp }, turn);
@@ -103,6 +115,7 @@ impl Room {
             Some(Link::Offered(_)) => Err(NOT_YOURS),
             Some(Link::Taken(taken)) => {
                 let to = taken.other_end(sender).ok_or(NOT_YOURS)?;
+                self.charge_relay(sender, to, candidate_len_bytes(&candidate), turn)?;
                 self.relay(to, ServerSignal::Candidate { id, candidate }, turn);
                 Ok(())
             }
@@ -127,6 +140,7 @@ impl Room {
         let Some(member) = self.members.get_mut(&offer.owner) else { return Ok(()) };
         let len_bytes = candidate_len_bytes(&candidate);
         if offer.candidates.len() >= turn.limits.candidates_per_offer
+            || offer.len_bytes() + len_bytes > turn.limits.bytes_per_offer
             || member.pool_bytes + len_bytes > turn.limits.bytes_per_socket
         {
             return Err(Refusal::limit("too many candidates for one offer"));
@@ -205,11 +219,6 @@ impl Room {
         self.send(other, ServerSignal::LeaveSwarm { id }, turn);
         Ok(())
     }
-
-    fn relay(&self, to: MemberKey, signal: ServerSignal, turn: &mut Turn<'_>) {
-        turn.effects.counters.relayed += 1;
-        self.send(to, signal, turn);
-    }
 }
 
 impl Turn<'_> {
@@ -223,4 +232,5 @@ impl Turn<'_> {
 }
 
 const NOT_YOURS: Refusal = Refusal::not_allowed("this connection is between other members");
+const TOO_MANY_OFFERS: Refusal = Refusal::limit("too many offers: wait until the server asks for one");
 const NO_SUCH_LINK: Refusal = Refusal::not_allowed("there is no such connection, or not any more");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::member::{Member, MemberKey};
+use super::relay::Budget;
 use super::{Output, Reason, SocketId, Turn};
 use crate::wire::signal::{ErrorCode, OfferSignal};
 use crate::wire::{Candidate, LinkId, RoomId, Sdp, Secret, ServerSignal, UserId};
@@ -15,6 +16,7 @@ pub(super) struct Room {
     pub(super) users: BTreeMap<UserId, MemberKey>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) pairs: BTreeMap<PairKey, Pair>,
+    pub(super) budgets: BTreeMap<(MemberKey, MemberKey), Budget>,
     pub(super) next_member: u64,
 }
 
@@ -136,6 +138,7 @@ impl Room {
             users: BTreeMap::new(),
             links: BTreeMap::new(),
             pairs: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             next_member: 0,
         }
     }

@@ -11,6 +11,10 @@ fn address() -> ClientAddress {
     ClientAddress::of(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+fn elsewhere() -> ClientAddress {
+    ClientAddress::of(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)))
+}
+
 struct Server {
     rooms: Rooms,
     now: Instant,
@@ -31,8 +35,12 @@ impl Server {
     }
 
     fn connect(&mut self, socket: u64) -> Vec<Output> {
+        self.connect_from(address(), socket)
+    }
+
+    fn connect_from(&mut self, address: ClientAddress, socket: u64) -> Vec<Output> {
         let socket = SocketId(socket);
-        self.feed(Input::Connected { socket, address: address(), grant: Grant::EveryRoom })
+        self.feed(Input::Connected { socket, address, grant: Grant::EveryRoom })
     }
 
     fn say(&mut self, socket: u64, signal: ClientSignal) -> Vec<Output> {
@@ -626,6 +634,9 @@ fn every_limit_has_its_error() {
     server.original(3, "carol");
     server.connect(4);
     assert_eq!(server.say(4, init("dave"))[1..], [closed(4, ErrorCode::RoomFull)]);
+    for socket in [2, 4] {
+        server.lose(socket);
+    }
     for socket in 5..7 {
         assert_eq!(server.connect(socket), []);
     }
@@ -657,6 +668,43 @@ fn a_token_for_one_room_opens_no_other() {
     let grant = Grant::Room(RoomId::new("attic").expect("a good id"));
     server.feed(Input::Connected { socket: SocketId(1), address: address(), grant });
     assert_eq!(server.say(1, init("alice"))[1..], [closed(1, ErrorCode::Forbidden)]);
+}
+
+/// R33.
+#[test]
+fn a_socket_that_was_let_go_counts_until_it_is_closed() {
+    let mut server = Server::with(Limits { sockets_per_address: 2, ..Limits::default() });
+    let (_, resume) = server.linked_pair();
+    let is_refused = |outputs: &[Output]| code_of(outputs) == Some(ErrorCode::LimitExceeded);
+    assert_eq!(server.feed(Input::GivenUp(SocketId(2))), [gone(1, "bob")]);
+    assert_eq!(server.feed(Input::GivenUp(SocketId(2))), []);
+    assert!(is_refused(&server.connect(3)));
+    assert_eq!(server.lose(2), []);
+    assert_eq!(server.connect(4), []);
+    assert_eq!(server.say(4, init_with("bob", &["alice"], Some(&resume))), [welcome(4, &resume, 1)]);
+    server.lose(1);
+    server.connect(5);
+    let replaced = Output::Close { socket: SocketId(4), reason: CloseReason::Replaced };
+    assert_eq!(server.say(5, init_with("bob", &["alice"], Some(&resume)))[0], replaced);
+    assert!(is_refused(&server.connect(6)), "the one that was replaced is not closed yet");
+    server.lose(4);
+    assert_eq!(server.connect(7), []);
+}
+
+#[test]
+fn sockets_that_are_turned_away_are_bounded_too_and_keep_nobody_out() {
+    let mut server = Server::with(Limits { sockets_per_address: 1, ..Limits::default() });
+    server.connect(1);
+    assert_eq!(server.connect(2)[1..], [closed(2, ErrorCode::LimitExceeded)]);
+    let crowded = Output::Close { socket: SocketId(3), reason: CloseReason::Crowded };
+    assert_eq!(server.connect(3), [crowded]);
+    server.lose(3);
+    server.lose(1);
+    assert_eq!(server.connect(4), []);
+    for socket in [2, 4] {
+        server.lose(socket);
+    }
+    assert_eq!(server.rooms.addresses.len(), 0);
 }
 
 #[test]
@@ -754,4 +802,253 @@ fn a_secret_that_comes_after_the_url_opens_the_way_back_too() {
     let outputs = server.say(2, init_with("bob", &[], Some(secret)));
     assert_eq!(outputs[0], Output::Close { socket: SocketId(1), reason: CloseReason::Replaced });
     assert_eq!(code_of(&outputs), None);
+}
+
+fn long_offer(id: &str) -> ClientSignal {
+    ClientSignal::Offer { id: link(id), sdp: Sdp::new("x".repeat(16 * 1024)).expect("short enough") }
+}
+
+/// R23.
+#[test]
+fn an_offer_that_is_made_again_gets_no_more_room_than_a_new_one() {
+    let mut server = Server::with(Limits { bytes_per_socket: 20 * 1024, ..Limits::default() });
+    server.original(1, "alice");
+    assert_eq!(server.say(1, long_offer("alice-2")), []);
+    assert_eq!(code_of(&server.say(1, long_offer("alice-1"))), Some(ErrorCode::LimitExceeded));
+    assert_eq!(server.say(1, long_offer("alice-2")), [], "in its own place");
+    server.connect(2);
+    assert_eq!(
+        server.say(2, init("bob"))[0],
+        accept(2, "alice-1", "alice", &[]),
+        "what was refused changed nothing"
+    );
+}
+
+/// R23.
+#[test]
+fn an_offer_and_its_candidates_are_bounded_in_bytes_and_still_handed_out() {
+    let mut server = Server::with(Limits { bytes_per_offer: 16, ..Limits::default() });
+    server.connect(1);
+    server.say(1, init("alice"));
+    server.connect(2);
+    server.say(2, init("bob"));
+    for line in ["candidate-1", "candidate-2"] {
+        assert_eq!(server.say(1, candidate("alice-1", line)), []);
+    }
+    let outputs = server.say(1, offer("alice-1"));
+    assert_eq!(outputs[0], accept(2, "alice-1", "alice", &["candidate-1"]));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::LimitExceeded));
+}
+
+/// R24.
+#[test]
+fn two_negotiations_of_the_largest_size_are_relayed_at_once() {
+    let mut server = Server::new();
+    server.original(1, "alice");
+    server.original(2, "bob");
+    let sdp = || Sdp::new("x".repeat(16 * 1024)).expect("short enough");
+    let line = "x".repeat(1_023);
+    let mut relayed = |socket: u64, signal: ClientSignal| {
+        let outputs = server.say(socket, signal);
+        assert_eq!(code_of(&outputs), None);
+        assert!(!outputs.is_empty());
+    };
+    let long = |socket: u64| match socket {
+        1 => ClientSignal::Answer { id: link("alice-1"), sdp: sdp() },
+        _ => ClientSignal::Offer { id: link("alice-1"), sdp: sdp() },
+    };
+    relayed(2, ClientSignal::Answer { id: link("alice-1"), sdp: sdp() });
+    for again in [None, Some([2, 1])] {
+        for socket in again.into_iter().flatten() {
+            relayed(socket, long(socket));
+        }
+        for socket in [1, 2] {
+            for _ in 0..64 {
+                relayed(socket, candidate("alice-1", &line));
+            }
+            relayed(socket, ClientSignal::Candidate { id: link("alice-1"), candidate: None });
+        }
+    }
+}
+
+/// R24.
+#[test]
+fn one_member_can_not_fill_the_queue_of_another() {
+    let mut server = Server::new();
+    server.linked_pair();
+    let mut relay_all = |signal: &dyn Fn() -> ClientSignal| {
+        let mut bytes = 0;
+        for count in 0..1_000 {
+            let outputs = server.say(2, signal());
+            if code_of(&outputs) == Some(ErrorCode::LimitExceeded) {
+                return (count, bytes);
+            }
+            let [Output::Send { socket: SocketId(1), signal }] = &outputs[..] else { panic!("{outputs:?}") };
+            bytes += signal.len_bytes();
+        }
+        panic!("it never ends")
+    };
+    let limits = Limits::default();
+    let (_, bytes) = relay_all(&|| long_offer("alice-1"));
+    assert!(bytes <= limits.relayed_bytes.burst as usize);
+    let (count, _) = relay_all(&|| candidate("alice-1", "x"));
+    assert!(count < limits.relayed_messages.burst);
+
+    // Another link of the same two is no way around it, and neither is being away for a moment.
+    server.pass(Duration::from_secs(2));
+    server.say(2, want("alice"));
+    server.say(2, answer("alice-2"));
+    let mut refused = false;
+    for _ in 0..limits.relayed_messages.per_sec * 2 {
+        refused |= code_of(&server.say(2, candidate("alice-2", "x"))) == Some(ErrorCode::LimitExceeded);
+    }
+    assert!(refused);
+
+    // The other direction, and other members, are not touched.
+    assert_eq!(server.say(1, candidate("alice-2", "x")).len(), 1);
+    server.pass(Duration::from_secs(60));
+    assert_eq!(code_of(&server.say(2, long_offer("alice-2"))), None, "what was used up comes back");
+}
+
+/// R33.
+#[test]
+fn a_new_connection_brings_no_new_messages() {
+    let mut server = Server::with(Limits { messages_per_sec: 1, messages_burst: 4, ..Limits::default() });
+    server.connect_from(elsewhere(), 0);
+    let mut said = 0;
+    let refused = (1..1_000).find(|socket| {
+        server.connect(*socket);
+        let refused = (0..4).any(|_| {
+            said += 1;
+            code_of(&server.say(*socket, want("bob"))) == Some(ErrorCode::LimitExceeded)
+        });
+        server.lose(*socket);
+        refused
+    });
+    assert_eq!((refused, said), (Some(129), 4 * 128 + 1));
+    assert_eq!(code_of(&server.say(0, want("bob"))), Some(ErrorCode::NotAllowed), "others go on");
+    server.pass(Duration::from_secs(1));
+    server.connect(200);
+    assert_eq!(code_of(&server.say(200, want("bob"))), Some(ErrorCode::NotAllowed), "and so does who waited");
+}
+
+/// R33.
+#[test]
+fn whoever_enters_and_leaves_without_end_is_cut_off() {
+    let mut server = Server::with(Limits { messages_per_sec: 10, messages_burst: 10, ..Limits::default() });
+    server.connect_from(elsewhere(), 0);
+    server.say(0, init("alice"));
+    let refused = (1..1_000).find(|socket| {
+        server.connect(*socket);
+        let outputs = server.say(*socket, init("bob"));
+        server.lose(*socket);
+        code_of(&outputs) == Some(ErrorCode::LimitExceeded)
+    });
+    // At first there is only alice, then the place that bob left, too: 61 + 17 * 71 <= 128 * 10.
+    assert_eq!(refused, Some(19));
+    server.connect_from(elsewhere(), 1_000);
+    assert_eq!(code_of(&server.say(1_000, init("carol"))), None);
+    server.pass(Duration::from_secs(1));
+    server.connect(1_001);
+    assert_eq!(code_of(&server.say(1_001, init("bob"))), None);
+}
+
+/// R33.
+#[test]
+fn pings_are_counted_like_messages() {
+    let mut server = Server::with(Limits { messages_burst: 3, ..Limits::default() });
+    server.connect(1);
+    server.say(1, init("alice"));
+    assert_eq!([server.seen(1), server.seen(1)], [[], []]);
+    assert_eq!(server.seen(1)[1..], [closed(1, ErrorCode::LimitExceeded)]);
+}
+
+/// R33.
+#[test]
+fn members_who_only_listen_stay_whatever_others_do_behind_their_address() {
+    let limits =
+        Limits { messages_per_sec: 1, messages_burst: 4, sockets_per_address: 1_000, ..Limits::default() };
+    let mut server = Server::with(limits);
+    server.connect(0);
+    server.say(0, init("alice"));
+    let refused = (1..1_000).find(|socket| {
+        server.connect(*socket);
+        code_of(&server.say(*socket, want("bob"))) == Some(ErrorCode::LimitExceeded)
+    });
+    assert!(refused.is_some());
+    assert_eq!(server.seen(0), []);
+    assert_eq!(server.rooms.stats().members, 1);
+}
+
+/// R33.
+#[test]
+fn a_hundred_members_of_one_address_may_join_at_once() {
+    const MEMBERS: u64 = 100;
+    const CANDIDATES: usize = 15;
+    let mut server = Server::new();
+    let mut todo = VecDeque::new();
+    let mut made = 0;
+    for n in 0..MEMBERS {
+        server.connect(n);
+        todo.extend(server.say(n, init_with(&format!("user-{n}"), &[], None)));
+        todo.extend(server.say(n, offer(&format!("first-{n}"))));
+    }
+    while let Some(output) = todo.pop_front() {
+        let Output::Send { socket: SocketId(socket), signal } = output else { continue };
+        let (id, answers) = match signal {
+            ServerSignal::Accept { id, .. } => (id, true),
+            ServerSignal::OfferAccepted { id, .. } => (id, false),
+            ServerSignal::OfferRequest => {
+                made += 1;
+                todo.extend(server.say(socket, offer(&format!("more-{made}"))));
+                continue;
+            }
+            ServerSignal::SignalError { message, .. } => panic!("{message}"),
+            ServerSignal::Offer { .. }
+            | ServerSignal::Answer { .. }
+            | ServerSignal::Candidate { .. }
+            | ServerSignal::LeaveSwarm { .. }
+            | ServerSignal::Welcome { .. }
+            | ServerSignal::Gone { .. } => continue,
+        };
+        if answers {
+            todo.extend(server.say(socket, answer(id.as_str())));
+        }
+        for _ in 0..CANDIDATES {
+            todo.extend(server.say(socket, candidate(id.as_str(), "x")));
+        }
+    }
+    assert_eq!(server.rooms.stats().links as u64, MEMBERS * (MEMBERS - 1) / 2);
+}
+
+/// R27.
+#[test]
+fn an_address_keeps_as_many_places_without_a_socket_as_it_may_have_sockets() {
+    let mut server = Server::with(Limits { sockets_per_address: 2, ..Limits::default() });
+    server.connect_from(elsewhere(), 0);
+    server.say(0, init_in("room-9", "carol"));
+    server.lose(0);
+    for socket in 1..=4 {
+        server.connect(socket);
+        server.say(socket, init_in(&format!("room-{socket}"), "bob"));
+        server.pass(Duration::from_secs(1));
+        server.lose(socket);
+    }
+    let rooms: Vec<_> = server.rooms.rooms.keys().map(RoomId::as_str).collect();
+    assert_eq!(rooms, ["room-3", "room-4", "room-9"], "the latest of each address");
+}
+
+/// R27.
+#[test]
+fn whoever_comes_back_has_no_place_without_a_socket() {
+    let mut server = Server::with(Limits { sockets_per_address: 1, ..Limits::default() });
+    let resume = server.ours(1, "alice");
+    server.lose(1);
+    server.connect_from(elsewhere(), 2);
+    assert_eq!(server.say(2, init_with("alice", &[], Some(&resume)))[0], welcome(2, &resume, 0));
+    server.original(3, "bob");
+    server.lose(3);
+    assert_eq!(server.rooms.stats().members, 2);
+    server.lose(2);
+    assert_eq!(server.rooms.stats().members, 2, "each of another address");
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::limits::{CANDIDATE_MAX_BYTES, CANDIDATES_MAX, ID_MAX_BYTES};
 use crate::wire::signal::OfferSignal;
 
 fn lobby() -> ServerDialect {
@@ -288,4 +289,34 @@ fn offers_that_nobody_answers_are_forgotten_in_time() {
         first.write(&ServerSignal::LeaveSwarm { id });
         assert!(first.len() <= 300, "{} after {no}", first.len());
     }
+}
+
+/// R2.
+#[test]
+fn the_largest_offer_with_the_most_candidates_fits_and_nothing_longer_is_written() {
+    let (mut client, mut server) = (ClientDialect::new(true), lobby());
+    let longest = "x".repeat(ID_MAX_BYTES);
+    // As JSON a control character takes six bytes and a quote two; both come in as they go out.
+    let controls = (SIGNAL_MAX_BYTES - 2 * ID_MAX_BYTES) / 6;
+    let offer = ClientSignal::Offer { id: link(&longest), sdp: sdp(&"\u{1}".repeat(controls)) };
+    let candidate = line(&"\"".repeat(CANDIDATE_MAX_BYTES - 1));
+    let candidate = ClientSignal::Candidate { id: link(&longest), candidate };
+    let [Ok(offer), Ok(candidate)] = [offer, candidate].map(|signal| server.parse(&client.write(&signal)))
+    else {
+        panic!("a client may say so")
+    };
+    let (Some(ClientSignal::Offer { id, sdp }), Some(ClientSignal::Candidate { candidate, .. })) =
+        (offer.into_iter().next(), candidate.into_iter().next())
+    else {
+        panic!("what was said")
+    };
+    let mut signals = vec![OfferSignal::Offer { sdp }];
+    signals.resize(1 + CANDIDATES_MAX, OfferSignal::Candidate { candidate: candidate.clone() });
+    let accept = ServerSignal::Accept { id: id.clone(), user_id: user(&longest), signals: signals.clone() };
+    let text = server.write(&accept).expect("short enough");
+    assert_eq!(client.parse(&text), Ok(accept));
+
+    signals.resize(2 * CANDIDATES_MAX, OfferSignal::Candidate { candidate });
+    let accept = ServerSignal::Accept { id, user_id: user(&longest), signals };
+    assert_eq!(server.write(&accept), None);
 }

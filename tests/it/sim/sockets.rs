@@ -147,6 +147,7 @@ impl World {
     }
 
     pub(super) fn handle_server_closes(&mut self, socket: SocketId) {
+        self.rooms.handle(self.now, room::Input::Lost(socket));
         if let Some(peer) = self.sockets.remove(&socket) {
             self.in_order(Way::Down(socket), Delivery::PeerSeesSocketLost { peer, socket });
         }

@@ -34,16 +34,58 @@ pub(super) struct Codes {
 struct State {
     relay: Relay,
     queues: HashMap<SocketId, mpsc::Sender<ServerCode>>,
+    /// How many tasks there are for each address: those of sockets that the machine has refused or forgotten, too.
+    tasks: HashMap<ClientAddress, usize>,
+    tasks_per_address: usize,
     next_socket: u64,
     /// What the timer task waits for.
     armed: Option<Instant>,
 }
 
+/// What a socket's task has from the start to its very end.
+struct Task {
+    codes: Arc<Codes>,
+    address: ClientAddress,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let mut state = self.codes.lock();
+        if let Some(count) = state.tasks.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                state.tasks.remove(&self.address);
+            }
+        }
+    }
+}
+
 impl Codes {
     pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
-        let relay = Relay::new(limits, seed);
-        let state = State { relay, queues: HashMap::new(), next_socket: 0, armed: None };
+        // As many again may be on their way out.
+        let tasks_per_address = limits.sockets_per_address.saturating_mul(2);
+        let state = State {
+            relay: Relay::new(limits, seed),
+            queues: HashMap::new(),
+            tasks: HashMap::new(),
+            tasks_per_address,
+            next_socket: 0,
+            armed: None,
+        };
         Self { state: Mutex::new(state), deadline_moved: Notify::new() }
+    }
+
+    /// Takes a socket in, unless there are so many of its address that it is not worth a word.
+    fn enter(self: Arc<Self>, address: ClientAddress) -> Option<Task> {
+        let mut state = self.lock();
+        let most = state.tasks_per_address;
+        let count = state.tasks.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(state);
+        Some(Task { codes: self, address })
     }
 
     pub(super) fn shut_down(&self) {
@@ -124,12 +166,15 @@ impl State {
 
 /// Serves one socket to its end; `_alive` is held as long.
 pub(super) async fn run(
-    mut stream: WebSocket,
+    stream: WebSocket,
     codes: Arc<Codes>,
     address: ClientAddress,
     standing: Standing,
     _alive: mpsc::Sender<()>,
 ) {
+    let Some(_task) = codes.clone().enter(address) else { return };
+    // Dropped before the task is counted off.
+    let mut stream = stream;
     let (socket, mut inbox) = codes.connect(address, standing);
     tracing::debug!(socket = socket.0, ?standing, "open for a code");
     let ours_to_close = serve(&mut stream, &codes, socket, &mut inbox).await;
@@ -180,5 +225,26 @@ async fn say_goodbye(stream: &mut WebSocket) {
     if stream.send(Message::Close(Some(frame))).await.is_ok() {
         // Closing with unread input would reset the connection and could destroy what was just said.
         while let Some(Ok(_)) = stream.next().await {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_for_codes_that_are_on_their_way_out_are_bounded_too() {
+        let limits = Limits { sockets_per_address: 1, ..Limits::default() };
+        let codes = Arc::new(Codes::new(limits, [0; 32]));
+        let address = |last: u8| ClientAddress::of(std::net::Ipv4Addr::new(192, 0, 2, last).into());
+        let enter = |last: u8| codes.clone().enter(address(last));
+        let (first, second) = (enter(1), enter(1));
+        assert!(first.is_some() && second.is_some());
+        assert!(enter(1).is_none());
+        assert!(enter(2).is_some());
+        drop(first);
+        assert!(enter(1).is_some());
+        drop(second);
+        assert!(codes.lock().tasks.is_empty());
     }
 }

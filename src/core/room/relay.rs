@@ -1,0 +1,62 @@
+//! From one end of a link to the other: so much as making a link and renegotiating it takes, and little more.
+//!
+//! Whatever is relayed waits in the receiver's queue, and a receiver whose queue is full loses its socket. What a pair has used up
+//! is therefore remembered as long as both are members, over however many links.
+
+use std::time::Instant;
+
+use super::Turn;
+use super::limits::{Bucket, Limits};
+use super::member::MemberKey;
+use super::state::{Refusal, Room};
+use crate::wire::ServerSignal;
+
+/// What one member may still have relayed to one other.
+#[derive(Debug)]
+pub(super) struct Budget {
+    messages: Bucket,
+    bytes: Bucket,
+}
+
+impl Budget {
+    fn full(now: Instant, limits: &Limits) -> Self {
+        Self {
+            messages: Bucket::full(now, limits.relayed_messages),
+            bytes: Bucket::full(now, limits.relayed_bytes),
+        }
+    }
+
+    fn take(&mut self, now: Instant, limits: &Limits, len_bytes: usize) -> bool {
+        let len_bytes = len_bytes as u64;
+        self.bytes.has(now, limits.relayed_bytes, len_bytes)
+            && self.messages.take(now, limits.relayed_messages, 1)
+            && self.bytes.take(now, limits.relayed_bytes, len_bytes)
+    }
+}
+
+impl Room {
+    /// Takes what a message of that length costs its sender.
+    pub(super) fn charge_relay(
+        &mut self,
+        from: MemberKey,
+        to: MemberKey,
+        len_bytes: usize,
+        turn: &Turn<'_>,
+    ) -> Result<(), Refusal> {
+        let budget = self.budgets.entry((from, to)).or_insert_with(|| Budget::full(turn.now, turn.limits));
+        if budget.take(turn.now, turn.limits, len_bytes) {
+            return Ok(());
+        }
+        Err(Refusal::limit("too much to pass on to one member: slow down"))
+    }
+
+    pub(super) fn relay(&self, to: MemberKey, signal: ServerSignal, turn: &mut Turn<'_>) {
+        turn.effects.counters.relayed += 1;
+        self.send(to, signal, turn);
+    }
+
+    pub(super) fn forget_budgets(&mut self, a: MemberKey, b: MemberKey) {
+        self.budgets.remove(&(a, b));
+        self.budgets.remove(&(b, a));
+    }
+}
