@@ -62,8 +62,9 @@ pub enum Arrival {
     AllAtOnce,
 }
 
-/// With 8 in a process, thus 56 connections, `@roamhq/wrtc` on a busy machine now and then stops answering checks.
-const PEERS_PER_NODE: usize = 4;
+/// With 56 connections in a process (8 peers in a room of 8, 4 in a room of 16) `@roamhq/wrtc` now and then stands still for half
+/// a minute on a busy machine. Its peers are given up meanwhile, and the originals never come back to each other.
+const PEERS_PER_NODE: usize = 2;
 
 /// A server and the members of one room at a time.
 pub struct Scene {

@@ -8,9 +8,11 @@
 //! connection closed. From there the engine's own ciphers do the work.
 
 mod packet;
+mod seen;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use webrtc::peer_connection::crypto::{
@@ -19,8 +21,9 @@ use webrtc::peer_connection::crypto::{
     RTCRandom, SignatureScheme, SigningKey, StreamCipher, StreamCipherAlgorithm,
 };
 
-use self::packet::{News, RECORD_BYTES, Seen};
+use self::seen::{RECORD_BYTES, Seen};
 use super::runtime::Pulse;
+use crate::core::allowance::Allowance;
 
 /// What may be kept in the engine beyond what came out of it: four of the largest windows.
 const UNREAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -37,6 +40,14 @@ const RESUME_MESSAGES: u64 = 4 * 1024;
 
 /// So many are on their way from the engine to their reader at the most: two queues of 256, and one round.
 const PIPELINE_MESSAGES: u64 = 1024;
+
+/// So many requests to reset streams at once, then one in this time. The engine remembers those it has not carried out.
+const RESETS_BURST: u32 = 64;
+const RESET_EVERY: Duration = Duration::from_secs(1);
+
+/// The content type of records that carry SCTP (RFC 5246 §6.2.1), and where a cipher is told of it (§6.2.3.3).
+const APPLICATION_DATA: u8 = 23;
+const CONTENT_TYPE_AT: usize = 8;
 
 /// For each message that came out this is allowed, and of the bytes a sixteenth more, for headers and for pieces that come twice
 /// before the first was acknowledged.
@@ -77,6 +88,7 @@ pub(super) struct Inflow {
     taken_messages: AtomicU64,
     window_bytes: AtomicU32,
     seen: Mutex<Seen>,
+    resets: Mutex<Allowance>,
     /// Told when it is time for [`Inflow::is_excessive`].
     pub(super) suspicious: Notify,
 }
@@ -92,6 +104,7 @@ impl Inflow {
             taken_messages: AtomicU64::new(0),
             window_bytes: AtomicU32::new(0),
             seen: Mutex::default(),
+            resets: Mutex::new(Allowance::new(RESETS_BURST, RESET_EVERY)),
             suspicious: Notify::new(),
         }
     }
@@ -137,9 +150,12 @@ impl Inflow {
     /// Whether the engine may have this packet; it is noted then.
     fn admits(&self, packet: &[u8]) -> bool {
         let mut seen = self.seen.lock().expect("nothing panics under it");
-        let news = News::of(packet, &seen);
+        let Some(news) = seen.judge(packet) else { return false };
         let unread = self.unread_messages();
         if news.messages > 0 && unread >= UNREAD_MAX_MESSAGES {
+            return false;
+        }
+        if news.resets && !self.resets.lock().expect("nothing panics under it").take(Instant::now()) {
             return false;
         }
         seen.note_received(packet);
@@ -264,7 +280,9 @@ impl AeadCipher for WatchedCipher {
         text: &mut [u8],
         tag_out: &mut [u8],
     ) -> Result<(), CryptoError> {
-        self.inflow.note_sent(text);
+        if aad.get(CONTENT_TYPE_AT) == Some(&APPLICATION_DATA) {
+            self.inflow.note_sent(text);
+        }
         self.inner.seal_in_place(nonce, aad, text, tag_out)
     }
 
@@ -276,7 +294,12 @@ impl AeadCipher for WatchedCipher {
         tag: &[u8],
     ) -> Result<(), CryptoError> {
         self.inner.open_in_place(nonce, aad, text, tag)?;
-        if self.inflow.admits(text) { Ok(()) } else { Err(CryptoError::AuthenticationFailed) }
+        self.inflow.pulse.note_deciphered();
+        let is_sctp = aad.get(CONTENT_TYPE_AT) == Some(&APPLICATION_DATA);
+        match !is_sctp || self.inflow.admits(text) {
+            true => Ok(()),
+            false => Err(CryptoError::AuthenticationFailed),
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::Context;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -44,7 +43,9 @@ pub(super) struct Pulse {
     /// Which hold it is; 0 if the socket is read.
     hold: AtomicU64,
     holds: AtomicU64,
-    reading: AtomicWaker,
+    /// Those who wait for packets, one a socket: the engine polls each for itself.
+    readers: Mutex<Vec<Weak<AtomicWaker>>>,
+    deciphered: AtomicBool,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
 }
@@ -69,7 +70,7 @@ impl Pulse {
     /// connection that may be the next keepalive. So its socket gives it a packet that it silently forgets.
     pub(super) fn prod(&self) {
         self.prodded.store(true, Ordering::Release);
-        self.reading.wake();
+        self.wake_readers();
     }
 
     /// Has the socket not read for a moment, so that the engine can hand over what it has. What comes waits in the kernel; if that
@@ -81,7 +82,7 @@ impl Pulse {
         tokio::spawn(async move {
             tokio::time::sleep(HOLD_MAX).await;
             if pulse.hold.compare_exchange(hold, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                pulse.reading.wake();
+                pulse.wake_readers();
             }
         });
     }
@@ -89,17 +90,35 @@ impl Pulse {
     /// Has the socket read again.
     pub(super) fn release(&self) {
         if self.hold.swap(0, Ordering::AcqRel) != 0 {
-            self.reading.wake();
+            self.wake_readers();
         }
+    }
+
+    /// One more socket, and who waits for its packets.
+    pub(super) fn add_reader(&self, reader: &Arc<AtomicWaker>) {
+        self.readers.lock().expect("nothing panics under it").push(Arc::downgrade(reader));
+    }
+
+    fn wake_readers(&self) {
+        let readers = self.readers.lock().expect("nothing panics under it").clone();
+        readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.wake());
+    }
+
+    /// A record was deciphered: the handshake is done.
+    pub(super) fn note_deciphered(&self) {
+        self.deciphered.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_deciphered(&self) -> bool {
+        self.deciphered.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_held(&self) -> bool {
         self.hold.load(Ordering::Acquire) != 0
     }
 
-    /// Whether the engine was prodded since it was asked last; if not, whoever waits for a packet is woken by the next time.
-    pub(super) fn take_prod(&self, cx: &Context<'_>) -> bool {
-        self.reading.register(cx.waker());
+    /// Whether the engine was prodded since it was asked last.
+    pub(super) fn take_prod(&self) -> bool {
         self.prodded.swap(false, Ordering::Acquire)
     }
 

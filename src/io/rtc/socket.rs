@@ -9,9 +9,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use futures_util::task::AtomicWaker;
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::runtime::Pulse;
@@ -36,6 +38,10 @@ const BURST_MAX: usize = 24;
 
 /// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
 const DTLS_ALERT: u8 = 21;
+
+/// What the engine keeps of what it cannot decipher yet: it has no bound of its own (rtc-dtls 0.21), and anybody may send it.
+/// Enough for what a peer says first.
+const EARLY_MAX_BYTES: usize = 1024 * 1024;
 
 /// Application data of an epoch that never comes, so that DTLS discards it silently (RFC 6347 §4.1): content type, version,
 /// epoch, sequence number, length, and one byte.
@@ -74,7 +80,9 @@ thread_local! {
 pub(super) struct LinkSocket {
     inner: UdpPort,
     pulse: Arc<Pulse>,
+    reader: Arc<AtomicWaker>,
     received: Mutex<Received>,
+    early_bytes: AtomicUsize,
 }
 
 /// What was read and not handed over yet.
@@ -88,7 +96,16 @@ struct Received {
 
 impl LinkSocket {
     pub(super) fn new(inner: UdpPort, pulse: Arc<Pulse>) -> Self {
-        Self { inner, pulse, received: Mutex::default() }
+        let reader = Arc::default();
+        pulse.add_reader(&reader);
+        Self { inner, pulse, reader, received: Mutex::default(), early_bytes: AtomicUsize::new(0) }
+    }
+
+    /// Whether too much that is enciphered came before anything could be deciphered.
+    fn is_too_early(&self, datagrams: &[u8]) -> bool {
+        is_enciphered(datagrams)
+            && !self.pulse.has_deciphered()
+            && self.early_bytes.fetch_add(datagrams.len(), Ordering::Relaxed) > EARLY_MAX_BYTES
     }
 
     /// Hands over as much as `buf` holds, of what was read before or of what is there now.
@@ -164,6 +181,17 @@ fn is_alert(datagram: &[u8]) -> bool {
     datagram.first() == Some(&DTLS_ALERT)
 }
 
+fn put_forgotten_record(buf: &mut [u8], meta: &mut RecvMeta) {
+    let len = FORGOTTEN_RECORD.len();
+    buf[..len].copy_from_slice(&FORGOTTEN_RECORD);
+    (meta.len, meta.stride) = (len, len);
+}
+
+/// Whether it begins with a record of a DTLS handshake that is done (RFC 6347 §4.1, RFC 7983 §7).
+fn is_enciphered(datagram: &[u8]) -> bool {
+    matches!(datagram, [20..=63, _, _, high, low, ..] if (*high, *low) != (0, 0))
+}
+
 /// How many of `len` bytes of datagrams of `stride` bytes fit into `room`. One that does not fit by itself is cut, as
 /// the kernel would.
 fn whole_datagrams(len: usize, stride: usize, room: usize) -> usize {
@@ -197,19 +225,24 @@ impl AsyncUdpSocket for LinkSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let ([buf, ..], [meta, ..]) = (bufs, meta) else { return Poll::Ready(Ok(0)) };
-        if self.pulse.take_prod(cx) {
-            let len = FORGOTTEN_RECORD.len();
-            buf[..len].copy_from_slice(&FORGOTTEN_RECORD);
+        self.reader.register(cx.waker());
+        if self.pulse.take_prod() {
             *meta = RecvMeta::default();
-            (meta.addr, meta.len, meta.stride) = (self.inner.local_addr(), len, len);
+            meta.addr = self.inner.local_addr();
+            put_forgotten_record(buf, meta);
             return Poll::Ready(Ok(1));
         }
         if self.pulse.is_held() {
             return Poll::Pending;
         }
         let received = self.read(cx, buf, meta);
-        if matches!(received, Poll::Ready(Ok(()))) && !self.pulse.is_settled() && is_alert(&buf[..meta.len]) {
-            self.pulse.note_alert_received();
+        if matches!(received, Poll::Ready(Ok(()))) {
+            if !self.pulse.is_settled() && is_alert(&buf[..meta.len]) {
+                self.pulse.note_alert_received();
+            }
+            if self.is_too_early(&buf[..meta.len]) {
+                put_forgotten_record(buf, meta);
+            }
         }
         if received.is_ready() {
             self.pulse.beat();
@@ -228,9 +261,82 @@ impl AsyncUdpSocket for LinkSocket {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::time::Instant;
 
     use super::*;
+
+    fn socket(pulse: &Arc<Pulse>) -> LinkSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        LinkSocket::new(UdpPort::new(socket, Instant::now()).expect("a socket"), Arc::clone(pulse))
+    }
+
+    /// Reads once, by a waker of its own as the engine has one for each socket. The flag tells whether it was woken.
+    fn read_by(socket: &LinkSocket, woken: &Arc<Flag>) -> Poll<Vec<u8>> {
+        let waker = std::task::Waker::from(Arc::clone(woken));
+        let (mut bytes, mut meta) = (vec![0; 2048], [RecvMeta::default()]);
+        let mut bufs = [IoSliceMut::new(&mut bytes)];
+        let read = socket.poll_recv(&mut Context::from_waker(&waker), &mut bufs, &mut meta);
+        read.map(|read| {
+            read.expect("no error");
+            bytes[..meta[0].len].to_vec()
+        })
+    }
+
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection has a socket for each address, and each may be the one that is used.
+    #[tokio::test]
+    async fn all_sockets_of_a_connection_are_read_again_after_a_hold() {
+        let pulse = Arc::default();
+        let sockets = [socket(&pulse), socket(&pulse)];
+        let woken = [Arc::<Flag>::default(), Arc::default()];
+        pulse.hold();
+        for (socket, woken) in sockets.iter().zip(&woken) {
+            assert!(read_by(socket, woken).is_pending());
+        }
+        assert!(woken.iter().all(|woken| !woken.0.load(Ordering::Relaxed)));
+        pulse.release();
+        assert!(woken.iter().all(|woken| woken.0.load(Ordering::Relaxed)));
+        pulse.prod();
+        assert_eq!(read_by(&sockets[1], &woken[1]), Poll::Ready(FORGOTTEN_RECORD.to_vec()));
+        assert!(read_by(&sockets[0], &woken[0]).is_pending(), "once is enough");
+    }
+
+    #[tokio::test]
+    async fn too_much_that_cannot_be_deciphered_yet_is_forgotten() {
+        let pulse = Arc::default();
+        let socket = socket(&pulse);
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = socket.local_addr().expect("bound");
+        let mut records = 0;
+        let mut send = async |first: [u8; 5]| {
+            let mut record = vec![7; 1400];
+            record[..5].copy_from_slice(&first);
+            sender.send_to(&record, to).expect("sent");
+            let mut read = read_by(&socket, &Arc::default());
+            while read.is_pending() {
+                tokio::task::yield_now().await;
+                read = read_by(&socket, &Arc::default());
+            }
+            records += 1;
+            read == Poll::Ready(record)
+        };
+        let (enciphered, plain) = ([23, 0xfe, 0xfd, 0, 1], [22, 0xfe, 0xfd, 0, 0]);
+        while send(enciphered).await {}
+        assert!(send(plain).await, "the handshake goes on");
+        assert!(!send(enciphered).await);
+        pulse.note_deciphered();
+        assert!(send(enciphered).await);
+        assert!((EARLY_MAX_BYTES / 1400..EARLY_MAX_BYTES / 1400 + 9).contains(&records), "{records}");
+    }
 
     #[tokio::test]
     async fn a_large_read_is_handed_over_in_order_and_in_whole_datagrams() {

@@ -1,183 +1,181 @@
-//! What the engine may keep of an SCTP packet, judged before the engine sees it.
+//! SCTP packets as far as they are judged before the engine gets them.
 
-use std::collections::VecDeque;
-
-/// SCTP's common header, and that of a chunk (RFC 9260 §3.1, §3.2).
+/// SCTP's common header, and that of a chunk and of a parameter (RFC 9260 §3.1, §3.2, §3.2.1).
 const HEADER_BYTES: usize = 12;
 const CHUNK_HEADER_BYTES: usize = 4;
 
-/// Kinds of chunks (RFC 9260 §3.2). Of acknowledgements and heartbeats nothing is kept.
-const DATA: u8 = 0;
-const SACK: u8 = 3;
-const HEARTBEAT: u8 = 4;
-
-/// In a DATA chunk: this piece is the last of its message (RFC 9260 §3.3.1), and the header up to the user's data.
+/// In a DATA chunk: this piece is the first or the last of its message, and the protocol of messages about the opening of
+/// channels (RFC 9260 §3.3.1, RFC 8832 §8.1).
+const BEGINS: u8 = 2;
 const ENDS: u8 = 1;
-const DATA_HEADER_BYTES: usize = 16;
 const DCEP: u32 = 50;
 
-/// A SACK's header, up to its gap blocks (RFC 9260 §3.3.4).
+/// Up to the user's data of a DATA chunk, the blocks of a SACK, the parameters of an INIT (RFC 9260 §3.3).
+const DATA_HEADER_BYTES: usize = 16;
 const SACK_HEADER_BYTES: usize = 16;
+const INIT_HEADER_BYTES: usize = 20;
 
-/// What a piece is charged beyond its bytes: about what the engine (rtc-sctp 0.21) needs to keep track of one.
-pub(super) const RECORD_BYTES: u64 = 128;
+/// Parameters (RFC 9260 §3.3.5; RFC 6525 §4.1, §4.4; RFC 3758 §3.1; RFC 4895 §3.3).
+const HEARTBEAT_INFO: u16 = 1;
+const OUTGOING_RESET: u16 = 13;
+const RESET_RESPONSE: u16 = 16;
+const FORWARD_TSN_SUPPORTED: u16 = 0xc000;
+const HMAC_ALGORITHMS: u16 = 0x8004;
 
-/// Charged so are pieces that are shorter than this, and the last one of a message. An honest peer sends no others of them.
-const SHORT_BYTES: usize = 256;
-
-/// Which of the peer's pieces have come. Those that come again are dropped by the engine.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// What was acknowledged last: all up to here; `None` before anything was.
-    cumulative: Option<u32>,
-    /// What was there after it then, from first to last, as distances from it.
-    blocks: Vec<(u32, u32)>,
-    /// What has come since then, in the order of serial numbers.
-    since: VecDeque<u32>,
-}
-
-impl Seen {
-    /// Notes the acknowledgement that a packet of our own engine begins with, if it does. Returns the window it offers, in bytes.
-    pub(super) fn note_sent(&mut self, packet: &[u8]) -> Option<u32> {
-        let sack = Chunk::first_of(packet.get(HEADER_BYTES..)?)?;
-        if sack.kind != SACK || !sack.is_consistent() {
-            return None;
-        }
-        self.cumulative = Some(u32_at(sack.bytes, 4));
-        let blocks =
-            sack.bytes[SACK_HEADER_BYTES..].chunks_exact(4).take(usize::from(u16_at(sack.bytes, 12)));
-        self.blocks.clear();
-        self.blocks.extend(blocks.map(|block| (u16_at(block, 0).into(), u16_at(block, 2).into())));
-        self.since.clear();
-        Some(u32_at(sack.bytes, 8))
-    }
-
-    /// Notes the pieces of a packet that the engine gets.
-    pub(super) fn note_received(&mut self, packet: &[u8]) {
-        for piece in pieces(packet) {
-            let at = self.since.partition_point(|tsn| is_before(*tsn, piece.tsn()));
-            if self.since.get(at) != Some(&piece.tsn()) && !self.is_acknowledged(piece.tsn()) {
-                self.since.insert(at, piece.tsn());
-            }
-        }
-    }
-
-    fn has(&self, tsn: u32) -> bool {
-        let at = self.since.partition_point(|seen| is_before(*seen, tsn));
-        self.since.get(at) == Some(&tsn) || self.is_acknowledged(tsn)
-    }
-
-    fn is_acknowledged(&self, tsn: u32) -> bool {
-        let Some(cumulative) = self.cumulative else { return false };
-        let ahead = tsn.wrapping_sub(cumulative);
-        let next = self.blocks.partition_point(|(_, last)| *last < ahead);
-        !is_before(cumulative, tsn) || self.blocks.get(next).is_some_and(|(first, _)| *first <= ahead)
-    }
-}
-
-/// Serial numbers (RFC 1982): half of them are ahead.
-fn is_before(first: u32, second: u32) -> bool {
-    (1..=u32::MAX / 2).contains(&second.wrapping_sub(first))
-}
-
-/// What the engine may get out of a packet that it did not have before.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct News {
-    /// How many bytes it may keep. A piece keeps the whole packet it came in.
-    pub(super) bytes: u64,
-    /// How many of the user's messages end in it.
-    pub(super) messages: u64,
-}
-
-impl News {
-    pub(super) fn of(packet: &[u8], seen: &Seen) -> Self {
-        let (mut is_kept, mut records, mut messages) = (false, 0, 0);
-        for chunk in chunks(packet) {
-            match chunk {
-                Ok(piece) if piece.kind == DATA => {
-                    if !seen.has(piece.tsn()) {
-                        is_kept = true;
-                        records += u64::from(piece.ends() || piece.bytes.len() < SHORT_BYTES);
-                        messages += u64::from(piece.ends() && !piece.is_about_channels());
-                    }
-                }
-                Ok(_) => {}
-                // What the engine makes of the rest is not known: as many pieces as fit into it.
-                Err(rest) => {
-                    is_kept = true;
-                    records += rest.len().div_ceil(DATA_HEADER_BYTES) as u64;
-                }
-            }
-        }
-        Self { bytes: if is_kept { packet.len() as u64 + records * RECORD_BYTES } else { 0 }, messages }
-    }
-}
-
-fn pieces(packet: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
-    chunks(packet).filter_map(Result::ok).filter(|chunk| chunk.kind == DATA)
-}
-
-/// The chunks of a packet, and what follows the last that is understood.
-fn chunks(packet: &[u8]) -> impl Iterator<Item = Result<Chunk<'_>, &[u8]>> {
-    let mut rest = packet.get(HEADER_BYTES..).unwrap_or_default();
-    std::iter::from_fn(move || {
-        let before = std::mem::take(&mut rest);
-        if before.is_empty() {
-            return None;
-        }
-        let Some(chunk) = Chunk::first_of(before).filter(Chunk::is_consistent) else {
-            return Some(Err(before));
-        };
-        rest = before.get(chunk.bytes.len().next_multiple_of(4)..).unwrap_or_default();
-        Some(Ok(chunk))
-    })
+/// The kinds of chunks that the engine (rtc-sctp 0.21) understands (RFC 9260 §3.2, RFC 6525 §3.1, RFC 3758 §3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Data,
+    Init,
+    Sack,
+    Heartbeat,
+    /// ABORT or ERROR: the engine looks at nothing behind it.
+    Last,
+    /// What has nothing but its header, a cookie, or a serial number in it.
+    Plain,
+    Reconfig,
+    ForwardTsn,
 }
 
 /// A chunk with its header, without its padding.
-struct Chunk<'a> {
-    kind: u8,
+#[derive(Debug)]
+pub(super) struct Chunk<'a> {
+    pub(super) kind: Kind,
     bytes: &'a [u8],
+}
+
+/// Something about a packet that no honest peer sends, or that the engine does not understand.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// The chunks of a packet, and an error for what is not as long as its parts say: the engine goes on behind those.
+pub(super) fn chunks(packet: &[u8]) -> impl Iterator<Item = Result<Chunk<'_>, Malformed>> {
+    let mut rest = packet.get(HEADER_BYTES..);
+    std::iter::from_fn(move || {
+        let Some(before) = rest.take() else { return Some(Err(Malformed)) };
+        rest = Some(&[]);
+        if before.is_empty() {
+            return None;
+        }
+        let Some(chunk) = Chunk::first_of(before) else { return Some(Err(Malformed)) };
+        if chunk.kind != Kind::Last {
+            rest = before.get(chunk.bytes.len().next_multiple_of(4)..).or(Some(&[]));
+        }
+        Some(Ok(chunk))
+    })
 }
 
 impl<'a> Chunk<'a> {
     fn first_of(rest: &'a [u8]) -> Option<Self> {
         let header = rest.get(..CHUNK_HEADER_BYTES)?;
-        let bytes = rest.get(..usize::from(u16_at(header, 2)))?;
-        Some(Self { kind: header[0], bytes })
+        let len = usize::from(u16_at(header, 2));
+        let bytes = rest.get(..len).filter(|bytes| bytes.len() >= CHUNK_HEADER_BYTES)?;
+        let parts = |at| 4 * usize::from(u16_at(bytes, at));
+        let (kind, is_whole) = match header[0] {
+            0 => (Kind::Data, len >= DATA_HEADER_BYTES),
+            1 | 2 => (
+                Kind::Init,
+                len >= INIT_HEADER_BYTES && has_whole_parameters(&bytes[INIT_HEADER_BYTES..], fits_init),
+            ),
+            3 => (Kind::Sack, len >= SACK_HEADER_BYTES && len == SACK_HEADER_BYTES + parts(12) + parts(14)),
+            4 => (
+                Kind::Heartbeat,
+                has_whole_parameters(&bytes[CHUNK_HEADER_BYTES..], |kind, _| kind == HEARTBEAT_INFO),
+            ),
+            6 | 9 => (Kind::Last, true),
+            7 => (Kind::Plain, len == 8),
+            8 | 11 | 14 => (Kind::Plain, len == CHUNK_HEADER_BYTES),
+            10 => (Kind::Plain, true),
+            130 => (Kind::Reconfig, has_whole_parameters(&bytes[CHUNK_HEADER_BYTES..], fits_reconfig)),
+            192 => (Kind::ForwardTsn, len >= 8 && len.is_multiple_of(4)),
+            _ => return None,
+        };
+        is_whole.then_some(Self { kind, bytes })
     }
 
-    /// Of a DATA chunk: its serial number.
-    fn tsn(&self) -> u32 {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Of a DATA chunk its serial number, of a SACK and a FORWARD-TSN the one up to which all has come or is given up.
+    pub(super) fn tsn(&self) -> u32 {
         u32_at(self.bytes, 4)
     }
 
+    /// Of a DATA chunk.
+    pub(super) fn stream(&self) -> u16 {
+        u16_at(self.bytes, 8)
+    }
+
     /// Of a DATA chunk: whether a message ends in it.
-    fn ends(&self) -> bool {
+    pub(super) fn ends(&self) -> bool {
         self.bytes[1] & ENDS != 0
     }
 
-    /// Of a DATA chunk: whether it is about the opening of a channel (RFC 8832 §8.1), and no message.
-    fn is_about_channels(&self) -> bool {
-        u32_at(self.bytes, 12) == DCEP
+    /// Of a DATA chunk: whether it is a whole message about the opening of a channel, and none of the user's.
+    pub(super) fn is_about_channels(&self) -> bool {
+        self.bytes[1] & (BEGINS | ENDS) == BEGINS | ENDS && u32_at(self.bytes, 12) == DCEP
     }
 
-    /// Whether it is one of which is known what is kept, and exactly as long as its parts: the engine goes on behind those.
-    fn is_consistent(&self) -> bool {
-        let len = self.bytes.len();
-        match self.kind {
-            DATA => len >= DATA_HEADER_BYTES,
-            SACK => {
-                let parts = |at| 4 * usize::from(u16_at(self.bytes, at));
-                len >= SACK_HEADER_BYTES && len == SACK_HEADER_BYTES + parts(12) + parts(14)
-            }
-            // Its information is a parameter of type 1 (RFC 9260 §3.3.5).
-            HEARTBEAT => {
-                len >= 2 * CHUNK_HEADER_BYTES
-                    && u16_at(self.bytes, 4) == 1
-                    && len == CHUNK_HEADER_BYTES + usize::from(u16_at(self.bytes, 6))
-            }
-            _ => false,
+    /// Of a SACK: how many bytes may be sent.
+    pub(super) fn window_bytes(&self) -> u32 {
+        u32_at(self.bytes, 8)
+    }
+
+    /// Of a SACK: what is there after the first that is missing, from first to last, as distances from the one before it.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (u32, u32)> + use<'a> {
+        let blocks =
+            self.bytes[SACK_HEADER_BYTES..].chunks_exact(4).take(usize::from(u16_at(self.bytes, 12)));
+        blocks.map(|block| (u16_at(block, 0).into(), u16_at(block, 2).into()))
+    }
+
+    /// Whether it asks for streams to be reset.
+    pub(super) fn resets_streams(&self) -> bool {
+        self.kind == Kind::Reconfig && self.resets().next().is_some()
+    }
+
+    /// Of a RECONFIG: up to which piece all must have come before streams are reset, for each such request.
+    pub(super) fn resets(&self) -> impl Iterator<Item = u32> + use<'a> {
+        let requests = parameters(&self.bytes[CHUNK_HEADER_BYTES..]).map_while(Result::ok);
+        requests.filter(|bytes| u16_at(bytes, 0) == OUTGOING_RESET).map(|bytes| u32_at(bytes, 12))
+    }
+}
+
+/// With their headers, without their padding.
+fn parameters(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Malformed>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let before = std::mem::take(&mut rest);
+        if before.is_empty() {
+            return None;
         }
+        let len = before.get(2..CHUNK_HEADER_BYTES).map(|len| usize::from(u16_at(len, 0)));
+        let parameter = len.filter(|len| *len >= CHUNK_HEADER_BYTES).and_then(|len| before.get(..len));
+        rest = parameter.and_then(|it| before.get(it.len().next_multiple_of(4)..)).unwrap_or_default();
+        Some(parameter.ok_or(Malformed))
+    })
+}
+
+fn has_whole_parameters(bytes: &[u8], fits: impl Fn(u16, usize) -> bool) -> bool {
+    let is_whole = |it: Result<&[u8], Malformed>| it.is_ok_and(|it| fits(u16_at(it, 0), it.len()));
+    !bytes.is_empty() && parameters(bytes).all(is_whole)
+}
+
+/// Whether the engine takes a parameter for as long as it says it is.
+fn fits_init(kind: u16, len: usize) -> bool {
+    match kind {
+        OUTGOING_RESET | RESET_RESPONSE => false,
+        FORWARD_TSN_SUPPORTED => len == CHUNK_HEADER_BYTES,
+        HMAC_ALGORITHMS => len.is_multiple_of(2),
+        _ => true,
+    }
+}
+
+fn fits_reconfig(kind: u16, len: usize) -> bool {
+    match kind {
+        OUTGOING_RESET => len >= 16 && len.is_multiple_of(2),
+        RESET_RESPONSE => len == 12,
+        _ => false,
     }
 }
 
@@ -204,13 +202,13 @@ pub(super) mod tests {
         packet
     }
 
-    fn chunk(kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn chunk(kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
         let len = (CHUNK_HEADER_BYTES + body.len()) as u16;
         [&[kind, flags], &len.to_be_bytes()[..], body].concat()
     }
 
     pub(in super::super) fn data(tsn: u32, ends: bool, len: usize) -> Vec<u8> {
-        chunk(DATA, u8::from(ends), &[&tsn.to_be_bytes()[..], &[0; 8], &vec![7; len]].concat())
+        chunk(0, u8::from(ends), &[&tsn.to_be_bytes()[..], &[0; 8], &vec![7; len]].concat())
     }
 
     pub(in super::super) fn sack(cumulative: u32, blocks: &[(u16, u16)], duplicates: u16) -> Vec<u8> {
@@ -221,116 +219,94 @@ pub(super) mod tests {
             blocks.iter().flat_map(|(first, last)| [first.to_be_bytes(), last.to_be_bytes()].concat()),
         );
         body.resize(body.len() + 4 * usize::from(duplicates), 0);
-        chunk(SACK, 0, &body)
+        chunk(3, 0, &body)
     }
 
-    fn heartbeat(info: &[u8]) -> Vec<u8> {
-        chunk(HEARTBEAT, 0, &chunk(0, 1, info))
+    pub(in super::super) fn parameter(kind: u16, body: &[u8]) -> Vec<u8> {
+        let len = (CHUNK_HEADER_BYTES + body.len()) as u16;
+        [&kind.to_be_bytes(), &len.to_be_bytes(), body].concat()
     }
 
-    fn kept(chunks: &[Vec<u8>]) -> u64 {
-        News::of(&packet(chunks), &Seen::default()).bytes
+    pub(in super::super) fn heartbeat() -> Vec<u8> {
+        chunk(4, 0, &parameter(HEARTBEAT_INFO, &[9; 8]))
     }
 
-    fn well_formed_heartbeat() -> Vec<u8> {
-        let mut chunk = heartbeat(&[9; 8]);
-        chunk[4..6].copy_from_slice(&[0, 1]);
-        chunk
+    /// A request to reset one stream when all up to there has come.
+    pub(in super::super) fn reconfig(last_tsn: u32) -> Vec<u8> {
+        let body = [&[0; 8], &last_tsn.to_be_bytes()[..], &[0, 3]].concat();
+        chunk(130, 0, &parameter(OUTGOING_RESET, &body))
     }
 
-    #[test]
-    fn of_acknowledgements_and_heartbeats_nothing_is_kept() {
-        assert_eq!(kept(&[sack(1, &[(2, 3)], 1)]), 0);
-        assert_eq!(kept(&[sack(1, &[], 0), well_formed_heartbeat()]), 0);
-        assert_eq!(kept(&[]), 0);
-        assert_eq!(News::of(&[], &Seen::default()), News::default());
+    pub(in super::super) fn forward(tsn: u32) -> Vec<u8> {
+        chunk(192, 0, &[tsn.to_be_bytes(), [0, 1, 0, 9]].concat())
     }
 
-    #[test]
-    fn a_piece_keeps_the_packet_it_came_in() {
-        let full = data(1, false, 1000);
-        assert_eq!(kept(std::slice::from_ref(&full)), 12 + 16 + 1000);
-        assert_eq!(kept(&[data(1, false, 1)]), 12 + 20 + RECORD_BYTES, "a short one has a record of its own");
-        assert_eq!(kept(&[data(1, true, 1000)]), 12 + 16 + 1000 + RECORD_BYTES, "and the last of a message");
-        let beside = sack(1, &[(9, 9); 200], 0);
-        assert_eq!(kept(&[beside, data(1, false, 1)]), 12 + 816 + 20 + RECORD_BYTES);
+    fn kinds(chunks_of_it: &[Vec<u8>]) -> Result<Vec<Kind>, Malformed> {
+        chunks(&packet(chunks_of_it)).map(|chunk| chunk.map(|chunk| chunk.kind)).collect()
     }
 
     #[test]
-    fn what_hides_in_an_acknowledgement_is_kept_like_pieces() {
+    fn what_honest_peers_send_is_understood() {
+        let extensions = parameter(0x8008, &[130, 192, 64]);
+        let padded = [extensions, vec![0], parameter(FORWARD_TSN_SUPPORTED, &[])].concat();
+        let init = [&[1; 16][..], &padded].concat();
+        assert_eq!(kinds(&[chunk(1, 0, &init)]), Ok(vec![Kind::Init]));
+        let cookie = chunk(10, 0, &[5; 33]);
+        assert_eq!(kinds(&[cookie, data(1, true, 7)]), Ok(vec![Kind::Plain, Kind::Data]));
+        assert_eq!(kinds(&[sack(1, &[(2, 3)], 1), data(9, false, 0)]), Ok(vec![Kind::Sack, Kind::Data]));
+        assert_eq!(kinds(&[heartbeat(), forward(9)]), Ok(vec![Kind::Heartbeat, Kind::ForwardTsn]));
+        assert_eq!(kinds(&[chunk(11, 0, &[]), chunk(7, 0, &[0; 4])]), Ok(vec![Kind::Plain; 2]));
+        let response = parameter(RESET_RESPONSE, &[0; 8]);
+        let both = [response, parameter(OUTGOING_RESET, &[0; 12])].concat();
+        assert_eq!(kinds(&[chunk(130, 0, &both)]), Ok(vec![Kind::Reconfig]));
+        assert_eq!(
+            kinds(&[chunk(6, 0, &[1, 2, 3]), vec![0xff; 40]]),
+            Ok(vec![Kind::Last]),
+            "nothing follows an ABORT"
+        );
+        assert_eq!(kinds(&[]), Ok(vec![]));
+    }
+
+    /// Behind the last part that it understands the engine would find something else.
+    #[test]
+    fn what_is_longer_than_its_parts_is_malformed() {
         let hidden = data(5, false, 984);
         let mut long = sack(1, &[], 0);
         long.extend(&hidden);
         let len = (long.len() as u16).to_be_bytes();
         long[2..4].copy_from_slice(&len);
-        assert!(kept(&[long]) > 1000);
-        let mut beat = well_formed_heartbeat();
-        beat[6..8].copy_from_slice(&[0, 4]);
-        assert!(kept(&[beat, hidden]) > 1000);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_counted_as_the_pieces_that_it_might_be() {
-        let kept_bytes = |packet: &[u8]| News::of(packet, &Seen::default()).bytes;
-        assert_eq!(kept_bytes(&[0; HEADER_BYTES + 3]), 15 + RECORD_BYTES);
-        assert_eq!(kept_bytes(&[0; HEADER_BYTES + 40]), 52 + 3 * RECORD_BYTES, "chunks of no length");
-        let beyond = [[0; HEADER_BYTES].as_slice(), &[0xff; 40]].concat();
-        assert_eq!(kept_bytes(&beyond), 52 + 3 * RECORD_BYTES, "one beyond the end");
-    }
-
-    #[test]
-    fn a_piece_that_came_before_is_no_news() {
-        let mut seen = Seen::default();
-        let window = seen.note_sent(&packet(&[sack(u32::MAX, &[(3, 4), (7, 7)], 2)]));
-        assert_eq!(window, Some(0));
-        let news = |seen: &Seen| -> Vec<u32> {
-            let is_news = |tsn: &u32| News::of(&packet(&[data(*tsn, true, 1)]), seen).messages > 0;
-            [u32::MAX - 1, u32::MAX, 0, 1, 2, 3, 4, 5, 6, 7].into_iter().filter(is_news).collect()
-        };
-        assert_eq!(
-            news(&seen),
-            [0, 1, 4, 5, 7],
-            "after {}, the third, fourth and seventh are there",
-            u32::MAX
-        );
-        seen.note_received(&packet(&[data(5, true, 1), data(0, false, 1)]));
-        assert_eq!(news(&seen), [1, 4, 7]);
-        let half = News::of(&packet(&[data(2, true, 1), data(4, true, 1)]), &seen);
-        assert_eq!(half, News { bytes: 12 + 20 + 20 + RECORD_BYTES, messages: 1 });
-        seen.note_sent(&packet(&[sack(0, &[(1, 7)], 0)]));
-        assert_eq!((news(&seen), seen.since.len()), (vec![], 0));
-    }
-
-    #[test]
-    fn messages_are_counted_where_they_end_and_those_about_channels_are_none() {
-        let mut open = data(3, true, 20);
-        open[12..16].copy_from_slice(&DCEP.to_be_bytes());
-        let chunks = [data(1, false, 20), data(2, true, 20), open, data(4, true, 20)];
-        assert_eq!(News::of(&packet(&chunks), &Seen::default()).messages, 2);
+        let beat = chunk(4, 0, &[&parameter(HEARTBEAT_INFO, &[])[..], &hidden].concat());
+        let supported = parameter(FORWARD_TSN_SUPPORTED, &hidden);
+        let init = chunk(2, 0, &[&[1; 16][..], &supported].concat());
+        let response = chunk(130, 0, &parameter(RESET_RESPONSE, &[0; 16]));
+        let acknowledged = chunk(11, 0, &hidden);
+        for hiding in
+            [long, beat, init, response, acknowledged, chunk(192, 0, &[0; 6]), chunk(64, 0, &hidden)]
+        {
+            assert_eq!(kinds(&[hiding]), Err(Malformed));
+        }
+        assert_eq!(kinds(&[vec![0; 40]]), Err(Malformed), "chunks of no length");
+        assert_eq!(kinds(&[vec![0xff; 40]]), Err(Malformed), "one beyond the end");
+        assert_eq!(kinds(&[vec![0; 3]]), Err(Malformed));
+        assert!(chunks(&[0; 11]).any(|chunk| chunk.is_err()), "no header");
     }
 
     proptest! {
         #[test]
-        fn whatever_comes_is_judged(
-            bytes in prop::collection::vec(any::<u8>(), 0..200),
-            ours in prop::collection::vec(any::<u8>(), 0..60),
+        fn whatever_comes_is_taken_apart(
+            kind in prop_oneof![0..15_u8, Just(130), Just(192), any::<u8>()],
+            body in prop::collection::vec(prop_oneof![0..20_u8, any::<u8>()], 0..60),
+            rest in prop::collection::vec(any::<u8>(), 0..40),
         ) {
-            let mut seen = Seen::default();
-            seen.note_sent(&ours);
-            let news = News::of(&bytes, &seen);
-            prop_assert!(news.bytes <= (bytes.len() as u64 / 4 + 1) * (RECORD_BYTES + 4));
-            seen.note_received(&bytes);
-            prop_assert_eq!(News::of(&bytes, &seen).messages, 0);
-        }
-
-        /// What is known to have come, told by an acknowledgement and by the pieces themselves.
-        #[test]
-        fn each_piece_is_news_once(tsns in prop::collection::vec(0..40_u32, 1..80), base in any::<u32>()) {
-            let (mut seen, mut there) = (Seen::default(), std::collections::BTreeSet::new());
-            for tsn in tsns {
-                let piece = packet(&[data(base.wrapping_add(tsn), true, 1)]);
-                prop_assert_eq!(News::of(&piece, &seen).messages == 1, there.insert(tsn));
-                seen.note_received(&piece);
+            for chunk in chunks(&packet(&[chunk(kind, 3, &body), rest])).flatten() {
+                let parts = match chunk.kind {
+                    Kind::Data => usize::from(chunk.ends()) + usize::from(chunk.is_about_channels()),
+                    Kind::Sack => chunk.blocks().count(),
+                    Kind::Reconfig => chunk.resets().count(),
+                    Kind::ForwardTsn => usize::from(chunk.tsn() == 0),
+                    Kind::Init | Kind::Heartbeat | Kind::Last | Kind::Plain => 0,
+                };
+                prop_assert!(parts <= chunk.len());
             }
         }
     }

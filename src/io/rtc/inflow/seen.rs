@@ -1,0 +1,348 @@
+//! Which of the peer's pieces have come, and what a packet brings beside them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::packet::{Chunk, Kind, chunks};
+
+/// What a piece is charged beyond its bytes: about what the engine (rtc-sctp 0.21) needs to keep track of one.
+pub(super) const RECORD_BYTES: u64 = 128;
+
+/// Charged so are pieces that are shorter than this, and the last one of a message. An honest peer sends no others of them.
+const SHORT_BYTES: usize = 256;
+
+/// How far a piece may be ahead of the first that is missing. The engine keeps all of them, read or not, and the distances in
+/// its acknowledgements have 16 bits.
+const AHEAD_MAX: u32 = 16 * 1024;
+
+/// Streams that a peer may use. Each costs the engine a step for each piece that comes.
+const STREAMS_MAX: usize = 256;
+
+/// Chunks of a packet that are neither data nor an acknowledgement. The engine answers some of them with a packet each.
+const OTHERS_MAX: usize = 3;
+
+/// Which of the peer's pieces have come. Those that come again are dropped by the engine.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// What our engine acknowledged last: all up to here; `None` before it acknowledged anything.
+    cumulative: Option<u32>,
+    /// What was there after it then, from first to last, as distances from it.
+    blocks: Vec<(u32, u32)>,
+    /// All up to here have come by now.
+    reached: u32,
+    /// What has come since then and is ahead of that, in the order of serial numbers.
+    since: VecDeque<u32>,
+    streams: BTreeSet<u16>,
+}
+
+/// What the engine may get out of a packet that it did not have before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct News {
+    /// How many bytes it may keep. A piece keeps the whole packet it came in.
+    pub(super) bytes: u64,
+    /// How many of the user's messages end in it.
+    pub(super) messages: u64,
+    /// Whether streams are to be reset: the engine remembers such requests.
+    pub(super) resets: bool,
+}
+
+impl Seen {
+    /// Notes the acknowledgement that a packet of our own engine begins with, if it does. Returns the window it offers, in bytes.
+    pub(super) fn note_sent(&mut self, packet: &[u8]) -> Option<u32> {
+        let sack = chunks(packet).next()?.ok().filter(|chunk| chunk.kind == Kind::Sack)?;
+        self.cumulative = Some(sack.tsn());
+        self.reached = sack.tsn();
+        self.blocks.clear();
+        self.blocks.extend(sack.blocks());
+        self.since.clear();
+        Some(sack.window_bytes())
+    }
+
+    /// Notes the pieces of a packet that the engine gets.
+    pub(super) fn note_received(&mut self, packet: &[u8]) {
+        for piece in chunks(packet).map_while(Result::ok).filter(|chunk| chunk.kind == Kind::Data) {
+            self.streams.insert(piece.stream());
+            if !self.has(piece.tsn()) {
+                let at = self.since.partition_point(|tsn| is_before(*tsn, piece.tsn()));
+                self.since.insert(at, piece.tsn());
+            }
+        }
+        let Some(cumulative) = self.cumulative else { return };
+        loop {
+            let next = self.reached.wrapping_add(1);
+            if self.since.front() == Some(&next) {
+                self.since.pop_front();
+                self.reached = next;
+            } else if let Some((_, last)) = self.block_of(next) {
+                self.reached = cumulative.wrapping_add(last);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// What a packet brings; `None` if the engine must not get it, because no honest peer sends such a one, or not now: it
+    /// comes again then, like one that got lost.
+    pub(super) fn judge(&self, packet: &[u8]) -> Option<News> {
+        let (mut is_kept, mut records, mut news) = (false, 0, News::default());
+        let (mut sacks, mut others) = (0, 0);
+        for chunk in chunks(packet) {
+            let chunk = chunk.ok()?;
+            others += usize::from(!matches!(chunk.kind, Kind::Data | Kind::Sack));
+            sacks += usize::from(chunk.kind == Kind::Sack);
+            if others > OTHERS_MAX || sacks > 1 || !self.may_come(&chunk) {
+                return None;
+            }
+            match chunk.kind {
+                Kind::Data if self.has(chunk.tsn()) => {}
+                Kind::Data => {
+                    is_kept = true;
+                    records += u64::from(chunk.ends() || chunk.len() < SHORT_BYTES);
+                    news.messages += u64::from(chunk.ends() && !chunk.is_about_channels());
+                }
+                Kind::Sack | Kind::Heartbeat => {}
+                Kind::Init | Kind::Last | Kind::Plain | Kind::Reconfig | Kind::ForwardTsn => {
+                    is_kept = true;
+                    records += 1;
+                    news.resets |= chunk.resets_streams();
+                }
+            }
+        }
+        if is_kept {
+            news.bytes = packet.len() as u64 + records * RECORD_BYTES;
+        }
+        Some(news)
+    }
+
+    fn may_come(&self, chunk: &Chunk<'_>) -> bool {
+        match chunk.kind {
+            Kind::Data => {
+                let is_near = self.cumulative.is_none() || self.is_near(chunk.tsn());
+                is_near && (self.streams.len() < STREAMS_MAX || self.streams.contains(&chunk.stream()))
+            }
+            // The engine goes to it step by step.
+            Kind::ForwardTsn => self.cumulative.is_some() && self.is_near(chunk.tsn()),
+            // It would be put off, and looked at again with each piece that comes.
+            Kind::Reconfig => {
+                chunk.resets().all(|last| self.cumulative.is_some() && !is_before(self.reached, last))
+            }
+            // An association begins once.
+            Kind::Init => self.cumulative.is_none(),
+            Kind::Sack | Kind::Heartbeat | Kind::Last | Kind::Plain => true,
+        }
+    }
+
+    /// Not far ahead, or behind.
+    fn is_near(&self, tsn: u32) -> bool {
+        tsn.wrapping_sub(self.reached) <= AHEAD_MAX || is_before(tsn, self.reached)
+    }
+
+    fn has(&self, tsn: u32) -> bool {
+        let is_reached = self.cumulative.is_some() && !is_before(self.reached, tsn);
+        let at = self.since.partition_point(|seen| is_before(*seen, tsn));
+        is_reached || self.since.get(at) == Some(&tsn) || self.block_of(tsn).is_some()
+    }
+
+    fn block_of(&self, tsn: u32) -> Option<(u32, u32)> {
+        let ahead = tsn.wrapping_sub(self.cumulative?);
+        let at = self.blocks.partition_point(|(_, last)| *last < ahead);
+        self.blocks.get(at).copied().filter(|(first, _)| *first <= ahead)
+    }
+}
+
+/// Serial numbers (RFC 1982): half of them are ahead.
+fn is_before(first: u32, second: u32) -> bool {
+    (1..=u32::MAX / 2).contains(&second.wrapping_sub(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::packet::tests::{chunk, data, forward, heartbeat, packet, reconfig, sack};
+    use super::*;
+
+    fn kept(chunks: &[Vec<u8>]) -> Option<u64> {
+        Seen::default().judge(&packet(chunks)).map(|news| news.bytes)
+    }
+
+    /// After an acknowledgement of all up to here.
+    fn seen(cumulative: u32) -> Seen {
+        let mut seen = Seen::default();
+        seen.note_sent(&packet(&[sack(cumulative, &[], 0)]));
+        seen
+    }
+
+    fn admits(seen: &Seen, chunks: &[Vec<u8>]) -> bool {
+        seen.judge(&packet(chunks)).is_some()
+    }
+
+    #[test]
+    fn of_acknowledgements_and_heartbeats_nothing_is_kept() {
+        assert_eq!(kept(&[sack(1, &[(2, 3)], 1)]), Some(0));
+        assert_eq!(kept(&[sack(1, &[], 0), heartbeat()]), Some(0));
+        assert_eq!(kept(&[]), Some(0));
+    }
+
+    #[test]
+    fn a_piece_keeps_the_packet_it_came_in() {
+        assert_eq!(kept(&[data(1, false, 1000)]), Some(12 + 16 + 1000));
+        assert_eq!(
+            kept(&[data(1, false, 1)]),
+            Some(12 + 20 + RECORD_BYTES),
+            "a short one has a record of its own"
+        );
+        assert_eq!(
+            kept(&[data(1, true, 1000)]),
+            Some(12 + 16 + 1000 + RECORD_BYTES),
+            "and the last of a message"
+        );
+        let beside = sack(1, &[(9, 9); 200], 0);
+        assert_eq!(kept(&[beside, data(1, false, 1)]), Some(12 + 816 + 20 + RECORD_BYTES));
+    }
+
+    #[test]
+    fn what_makes_no_sense_does_not_come_in() {
+        assert_eq!(kept(&[vec![0; 40]]), None);
+        assert_eq!(kept(&[data(1, true, 9), vec![0xff; 40]]), None);
+        assert_eq!(kept(&[vec![heartbeat(); 4].concat()]), None, "each has an answer");
+        assert_eq!(kept(&[sack(1, &[], 0), sack(1, &[], 0)]), None);
+    }
+
+    #[test]
+    fn a_piece_that_came_before_is_no_news() {
+        let mut seen = Seen::default();
+        let window = seen.note_sent(&packet(&[sack(u32::MAX, &[(3, 4), (7, 7)], 2)]));
+        assert_eq!(window, Some(0));
+        let news = |seen: &Seen| -> Vec<u32> {
+            let is_news = |tsn: &u32| seen.judge(&packet(&[data(*tsn, true, 1)])).expect("fine").messages > 0;
+            [u32::MAX - 1, u32::MAX, 0, 1, 2, 3, 4, 5, 6, 7].into_iter().filter(is_news).collect()
+        };
+        assert_eq!(
+            news(&seen),
+            [0, 1, 4, 5, 7],
+            "after {}, the third, fourth and seventh are there",
+            u32::MAX
+        );
+        seen.note_received(&packet(&[data(5, true, 1), data(0, false, 1)]));
+        assert_eq!(news(&seen), [1, 4, 7]);
+        let half = seen.judge(&packet(&[data(2, true, 1), data(4, true, 1)]));
+        assert_eq!(half, Some(News { bytes: 12 + 20 + 20 + RECORD_BYTES, messages: 1, resets: false }));
+        seen.note_received(&packet(&[data(1, true, 1)]));
+        assert_eq!(seen.reached, 3, "over what was acknowledged");
+        seen.note_sent(&packet(&[sack(0, &[(1, 7)], 0)]));
+        assert_eq!((news(&seen), seen.since.len()), (vec![], 0));
+    }
+
+    #[test]
+    fn messages_are_counted_where_they_end_and_those_about_channels_are_none() {
+        let dcep = |flags| {
+            let mut chunk = data(3, true, 20);
+            chunk[1] = flags;
+            chunk[12..16].copy_from_slice(&50_u32.to_be_bytes());
+            chunk
+        };
+        let chunks = [data(1, false, 20), data(2, true, 20), dcep(3), data(4, true, 20)];
+        assert_eq!(Seen::default().judge(&packet(&chunks)).expect("fine").messages, 2);
+        let disguised = Seen::default().judge(&packet(&[dcep(1)])).expect("fine");
+        assert_eq!(disguised.messages, 1, "the last piece of one that began as something else");
+    }
+
+    /// The engine keeps what comes behind a piece that never comes, even when it has been read.
+    #[test]
+    fn a_piece_may_not_be_far_ahead_of_the_first_that_is_missing() {
+        let mut seen = seen(100);
+        assert!(admits(&seen, &[data(100 + AHEAD_MAX, true, 1)]));
+        assert!(!admits(&seen, &[data(101 + AHEAD_MAX, true, 1)]));
+        assert!(!admits(&seen, &[data(100 + (1 << 31), true, 1)]));
+        assert!(admits(&seen, &[data(99, true, 1)]), "an old one is dropped by the engine");
+        for tsn in 101..=100 + 2 * AHEAD_MAX {
+            let next = packet(&[data(tsn, true, 1)]);
+            assert!(seen.judge(&next).is_some(), "{tsn} comes in its turn, acknowledged or not");
+            seen.note_received(&next);
+        }
+        assert_eq!(seen.since.len(), 0);
+    }
+
+    /// The engine goes to where a FORWARD-TSN leads step by step, and there are two thousand million steps.
+    #[test]
+    fn what_is_given_up_may_not_be_far_ahead() {
+        assert!(!admits(&Seen::default(), &[forward(1)]), "nothing was sent yet");
+        assert!(admits(&seen(100), &[forward(100 + AHEAD_MAX)]));
+        assert!(admits(&seen(100), &[forward(90)]));
+        assert!(!admits(&seen(100), &[forward(101 + AHEAD_MAX)]));
+        assert!(!admits(&seen(100), &[forward(100 + (1 << 31) - 1)]));
+    }
+
+    /// The engine looks at each request that waits with each piece that comes.
+    #[test]
+    fn streams_are_reset_when_all_before_has_come() {
+        let mut seen = seen(100);
+        assert_eq!(seen.judge(&packet(&[reconfig(100)])).map(|news| news.resets), Some(true));
+        assert!(!admits(&seen, &[reconfig(101)]));
+        seen.note_received(&packet(&[data(101, true, 1)]));
+        assert!(admits(&seen, &[reconfig(101)]), "although it is not acknowledged yet");
+    }
+
+    #[test]
+    fn an_association_begins_once() {
+        let init = chunk(
+            1,
+            0,
+            &[[1; 16].as_slice(), &super::super::packet::tests::parameter(0x8008, &[130])].concat(),
+        );
+        assert!(admits(&Seen::default(), std::slice::from_ref(&init)));
+        assert!(!admits(&seen(1), &[init]));
+    }
+
+    #[test]
+    fn a_peer_uses_a_bounded_number_of_streams() {
+        let mut seen = seen(0);
+        let on = |stream: u16| {
+            let mut piece = data(1, true, 1);
+            piece[8..10].copy_from_slice(&stream.to_be_bytes());
+            packet(&[piece])
+        };
+        for stream in 0..STREAMS_MAX as u16 {
+            assert!(seen.judge(&on(stream)).is_some());
+            seen.note_received(&on(stream));
+        }
+        assert!(seen.judge(&on(7)).is_some());
+        assert!(seen.judge(&on(STREAMS_MAX as u16)).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_judged(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            ours in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut seen = Seen::default();
+            seen.note_sent(&ours);
+            if let Some(news) = seen.judge(&bytes) {
+                prop_assert!(news.bytes <= (bytes.len() as u64 / 4 + 1) * (RECORD_BYTES + 4));
+                seen.note_received(&bytes);
+                prop_assert_eq!(seen.judge(&bytes).map_or(0, |news| news.messages), 0);
+            }
+        }
+
+        /// What is known to have come, told by an acknowledgement and by the pieces themselves.
+        #[test]
+        fn each_piece_is_news_once(
+            tsns in prop::collection::vec(1..60_u32, 1..120),
+            acknowledged in prop::collection::btree_set(1..40_u32, 0..3),
+            base in any::<u32>(),
+        ) {
+            let blocks: Vec<(u16, u16)> = acknowledged.iter().map(|tsn| (*tsn as u16 + 1, *tsn as u16 + 1)).collect();
+            let mut seen = Seen::default();
+            seen.note_sent(&packet(&[sack(base, &blocks, 0)]));
+            let mut there: BTreeSet<u32> = acknowledged.iter().map(|tsn| tsn + 1).collect();
+            for tsn in tsns {
+                let piece = packet(&[data(base.wrapping_add(tsn), true, 1)]);
+                prop_assert_eq!(seen.judge(&piece).expect("near").messages == 1, there.insert(tsn));
+                seen.note_received(&piece);
+            }
+            let reached = (1..).take_while(|tsn| there.contains(tsn)).last().unwrap_or(0);
+            prop_assert_eq!(seen.reached, base.wrapping_add(reached));
+        }
+    }
+}
