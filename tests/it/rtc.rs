@@ -423,6 +423,22 @@ async fn thousands_of_short_lines_at_once_arrive_without_another_packet() {
     }
 }
 
+/// The engine forgets with a connection what nobody has read (rtc 0.21).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_the_end_is_read_after_it() {
+    let (mut offerer, mut answerer) = pair().await;
+    let lines = 10_000;
+    for line in 0..lines {
+        offerer.say(Channel::Fast, text(&line.to_string()));
+    }
+    offerer.ask(PeerCommand::Close);
+    assert_eq!(offerer.closed().await, PeerClosed::Local);
+    for line in 0..lines {
+        assert_eq!(answerer.message().await, (Channel::Fast, text(&line.to_string())));
+    }
+    assert_eq!(answerer.closed().await, PeerClosed::Remote);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_flows_as_long_as_there_is_room() {
     let (mut offerer, mut answerer) = pair().await;

@@ -87,9 +87,6 @@ impl Reader {
                     continue;
                 }
             };
-            if let Some(DataChannelEvent::OnMessage(_)) = event {
-                self.inflow.note_taken();
-            }
             match event {
                 Some(DataChannelEvent::OnOpen) => {
                     self.announce(&mut opened).await;
@@ -105,6 +102,7 @@ impl Reader {
                     unprodded += usize::from(message.data.len() < LONG_BYTES);
                     let payload = payload_of(message);
                     self.outlet.say(PeerEvent::Message { channel: self.channel, payload }).await;
+                    self.inflow.note_taken();
                     if unprodded == PROD_EVERY {
                         self.pulse.prod();
                         unprodded = 0;

@@ -45,8 +45,10 @@ const PIPELINE_MESSAGES: u64 = 1024;
 const RESETS_BURST: u32 = 64;
 const RESET_EVERY: Duration = Duration::from_secs(1);
 
-/// The content type of records that carry SCTP (RFC 5246 §6.2.1), and where a cipher is told of it (§6.2.3.3).
+/// The content types of records that carry SCTP, or the end of the connection (RFC 5246 §6.2.1), and where a cipher is told of
+/// them (§6.2.3.3).
 const APPLICATION_DATA: u8 = 23;
+const ALERT: u8 = 21;
 const CONTENT_TYPE_AT: usize = 8;
 
 /// For each message that came out this is allowed, and of the bytes a sixteenth more, for headers and for pieces that come twice
@@ -89,6 +91,10 @@ pub(super) struct Inflow {
     window_bytes: AtomicU32,
     seen: Mutex<Seen>,
     resets: Mutex<Allowance>,
+    /// The peer has closed the connection, which the engine does not know yet.
+    is_over: AtomicBool,
+    over: Notify,
+    all_read: Notify,
     /// Told when it is time for [`Inflow::is_excessive`].
     pub(super) suspicious: Notify,
 }
@@ -105,6 +111,9 @@ impl Inflow {
             window_bytes: AtomicU32::new(0),
             seen: Mutex::default(),
             resets: Mutex::new(Allowance::new(RESETS_BURST, RESET_EVERY)),
+            is_over: AtomicBool::new(false),
+            over: Notify::new(),
+            all_read: Notify::new(),
             suspicious: Notify::new(),
         }
     }
@@ -130,6 +139,36 @@ impl Inflow {
         if self.unread_messages() <= RESUME_MESSAGES && !self.may_hold.swap(true, Ordering::Relaxed) {
             self.pulse.release();
         }
+        if self.is_over.load(Ordering::Acquire) && self.unread_messages() == 0 {
+            self.all_read.notify_one();
+        }
+    }
+
+    /// Waits for the end of the connection, if it was kept from the engine.
+    pub(super) async fn over(&self) {
+        self.over.notified().await;
+    }
+
+    /// Waits until all is read that came before such an end.
+    pub(super) async fn all_read(&self) {
+        if !self.is_over.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+        while self.unread_messages() > 0 {
+            self.all_read.notified().await;
+        }
+    }
+
+    /// The connection's end must wait as long as anything is unread: the engine forgets that with the connection. Whoever reads
+    /// is told instead.
+    fn may_end(&self) -> bool {
+        if self.unread_messages() == 0 {
+            return true;
+        }
+        if !self.is_over.swap(true, Ordering::AcqRel) {
+            self.over.notify_one();
+        }
+        false
     }
 
     fn unread_messages(&self) -> u64 {
@@ -151,6 +190,9 @@ impl Inflow {
     fn admits(&self, packet: &[u8]) -> bool {
         let mut seen = self.seen.lock().expect("nothing panics under it");
         let Some(news) = seen.judge(packet) else { return false };
+        if news.ends && !self.may_end() {
+            return false;
+        }
         let unread = self.unread_messages();
         if news.messages > 0 && unread >= UNREAD_MAX_MESSAGES {
             return false;
@@ -295,17 +337,20 @@ impl AeadCipher for WatchedCipher {
     ) -> Result<(), CryptoError> {
         self.inner.open_in_place(nonce, aad, text, tag)?;
         self.inflow.pulse.note_deciphered();
-        let is_sctp = aad.get(CONTENT_TYPE_AT) == Some(&APPLICATION_DATA);
-        match !is_sctp || self.inflow.admits(text) {
-            true => Ok(()),
-            false => Err(CryptoError::AuthenticationFailed),
-        }
+        let is_admitted = match aad.get(CONTENT_TYPE_AT) {
+            Some(&APPLICATION_DATA) => self.inflow.admits(text),
+            Some(&ALERT) => self.inflow.may_end(),
+            Some(_) | None => true,
+        };
+        if is_admitted { Ok(()) } else { Err(CryptoError::AuthenticationFailed) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::packet::tests::{data, packet, sack};
+    use futures_util::FutureExt as _;
+
+    use super::packet::tests::{chunk, data, packet, sack};
     use super::*;
 
     fn inflow() -> Inflow {
@@ -399,6 +444,22 @@ mod tests {
         assert!(!inflow.pulse.is_held(), "not again before something is read");
     }
 
+    #[tokio::test]
+    async fn the_end_waits_until_all_is_read() {
+        let inflow = inflow();
+        let abort = packet(&[chunk(6, 0, &[])]);
+        assert!(inflow.admits(&abort), "nothing is unread");
+        inflow.admits(&packet(&[data(1, true, 9), data(2, true, 9)]));
+        assert!(!inflow.admits(&abort));
+        assert!(!inflow.may_end(), "the end of DTLS neither");
+        inflow.over().await;
+        inflow.note_taken();
+        assert!(inflow.all_read().now_or_never().is_none());
+        inflow.note_taken();
+        inflow.all_read().await;
+        assert!(inflow.admits(&abort));
+    }
+
     /// Messages of channels that were closed meanwhile are never read.
     #[tokio::test]
     async fn a_window_that_is_open_again_shows_that_nothing_is_unread() {
@@ -429,7 +490,7 @@ mod tests {
     #[tokio::test]
     async fn a_look_is_asked_for_as_soon_as_there_is_something_to_see_and_not_at_each_packet() {
         let inflow = inflow();
-        let is_asked = || futures_util::FutureExt::now_or_never(inflow.suspicious.notified()).is_some();
+        let is_asked = || inflow.suspicious.notified().now_or_never().is_some();
         inflow.add(UNREAD_MAX_BYTES - 1);
         assert!(!is_asked());
         inflow.add(1);

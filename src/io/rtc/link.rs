@@ -183,6 +183,7 @@ impl Link {
                     None => Err(PeerClosed::Local),
                 },
                 () = inflow.suspicious.notified() => self.look_at_inflow().await,
+                () = inflow.over() => Err(PeerClosed::Remote),
                 () = load.refused() => {
                     warn!(load = ?load, "the peer does not take what it is sent");
                     Err(PeerClosed::Failed)
@@ -568,7 +569,11 @@ impl Link {
             self.outlet.say(event).await;
         }
         self.start_readers();
-        while self.readers.join_next().await.is_some() {}
+        let readers = &mut self.readers;
+        tokio::select! {
+            () = self.inflow.all_read() => {}
+            () = async { while readers.join_next().await.is_some() {} } => {}
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct News {
     pub(super) messages: u64,
     /// Whether streams are to be reset: the engine remembers such requests.
     pub(super) resets: bool,
+    /// Whether it ends the association.
+    pub(super) ends: bool,
 }
 
 impl Seen {
@@ -104,6 +106,7 @@ impl Seen {
                     is_kept = true;
                     records += 1;
                     news.resets |= chunk.resets_streams();
+                    news.ends |= chunk.kind == Kind::Last;
                 }
             }
         }
@@ -226,7 +229,7 @@ mod tests {
         seen.note_received(&packet(&[data(5, true, 1), data(0, false, 1)]));
         assert_eq!(news(&seen), [1, 4, 7]);
         let half = seen.judge(&packet(&[data(2, true, 1), data(4, true, 1)]));
-        assert_eq!(half, Some(News { bytes: 12 + 20 + 20 + RECORD_BYTES, messages: 1, resets: false }));
+        assert_eq!(half, Some(News { bytes: 12 + 20 + 20 + RECORD_BYTES, messages: 1, ..News::default() }));
         seen.note_received(&packet(&[data(1, true, 1)]));
         assert_eq!(seen.reached, 3, "over what was acknowledged");
         seen.note_sent(&packet(&[sack(0, &[(1, 7)], 0)]));
