@@ -32,7 +32,7 @@ pub struct Limits {
     pub bytes_per_socket: usize,
     /// Bytes of one offer with its candidates. A newcomer gets one of every member at once.
     pub bytes_per_offer: usize,
-    /// Answers, candidates and renegotiations that one member may have passed on to another.
+    /// Offers, answers, candidates and renegotiations that one member may have passed on to another.
     pub relayed_messages: Rate,
     /// Bytes of them.
     pub relayed_bytes: Rate,
@@ -135,6 +135,12 @@ impl Bucket {
         self.micros = self.micros.saturating_add(gained).min(u64::from(rate.burst) * MICRO);
         self.filled_at = now.max(self.filled_at);
         self.micros >= amount.saturating_mul(MICRO)
+    }
+
+    /// Whether so much was left at the last look.
+    #[cfg(test)]
+    pub(super) fn had(&self, amount: u64) -> bool {
+        self.micros >= amount * MICRO
     }
 
     /// Takes so much, if it is left.

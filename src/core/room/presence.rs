@@ -285,12 +285,12 @@ impl Room {
         self.serve(owner, turn);
     }
 
-    /// Offers that somebody waits for did not come: one is asked for again.
+    /// Somebody has waited long for an offer. One that can go out by now does; one that did not come is asked for again.
     pub(super) fn handle_offers_timeout(&mut self, key: MemberKey, turn: &mut Turn<'_>) {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.owed_until = None;
         member.owed = member.owed.saturating_sub(1);
-        self.request_offers(key, turn);
+        self.serve(key, turn);
     }
 
     /// The member said `close`.

@@ -65,8 +65,14 @@ fn check(rooms: &Rooms) {
                 let pair = room.pairs.get(&PairKey::of(*key, *taker));
                 assert!(matches!(pair, Some(Pair::Waiting { owner, .. }) if owner == key));
             }
-            if member.is_awake() {
-                assert!(member.pool.is_empty() || member.waiting.is_empty(), "an offer and nobody gets it");
+            if let Some(Link::Offered(offer)) = member.pool.front().and_then(|id| room.links.get(id))
+                && member.is_awake()
+            {
+                let was_held_back = |taker: &MemberKey| {
+                    room.budgets.get(&(*key, *taker)).is_some_and(|budget| budget.lacked(offer.len_bytes()))
+                };
+                assert!(member.waiting.iter().all(was_held_back), "an offer and nobody gets it");
+                assert!(member.waiting.is_empty() || member.owed_until.is_some(), "nobody looks again");
             }
             match member.presence {
                 Presence::Here { socket, .. } => assert!(rooms.sockets.contains_key(&socket)),

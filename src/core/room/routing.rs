@@ -26,6 +26,7 @@ impl Room {
                 }
                 member.pool_bytes = pool_bytes;
                 (offer.sdp, offer.candidates) = (sdp, Vec::new());
+                self.serve(sender, turn);
                 Ok(())
             }
             Some(Link::Offered(_)) => Err(NOT_YOURS),
@@ -200,7 +201,7 @@ impl Room {
             member.pool.retain(|pooled| pooled != id);
             member.pool_bytes = member.pool_bytes.saturating_sub(len_bytes);
         }
-        self.request_offers(sender, turn);
+        self.serve(sender, turn);
         Ok(())
     }
 

@@ -1052,3 +1052,50 @@ fn whoever_comes_back_has_no_place_without_a_socket() {
     server.lose(2);
     assert_eq!(server.rooms.stats().members, 2, "each of another address");
 }
+
+/// R24.
+#[test]
+fn whoever_comes_back_without_end_can_not_fill_the_queue_of_another_with_offers() {
+    let mut server = Server::new();
+    let secret = server.ours(1, "alice");
+    server.say(1, ClientSignal::Withdraw { id: link("alice-1") });
+    server.original(2, "bob");
+    let accepts = (10..110).filter(|socket| {
+        let mut outputs = server.connect(*socket);
+        outputs.extend(server.say(*socket, init_with("alice", &[], Some(&secret))));
+        outputs.extend(server.say(*socket, long_offer(&format!("alice-{socket}"))));
+        server.lose(*socket - 1);
+        outputs.contains(&accepted(*socket, &format!("alice-{socket}"), "bob"))
+    });
+    let burst = Limits::default().relayed_bytes.burst as usize;
+    assert_eq!(accepts.count(), burst / (16 * 1024));
+}
+
+/// R24.
+#[test]
+fn an_offer_for_which_too_much_was_sent_goes_out_when_there_is_enough_again() {
+    let relayed_bytes = Rate { per_sec: 2_048, burst: 16 * 1_024 };
+    let mut server = Server::with(Limits { relayed_bytes, ..Limits::default() });
+    server.original(1, "alice");
+    server.say(1, long_offer("alice-2"));
+    server.connect(2);
+    server.say(2, init("bob"));
+    server.say(2, answer("alice-1"));
+    server.pass(Duration::from_secs(2));
+    for _ in 0..16 {
+        server.say(1, candidate("alice-1", &"x".repeat(1_023)));
+    }
+    let held_back = server.say(2, want("alice"));
+    assert_eq!(held_back, [leave(1, "alice-1"), request(1)]);
+
+    server.connect(3);
+    let to_carol = server.say(3, init("carol"));
+    assert!(
+        to_carol.contains(&accepted(1, "alice-2", "carol")),
+        "others need not wait for bob: {to_carol:?}"
+    );
+    server.say(3, answer("alice-2"));
+    assert_eq!(server.say(1, long_offer("alice-3")), []);
+    let outputs = server.wait(Duration::from_secs(10));
+    assert!(outputs.contains(&accepted(1, "alice-3", "bob")), "{outputs:?}");
+}

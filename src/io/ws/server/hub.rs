@@ -24,7 +24,7 @@ const QUEUES_MAX_BYTES: usize = 256 * 1024 * 1024;
 const CROWDED_QUEUE_MAX_BYTES: usize = QUEUE_MAX_BYTES / 8;
 
 /// Of a queue, what members may fill with what they say to one another: the rest is for what the server has to say. So a client
-/// with a slow line may miss a candidate and does not lose its socket.
+/// with a slow line may miss a candidate or an offer and does not lose its socket.
 const fn relayed_share(max: usize) -> usize {
     max / 4 * 3
 }
@@ -146,11 +146,12 @@ impl ToSocket {
     fn is_relayed(&self) -> bool {
         match self {
             Self::Signal(signal) => match **signal {
-                ServerSignal::Offer { .. } | ServerSignal::Answer { .. } | ServerSignal::Candidate { .. } => {
-                    true
-                }
+                // An offer that is dropped is not answered, so that the claim is given back in time and tried again.
                 ServerSignal::Accept { .. }
-                | ServerSignal::OfferAccepted { .. }
+                | ServerSignal::Offer { .. }
+                | ServerSignal::Answer { .. }
+                | ServerSignal::Candidate { .. } => true,
+                ServerSignal::OfferAccepted { .. }
                 | ServerSignal::OfferRequest
                 | ServerSignal::LeaveSwarm { .. }
                 | ServerSignal::Welcome { .. }
@@ -377,6 +378,37 @@ mod tests {
         assert_eq!(state.all_bytes.load(Ordering::Relaxed), others, "what waited is not counted any more");
     }
 
+    fn enter(hub: &Hub, name: &str) -> (SocketId, Inbox) {
+        let Connection { socket, inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
+        let room_id = RoomId::new("den").expect("a good id");
+        let user_id = UserId::new(name).expect("a good id");
+        let init = Init { user_id, room_id, have: None, resume: None };
+        hub.handle(Input::Signal { socket, signal: ClientSignal::Init(init) });
+        (socket, inbox)
+    }
+
+    #[test]
+    fn fat_offers_of_everybody_cost_a_newcomer_no_socket() {
+        const MEMBERS: usize = 40;
+        let hub = Hub::new(Limits::default(), [0; 32]);
+        let mut members: Vec<_> = (0..MEMBERS).map(|n| enter(&hub, &format!("member-{n}"))).collect();
+        for (n, (socket, _)) in members.iter().enumerate() {
+            for m in 0..MEMBERS {
+                let id = crate::wire::LinkId::new(format!("{n}-{m}")).expect("a good id");
+                let sdp = crate::wire::Sdp::new("x".repeat(16 * 1024)).expect("short enough");
+                hub.handle(Input::Signal { socket: *socket, signal: ClientSignal::Offer { id, sdp } });
+            }
+        }
+        for (_, inbox) in &mut members {
+            while inbox.try_recv().is_some() {}
+        }
+        hub.lock().all_bytes.store(QUEUES_MAX_BYTES + 1, Ordering::Relaxed);
+        let (_, mut inbox) = enter(&hub, "newcomer");
+        assert_eq!(hub.stats().sockets, MEMBERS + 1);
+        let offers = std::iter::from_fn(|| inbox.try_recv()).filter(ToSocket::is_relayed).count();
+        assert_eq!(offers, relayed_share(CROWDED_QUEUE_MAX_BYTES) / (16 * 1024) - 1, "each has a name, too");
+    }
+
     #[test]
     fn what_members_say_to_one_another_costs_nobody_the_socket() {
         let everything = Rate { per_sec: u32::MAX, burst: u32::MAX };
@@ -384,22 +416,14 @@ mod tests {
         let limits =
             Limits { messages_burst: u32::MAX, relayed_messages, relayed_bytes, ..Limits::default() };
         let hub = Hub::new(limits, [0; 32]);
-        let enter = |name: &str| {
-            let Connection { socket, inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
-            let room_id = RoomId::new("den").expect("a good id");
-            let user_id = UserId::new(name).expect("a good id");
-            let init = Init { user_id, room_id, have: None, resume: None };
-            hub.handle(Input::Signal { socket, signal: ClientSignal::Init(init) });
-            (socket, inbox)
-        };
-        let (alice, _keep) = enter("alice");
+        let (alice, _keep) = enter(&hub, "alice");
         let id = crate::wire::LinkId::new("a").expect("a good id");
         let offer = |len: usize| ClientSignal::Offer {
             id: id.clone(),
             sdp: crate::wire::Sdp::new("x".repeat(len)).expect("short enough"),
         };
         hub.handle(Input::Signal { socket: alice, signal: offer(0) });
-        let (_bob, mut inbox) = enter("bob");
+        let (_bob, mut inbox) = enter(&hub, "bob");
         for _ in 0..=QUEUE_MAX_BYTES / (16 * 1024) {
             hub.handle(Input::Signal { socket: alice, signal: offer(16 * 1024) });
         }
