@@ -30,12 +30,16 @@ pub struct Limits {
     pub early_signals: usize,
     /// Bytes of offers and candidates kept for one socket.
     pub bytes_per_socket: usize,
+    /// While more than these bytes of them are kept for all sockets together, each has an eighth of its own.
+    pub bytes_of_all: usize,
     /// Bytes of one offer with its candidates. A newcomer gets one of every member at once.
     pub bytes_per_offer: usize,
     /// Offers, answers, candidates and renegotiations that one member may have passed on to another.
     pub relayed_messages: Rate,
     /// Bytes of them.
     pub relayed_bytes: Rate,
+    /// How long a socket may take to say `init`.
+    pub init_timeout: Duration,
     /// How long a claimed offer may stay unanswered, and its owner without a sign of life. Doubled, up to eightfold,
     /// each time a claim of the same pair fails.
     pub claim_timeout: Duration,
@@ -72,9 +76,11 @@ impl Default for Limits {
             candidates_per_offer: CANDIDATES_MAX,
             early_signals: 128,
             bytes_per_socket: 256 * 1024,
+            bytes_of_all: 256 * 1024 * 1024,
             bytes_per_offer: 32 * 1024,
             relayed_messages: Rate { per_sec: 5, burst: 2 * NEGOTIATION_MESSAGES },
             relayed_bytes: Rate { per_sec: 4 * 1024, burst: 2 * NEGOTIATION_BYTES },
+            init_timeout: Duration::from_secs(30),
             claim_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(30),
             want_interval: Duration::from_secs(2),

@@ -240,7 +240,7 @@ impl Room {
         let owner_user = member.user.clone();
         let unsure_already = !member.unseen_claims.is_empty();
         member.unseen_claims.insert(id.clone());
-        member.pool_bytes = member.pool_bytes.saturating_sub(offer.len_bytes());
+        member.kept.remove(offer.len_bytes());
         let candidates = offer.candidates.into_iter().map(|candidate| OfferSignal::Candidate { candidate });
         let signals = std::iter::once(OfferSignal::Offer { sdp: offer.sdp }).chain(candidates).collect();
         self.send(taker, ServerSignal::Accept { id: id.clone(), user_id: owner_user, signals }, turn);
@@ -310,10 +310,11 @@ impl Room {
     /// Forgets the member's unclaimed offers. Returns their ids.
     pub(super) fn drop_pool(&mut self, member: MemberKey) -> Vec<LinkId> {
         let Some(member) = self.members.get_mut(&member) else { return Vec::new() };
-        member.pool_bytes = 0;
         let pool = std::mem::take(&mut member.pool);
         for id in &pool {
-            self.links.remove(id);
+            if let Some(Link::Offered(offer)) = self.links.remove(id) {
+                member.kept.remove(offer.len_bytes());
+            }
         }
         pool.into()
     }
@@ -357,4 +358,9 @@ impl Offered {
 
 pub(super) fn candidate_len_bytes(candidate: &Option<Candidate>) -> usize {
     candidate.as_ref().map_or(0, Candidate::len_bytes)
+}
+
+/// Of a candidate that came before its offer.
+pub(super) fn early_len_bytes(id: &LinkId, candidate: &Option<Candidate>) -> usize {
+    id.as_str().len() + candidate_len_bytes(candidate)
 }

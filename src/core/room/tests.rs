@@ -726,6 +726,8 @@ fn nothing_is_left_of_a_room_that_everybody_left() {
     server.linked_pair();
     server.say(1, ClientSignal::Close);
     server.say(2, ClientSignal::Close);
+    server.lose(1);
+    server.lose(2);
     let stats = server.rooms.stats();
     assert_eq!((stats.rooms, stats.members, stats.offers, stats.links), (0, 0, 0, 0));
     assert!(server.is_quiet());
@@ -1098,4 +1100,51 @@ fn an_offer_for_which_too_much_was_sent_goes_out_when_there_is_enough_again() {
     assert_eq!(server.say(1, long_offer("alice-3")), []);
     let outputs = server.wait(Duration::from_secs(10));
     assert!(outputs.contains(&accepted(1, "alice-3", "bob")), "{outputs:?}");
+}
+
+/// R15.
+#[test]
+fn whoever_does_not_say_init_is_let_go() {
+    let mut server = Server::new();
+    server.connect(1);
+    let outputs = server.wait(Duration::from_secs(30));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::LimitExceeded));
+    assert_eq!(outputs[1..], [closed(1, ErrorCode::LimitExceeded)]);
+    assert!(server.is_quiet());
+    server.connect(2);
+    server.say(2, init("bob"));
+    assert!(server.is_quiet(), "whoever says it stays");
+    server.say(2, ClientSignal::Close);
+    assert_eq!(server.wait(Duration::from_secs(30))[1..], [closed(2, ErrorCode::LimitExceeded)]);
+}
+
+/// R34.
+#[test]
+fn what_is_kept_for_all_sockets_together_is_bounded() {
+    let mut server = Server::with(Limits { bytes_of_all: 100 * 1024, ..Limits::default() });
+    let is_full = |outputs: &[Output]| code_of(outputs) == Some(ErrorCode::LimitExceeded);
+    let fill = |server: &mut Server, socket: u64| {
+        (0..15).position(|n| is_full(&server.say(socket, long_offer(&format!("{socket}-{n}")))))
+    };
+    server.connect(1);
+    assert_eq!(fill(&mut server, 1), Some(7), "what it has before there is much of it, it keeps");
+    server.connect(2);
+    assert_eq!(fill(&mut server, 2), Some(1), "32 KiB with its name");
+    server.connect(3);
+    server.say(3, init("carol"));
+    assert_eq!(fill(&mut server, 3), Some(2));
+    for _ in 0..64 {
+        server.say(3, candidate("carol", &"x".repeat(1_000)));
+    }
+    let early_bytes = |server: &Server| server.rooms.effects.kept.bytes() - 10 * 16 * 1024;
+    assert!(early_bytes(&server) < 1024, "no candidate without an offer besides");
+    server.say(1, ClientSignal::Close);
+    server.lose(2);
+    assert_eq!(server.rooms.effects.kept.bytes(), 2 * 16 * 1024);
+    assert_eq!(server.say(3, candidate("carol", &"x".repeat(1_000))), []);
+    assert!(
+        server.rooms.effects.kept.bytes() > 2 * 16 * 1024 + 1_000,
+        "candidates without an offer count, too"
+    );
+    assert_eq!(fill(&mut server, 3), Some(7), "there is place again");
 }
