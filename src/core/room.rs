@@ -52,7 +52,7 @@ use absent::Absent;
 use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
 use kept::{Kept, KeptForAll};
-use limits::{Bucket, price_of_entry};
+use limits::{Bucket, PRICE_OF_REQUEST, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -358,10 +358,16 @@ impl Rooms {
             let message = "the server has as many rooms as it may: try again later";
             return self.refuse_and_close(now, socket, ErrorCode::TooManyRooms, message);
         }
-        let price = price_of_entry(self.rooms.get(&init.room_id).map_or(0, Room::len));
+        let address = known.address;
         let message = "too many entries from one address: wait a moment";
-        if self.charge_address(now, socket, price, message) {
-            self.enter(now, socket, init);
+        if !self.charge_address(now, socket, PRICE_OF_REQUEST, message) {
+            return;
+        }
+        let price = price_of_entry(self.rooms.get(&init.room_id).map_or(0, Room::len));
+        if self.addresses.can_pay(now, address, price, &self.limits) {
+            self.enter(now, socket, init, price);
+        } else {
+            self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, message);
         }
     }
 
@@ -385,7 +391,9 @@ impl Rooms {
         }
     }
 
-    fn enter(&mut self, now: Instant, socket: SocketId, init: Init) {
+    /// The address can pay the price, and does if the room lets its client in: a room that is full, or an id that is taken, must
+    /// not use up what others behind the same address need.
+    fn enter(&mut self, now: Instant, socket: SocketId, init: Init, price: u64) {
         let Init { user_id, room_id, have, resume } = init;
         let kind = match have {
             Some(have) => {
@@ -413,6 +421,7 @@ impl Rooms {
                 return self.refuse_and_close(now, socket, refusal.code, refusal.message);
             }
         };
+        self.addresses.charge(now, address, price, &self.limits);
         let Some(known) = self.sockets.get_mut(&socket) else { return };
         let place = Place::Inside { room: room_id.clone(), member };
         let Place::Outside { until, early, .. } = std::mem::replace(&mut known.place, place) else { return };

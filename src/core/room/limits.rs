@@ -20,7 +20,7 @@ pub struct Limits {
     /// Messages a second from one socket, in the long run. All sockets of an address have ten times as many.
     pub messages_per_sec: u32,
     /// Messages from one socket at once. Joining a complete mesh of 100 takes about 600. All sockets of an address have 128 times
-    /// as many, and pay for entering: 50 messages, and 10 for each member of the room.
+    /// as many, and pay for entering: 50 messages for asking, and 10 for each member of the room.
     pub messages_burst: u32,
     /// Unclaimed offers of one member.
     pub offers_per_member: usize,
@@ -94,14 +94,14 @@ impl Default for Limits {
 const BUSY_SOCKETS: u32 = 10;
 const JOINING_SOCKETS: u32 = 128;
 
-/// What entering costs an address, in messages: each member there is told, makes an offer for the next newcomer, and is told
-/// again when the member leaves.
-const ENTRY: u64 = 50;
+/// What it costs an address to ask for entry, in messages, whatever the answer.
+pub(super) const PRICE_OF_REQUEST: u64 = 50;
 const ENTRY_PER_MEMBER: u64 = 10;
 
-/// What it costs to enter a room with so many members.
+/// What it costs besides to enter a room with so many members: each is told, makes an offer for the next newcomer, and is told
+/// again when the member leaves.
 pub(super) fn price_of_entry(members: usize) -> u64 {
-    ENTRY + ENTRY_PER_MEMBER * members as u64
+    ENTRY_PER_MEMBER * members as u64
 }
 
 /// So much at once, and so much more each second.

@@ -1148,3 +1148,24 @@ fn what_is_kept_for_all_sockets_together_is_bounded() {
     );
     assert_eq!(fill(&mut server, 3), Some(7), "there is place again");
 }
+
+/// R33.
+#[test]
+fn whoever_is_not_let_in_does_not_pay_for_the_members_it_did_not_meet() {
+    let limits =
+        Limits { members_per_room: 20, messages_per_sec: 1, messages_burst: 10, ..Limits::default() };
+    let mut server = Server::with(limits);
+    for socket in 0..20 {
+        server.connect_from(elsewhere(), socket);
+        server.say(socket, init_in("den", &format!("user-{socket}")));
+        server.pass(Duration::from_secs(30));
+    }
+    let refusals = (20..).map(|socket| {
+        server.connect(socket);
+        let outputs = server.say(socket, init("user-7"));
+        server.lose(socket);
+        code_of(&outputs)
+    });
+    let full = refusals.take_while(|code| *code == Some(ErrorCode::DuplicateId)).count();
+    assert_eq!(full, 21, "20 * 51 + (51 + 20 * 10) <= 128 * 10");
+}
