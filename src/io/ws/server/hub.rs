@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -29,6 +29,9 @@ const fn relayed_share(max: usize) -> usize {
     max / 4 * 3
 }
 
+/// How old the figures of a scrape may be. Counting walks through all rooms, while everybody waits.
+const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+
 /// What a socket's task is told.
 #[derive(Debug)]
 pub(super) enum ToSocket {
@@ -52,6 +55,7 @@ struct State {
     /// The bytes of all queues.
     all_bytes: Arc<AtomicUsize>,
     next_socket: u64,
+    scraped: Option<(Instant, Stats)>,
     /// What the timer task waits for.
     armed: Option<Instant>,
 }
@@ -201,7 +205,7 @@ impl Hub {
     pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
         let rooms = Rooms::new(limits, seed);
         let (queues, all_bytes) = (HashMap::new(), Arc::default());
-        let state = State { rooms, queues, all_bytes, next_socket: 0, armed: None };
+        let state = State { rooms, queues, all_bytes, next_socket: 0, scraped: None, armed: None };
         Self { state: Mutex::new(state), deadline_moved: Notify::new() }
     }
 
@@ -236,6 +240,18 @@ impl Hub {
 
     pub(super) fn stats(&self) -> Stats {
         self.lock().rooms.stats()
+    }
+
+    /// The figures of a moment ago: who asks for them may ask often.
+    pub(super) fn recent_stats(&self, now: Instant) -> Stats {
+        let mut state = self.lock();
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < SCRAPE_EVERY;
+        if let Some((_, stats)) = state.scraped.filter(|(at, _)| is_recent(*at)) {
+            return stats;
+        }
+        let stats = state.rooms.stats();
+        state.scraped = Some((now, stats));
+        stats
     }
 
     /// Wakes the machine when it wants to be woken. Never ends.
@@ -322,6 +338,16 @@ mod tests {
     use super::*;
     use crate::core::room::Rate;
     use crate::wire::{ClientSignal, Init, RoomId, UserId};
+
+    #[test]
+    fn whoever_asks_for_figures_without_end_has_them_counted_once_a_second() {
+        let hub = Hub::new(Limits::default(), [0; 32]);
+        let start = Instant::now();
+        assert_eq!(hub.recent_stats(start).sockets, 0);
+        let _connection = hub.connect(loopback(), Grant::EveryRoom);
+        assert_eq!(hub.recent_stats(start + SCRAPE_EVERY - Duration::from_nanos(1)).sockets, 0);
+        assert_eq!(hub.recent_stats(start + SCRAPE_EVERY).sockets, 1);
+    }
 
     #[test]
     fn a_client_that_does_not_read_is_given_up() {
