@@ -135,7 +135,7 @@ pub struct SendArgs {
     pub receivers: Option<usize>,
 
     /// Give up when nobody has joined, accepted or taken a byte for this many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=values::SECONDS_MAX))]
     pub timeout: Option<u64>,
 
     /// Print events as JSON, one a line (docs/json.md)
@@ -197,7 +197,7 @@ pub struct RecvArgs {
     pub keep: bool,
 
     /// Give up when nothing was offered or received for this many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=values::SECONDS_MAX))]
     pub timeout: Option<u64>,
 
     /// Print events as JSON, one a line (docs/json.md)

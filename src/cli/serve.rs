@@ -17,6 +17,7 @@ use super::json::VERSION;
 use super::room::outward_address;
 use super::signals::Signals;
 use super::term::{eprint_line, print_line};
+use super::values::SECONDS_MAX;
 use crate::core::access::{Access, TokenKey};
 use crate::core::network::{Network, TrustedProxies};
 use crate::core::room::Limits;
@@ -99,7 +100,7 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Members of a room
+    /// Members of a room; for more than 100 behind one address --max-burst must grow, too
     #[arg(long, value_name = "N", default_value_t = Limits::default().members_per_room)]
     pub max_members: usize,
 
@@ -111,11 +112,12 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().sockets_per_address)]
     pub max_per_address: usize,
 
-    /// Messages a second from one client, in the long run
+    /// Messages a second from one client, in the long run; all clients of an address have ten times as many
     #[arg(long, value_name = "N", default_value_t = Limits::default().messages_per_sec)]
     pub max_rate: u32,
 
-    /// Messages at once from one client; joining a full room of 100 takes about 600
+    /// Messages at once from one client; joining a full room of 100 takes about 600. All clients of an address have 128
+    /// times as many; entering a room takes 50 of those, and 10 for each member there
     #[arg(long, value_name = "N", default_value_t = Limits::default().messages_burst)]
     pub max_burst: u32,
 
@@ -123,8 +125,9 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().offers_per_member)]
     pub max_offers: usize,
 
-    /// How long the place of a member without connection is kept
-    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().grace.as_secs())]
+    /// How long the place of a member without connection is kept, 30 days at most
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().grace.as_secs(),
+        value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX))]
     pub grace: u64,
 }
 
@@ -289,6 +292,8 @@ mod tests {
             &["--cert", "x"],
             &["--key", "x"],
             &["--max-members", "many"],
+            &["--grace", "2592001"],
+            &["--grace", "18446744073709551615"],
             &["--trust-proxy", "everybody"],
             &["--trust-proxy", "10.0.0.0/33"],
         ] {

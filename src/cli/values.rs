@@ -12,6 +12,9 @@ use super::exit::{Exit, Failure};
 use crate::core::transfer::ConflictPolicy;
 use crate::io::rtc::IceServer;
 
+/// The longest time that is an argument: 30 days. The clock takes no more than it can count to.
+pub const SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
+
 /// What to do with a received file whose name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Arrival {

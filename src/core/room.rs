@@ -17,6 +17,7 @@ mod absent;
 mod addresses;
 mod api;
 mod deadlines;
+mod kept;
 mod limits;
 mod member;
 mod presence;
@@ -50,7 +51,8 @@ pub use member::MemberKey;
 use absent::Absent;
 use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
-use limits::{Bucket, price_of_entry};
+use kept::{Kept, KeptForAll};
+use limits::{Bucket, PRICE_OF_REQUEST, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -64,6 +66,7 @@ struct Effects {
     outputs: VecDeque<Output>,
     deadlines: Deadlines,
     absent: Absent,
+    kept: KeptForAll,
     counters: Counters,
 }
 
@@ -95,16 +98,10 @@ struct Socket {
 
 #[derive(Debug)]
 enum Place {
-    /// Not in a room. Offers and candidates that come before `init` wait here.
-    Outside { early: Vec<ClientSignal>, bytes: usize },
+    /// Not in a room, and closed if that is still so then. Offers and candidates that come before `init` wait here.
+    Outside { until: Instant, early: Vec<ClientSignal>, kept: Kept },
     /// A member.
     Inside { room: RoomId, member: MemberKey },
-}
-
-impl Place {
-    fn outside() -> Self {
-        Self::Outside { early: Vec::new(), bytes: 0 }
-    }
 }
 
 /// All rooms of a server.
@@ -174,11 +171,21 @@ impl Rooms {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(reason) = self.effects.deadlines.pop_due(now) {
-            self.in_room(now, reason.room(), |room, turn| match &reason {
-                Reason::Claim { link, .. } => room.handle_claim_timeout(link, turn),
-                Reason::Offers { member, .. } => room.handle_offers_timeout(*member, turn),
-                Reason::Grace { member, .. } => room.expire(*member, turn),
-            });
+            match reason {
+                Reason::Init { socket } => {
+                    let message = "no `init` for too long: connect again and send it first";
+                    self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, message);
+                }
+                Reason::Claim { room, link } => {
+                    self.in_room(now, &room, |room, turn| room.handle_claim_timeout(&link, turn));
+                }
+                Reason::Offers { room, member } => {
+                    self.in_room(now, &room, |room, turn| room.handle_offers_timeout(member, turn));
+                }
+                Reason::Grace { room, member } => {
+                    self.in_room(now, &room, |room, turn| room.expire(member, turn));
+                }
+            }
         }
     }
 
@@ -204,7 +211,8 @@ impl Rooms {
         let reason = match reception {
             Reception::LetIn => {
                 let bucket = Bucket::full(now, self.limits.messages());
-                self.sockets.insert(socket, Socket { address, grant, bucket, place: Place::outside() });
+                let place = self.outside(now, socket);
+                self.sockets.insert(socket, Socket { address, grant, bucket, place });
                 return;
             }
             Reception::TurnedAway => {
@@ -217,6 +225,12 @@ impl Rooms {
             Reception::Ignored => CloseReason::Crowded,
         };
         self.effects.outputs.push_back(Output::Close { socket, reason });
+    }
+
+    fn outside(&mut self, now: Instant, socket: SocketId) -> Place {
+        let until = now + self.limits.init_timeout;
+        self.effects.deadlines.set(until, Reason::Init { socket });
+        Place::Outside { until, early: Vec::new(), kept: self.effects.kept.nothing() }
     }
 
     /// Takes one message from the allowances of the socket and of its address.
@@ -251,9 +265,9 @@ impl Rooms {
         let Some(known) = self.sockets.get_mut(&socket) else { return };
         match (&mut known.place, signal) {
             (_, ClientSignal::Init(init)) => self.handle_init(now, socket, init),
-            (Place::Outside { early, bytes }, ClientSignal::Close) => {
+            (Place::Outside { early, kept, .. }, ClientSignal::Close) => {
                 early.clear();
-                *bytes = 0;
+                kept.clear();
             }
             (
                 Place::Outside { .. },
@@ -291,8 +305,11 @@ impl Rooms {
             }
             ClientSignal::Init(_) => Ok(()),
         });
-        if let Some(known) = self.sockets.get_mut(&socket).filter(|_| leaves) {
-            known.place = Place::outside();
+        if leaves {
+            let place = self.outside(now, socket);
+            if let Some(known) = self.sockets.get_mut(&socket) {
+                known.place = place;
+            }
         }
         if let Some(Err(refusal)) = outcome {
             self.effects.refuse(socket, refusal.code, refusal.message);
@@ -318,14 +335,12 @@ impl Rooms {
     /// An offer or a candidate can overtake `init`, which the published libraries send on a timer.
     fn keep_early(&mut self, socket: SocketId, signal: ClientSignal) {
         let Some(known) = self.sockets.get_mut(&socket) else { return };
-        let Place::Outside { early, bytes } = &mut known.place else { return };
-        let len_bytes = signal.len_bytes();
-        if early.len() >= self.limits.early_signals || *bytes + len_bytes > self.limits.bytes_per_socket {
+        let Place::Outside { early, kept, .. } = &mut known.place else { return };
+        if early.len() >= self.limits.early_signals || !kept.add(signal.len_bytes(), &self.limits) {
             let message = "too many messages before `init`: send `init` first";
             self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
             return;
         }
-        *bytes += len_bytes;
         early.push(signal);
     }
 
@@ -343,10 +358,16 @@ impl Rooms {
             let message = "the server has as many rooms as it may: try again later";
             return self.refuse_and_close(now, socket, ErrorCode::TooManyRooms, message);
         }
-        let price = price_of_entry(self.rooms.get(&init.room_id).map_or(0, Room::len));
+        let address = known.address;
         let message = "too many entries from one address: wait a moment";
-        if self.charge_address(now, socket, price, message) {
-            self.enter(now, socket, init);
+        if !self.charge_address(now, socket, PRICE_OF_REQUEST, message) {
+            return;
+        }
+        let price = price_of_entry(self.rooms.get(&init.room_id).map_or(0, Room::len));
+        if self.addresses.can_pay(now, address, price, &self.limits) {
+            self.enter(now, socket, init, price);
+        } else {
+            self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, message);
         }
     }
 
@@ -370,7 +391,9 @@ impl Rooms {
         }
     }
 
-    fn enter(&mut self, now: Instant, socket: SocketId, init: Init) {
+    /// The address can pay the price, and does if the room lets its client in: a room that is full, or an id that is taken, must
+    /// not use up what others behind the same address need.
+    fn enter(&mut self, now: Instant, socket: SocketId, init: Init, price: u64) {
         let Init { user_id, room_id, have, resume } = init;
         let kind = match have {
             Some(have) => {
@@ -398,9 +421,11 @@ impl Rooms {
                 return self.refuse_and_close(now, socket, refusal.code, refusal.message);
             }
         };
+        self.addresses.charge(now, address, price, &self.limits);
         let Some(known) = self.sockets.get_mut(&socket) else { return };
         let place = Place::Inside { room: room_id.clone(), member };
-        let Place::Outside { early, .. } = std::mem::replace(&mut known.place, place) else { return };
+        let Place::Outside { until, early, .. } = std::mem::replace(&mut known.place, place) else { return };
+        self.effects.deadlines.cancel(until, Reason::Init { socket });
         self.in_room(now, &room_id, |room, turn| room.meet_everyone(member, turn));
         for signal in early {
             self.handle_member_signal(now, socket, &room_id, member, signal);
@@ -475,6 +500,9 @@ impl Rooms {
 
     fn forget(&mut self, socket: SocketId) -> Option<Socket> {
         let known = self.sockets.remove(&socket)?;
+        if let Place::Outside { until, .. } = known.place {
+            self.effects.deadlines.cancel(until, Reason::Init { socket });
+        }
         self.leaving.insert(socket, (known.address, Reception::LetIn));
         Some(known)
     }

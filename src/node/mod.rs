@@ -310,18 +310,7 @@ impl Node {
 
     /// Whether this refusal means that we will not get in. Once inside, a refusal is news like any other.
     fn is_final(&self, code: ErrorCode) -> bool {
-        let refuses_entry = match code {
-            ErrorCode::DuplicateId | ErrorCode::RoomFull | ErrorCode::TooManyRooms | ErrorCode::Forbidden => {
-                true
-            }
-            ErrorCode::Malformed
-            | ErrorCode::UnknownType
-            | ErrorCode::NotAllowed
-            | ErrorCode::LimitExceeded
-            | ErrorCode::ShuttingDown
-            | ErrorCode::Other => false,
-        };
-        refuses_entry && self.stage == Stage::Outside
+        code.refuses_entry() && self.stage == Stage::Outside
     }
 
     fn enter(&mut self, members: Option<usize>) {

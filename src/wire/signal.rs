@@ -266,6 +266,21 @@ pub enum ErrorCode {
     Other,
 }
 
+impl ErrorCode {
+    /// Whether a server that says so to `init` lets the sender into no room.
+    pub fn refuses_entry(self) -> bool {
+        match self {
+            Self::DuplicateId | Self::RoomFull | Self::TooManyRooms | Self::Forbidden => true,
+            Self::Malformed
+            | Self::UnknownType
+            | Self::NotAllowed
+            | Self::LimitExceeded
+            | Self::ShuttingDown
+            | Self::Other => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -182,6 +182,14 @@ fn a_url_that_is_none_is_a_usage_error() {
 }
 
 #[test]
+fn a_time_that_no_clock_counts_to_is_a_usage_error() {
+    let forever = u64::MAX.to_string();
+    ends(&["serve", "--open", "--listen", "127.0.0.1:0", "--grace", &forever], 2, "2592000");
+    ends(&["recv", "--timeout", &forever], 2, "2592000");
+    ends(&["send", file!(), "--timeout", &forever], 2, "2592000");
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("it is bound").to_string();

@@ -34,6 +34,9 @@ const NEWCOMER_PASSES: u8 = 1;
 /// whom one host may have thousands of networks, must not keep them from opening codes.
 const ADDRESSES_MAX: usize = 10_000;
 
+/// How often, at most, all addresses are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// What codes may take of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -141,6 +144,7 @@ pub struct Relay {
     strangers: usize,
     open: BTreeMap<CodeNumber, SocketId>,
     addresses: BTreeMap<ClientAddress, Address>,
+    swept_at: Option<Instant>,
     deadlines: Timers<SocketId>,
     outputs: VecDeque<Output>,
 }
@@ -155,6 +159,7 @@ impl Relay {
             strangers: 0,
             open: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            swept_at: None,
             deadlines: Timers::new(),
             outputs: VecDeque::new(),
         }
@@ -300,9 +305,11 @@ impl Relay {
 
     /// Forgets addresses of which there is nothing to remember, when there are many.
     fn make_room(&mut self, now: Instant) {
-        if self.addresses.len() < ADDRESSES_MAX {
+        let is_soon = self.swept_at.is_some_and(|at| now.saturating_duration_since(at) < SWEEP_EVERY);
+        if self.addresses.len() < ADDRESSES_MAX || is_soon {
             return;
         }
+        self.swept_at = Some(now);
         let limits = &self.limits;
         self.addresses.retain(|_, known| {
             known.claims.catch_up(now);

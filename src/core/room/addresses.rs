@@ -100,6 +100,19 @@ impl Addresses {
         held.allowance.take(now, rate, messages.min(rate.burst.into()))
     }
 
+    /// Whether [`Addresses::charge`] could take so many.
+    pub(super) fn can_pay(
+        &mut self,
+        now: Instant,
+        address: ClientAddress,
+        messages: u64,
+        limits: &Limits,
+    ) -> bool {
+        let rate = limits.messages_of_address();
+        let Some(held) = self.known.get_mut(&address) else { return false };
+        held.allowance.has(now, rate, messages.min(rate.burst.into()))
+    }
+
     /// What an address has used comes back so fast that those without a socket are few, whoever comes from wherever.
     fn sweep(&mut self, now: Instant, limits: &Limits) {
         if self.known.len() >= self.sweep_at {

@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::MemberKey;
+use super::{MemberKey, SocketId};
 use crate::wire::{LinkId, RoomId};
 
 /// Why the machine wants to be woken.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
+    /// A socket that is in no room by then is closed.
+    Init {
+        /// The socket.
+        socket: SocketId,
+    },
     /// A claim that brought no link by then is given back.
     Claim {
         /// The room.
@@ -30,15 +35,6 @@ pub enum Reason {
         /// The member.
         member: MemberKey,
     },
-}
-
-impl Reason {
-    /// The room it concerns.
-    pub fn room(&self) -> &RoomId {
-        match self {
-            Self::Claim { room, .. } | Self::Offers { room, .. } | Self::Grace { room, .. } => room,
-        }
-    }
 }
 
 /// Deadlines in the order in which they come due. Whoever sets one remembers its instant, to cancel it.

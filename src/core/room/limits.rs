@@ -20,7 +20,7 @@ pub struct Limits {
     /// Messages a second from one socket, in the long run. All sockets of an address have ten times as many.
     pub messages_per_sec: u32,
     /// Messages from one socket at once. Joining a complete mesh of 100 takes about 600. All sockets of an address have 128 times
-    /// as many, and pay for entering: 50 messages, and 10 for each member of the room.
+    /// as many, and pay for entering: 50 messages for asking, and 10 for each member of the room.
     pub messages_burst: u32,
     /// Unclaimed offers of one member.
     pub offers_per_member: usize,
@@ -30,12 +30,16 @@ pub struct Limits {
     pub early_signals: usize,
     /// Bytes of offers and candidates kept for one socket.
     pub bytes_per_socket: usize,
+    /// While more than these bytes of them are kept for all sockets together, each has an eighth of its own.
+    pub bytes_of_all: usize,
     /// Bytes of one offer with its candidates. A newcomer gets one of every member at once.
     pub bytes_per_offer: usize,
-    /// Answers, candidates and renegotiations that one member may have passed on to another.
+    /// Offers, answers, candidates and renegotiations that one member may have passed on to another.
     pub relayed_messages: Rate,
     /// Bytes of them.
     pub relayed_bytes: Rate,
+    /// How long a socket may take to say `init`.
+    pub init_timeout: Duration,
     /// How long a claimed offer may stay unanswered, and its owner without a sign of life. Doubled, up to eightfold,
     /// each time a claim of the same pair fails.
     pub claim_timeout: Duration,
@@ -72,9 +76,11 @@ impl Default for Limits {
             candidates_per_offer: CANDIDATES_MAX,
             early_signals: 128,
             bytes_per_socket: 256 * 1024,
+            bytes_of_all: 256 * 1024 * 1024,
             bytes_per_offer: 32 * 1024,
             relayed_messages: Rate { per_sec: 5, burst: 2 * NEGOTIATION_MESSAGES },
             relayed_bytes: Rate { per_sec: 4 * 1024, burst: 2 * NEGOTIATION_BYTES },
+            init_timeout: Duration::from_secs(30),
             claim_timeout: Duration::from_secs(10),
             grace: Duration::from_secs(30),
             want_interval: Duration::from_secs(2),
@@ -88,14 +94,14 @@ impl Default for Limits {
 const BUSY_SOCKETS: u32 = 10;
 const JOINING_SOCKETS: u32 = 128;
 
-/// What entering costs an address, in messages: each member there is told, makes an offer for the next newcomer, and is told
-/// again when the member leaves.
-const ENTRY: u64 = 50;
+/// What it costs an address to ask for entry, in messages, whatever the answer.
+pub(super) const PRICE_OF_REQUEST: u64 = 50;
 const ENTRY_PER_MEMBER: u64 = 10;
 
-/// What it costs to enter a room with so many members.
+/// What it costs besides to enter a room with so many members: each is told, makes an offer for the next newcomer, and is told
+/// again when the member leaves.
 pub(super) fn price_of_entry(members: usize) -> u64 {
-    ENTRY + ENTRY_PER_MEMBER * members as u64
+    ENTRY_PER_MEMBER * members as u64
 }
 
 /// So much at once, and so much more each second.
@@ -135,6 +141,12 @@ impl Bucket {
         self.micros = self.micros.saturating_add(gained).min(u64::from(rate.burst) * MICRO);
         self.filled_at = now.max(self.filled_at);
         self.micros >= amount.saturating_mul(MICRO)
+    }
+
+    /// Whether so much was left at the last look.
+    #[cfg(test)]
+    pub(super) fn had(&self, amount: u64) -> bool {
+        self.micros >= amount * MICRO
     }
 
     /// Takes so much, if it is left.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use super::SocketId;
+use super::kept::Kept;
 use crate::core::network::ClientAddress;
 use crate::wire::secret::Secret;
 use crate::wire::{Candidate, LinkId, UserId};
@@ -21,8 +22,8 @@ pub(super) struct Member {
     pub(super) presence: Presence,
     /// Unclaimed offers, oldest first.
     pub(super) pool: VecDeque<LinkId>,
-    /// Bytes of the pool.
-    pub(super) pool_bytes: usize,
+    /// Bytes of the pool and of early candidates.
+    pub(super) kept: Kept,
     /// Offers asked for that have not come.
     pub(super) owed: usize,
     /// When they are asked for again. Set while somebody waits.
@@ -41,6 +42,7 @@ impl Member {
         kind: Kind,
         address: ClientAddress,
         socket: SocketId,
+        kept: Kept,
         now: Instant,
     ) -> Self {
         Self {
@@ -49,7 +51,7 @@ impl Member {
             address,
             presence: Presence::Here { socket, awake: true, seen: now },
             pool: VecDeque::new(),
-            pool_bytes: 0,
+            kept,
             owed: UNPROMPTED_OFFERS,
             owed_until: None,
             waiting: VecDeque::new(),

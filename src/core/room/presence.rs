@@ -1,7 +1,7 @@
 //! Members come, fall silent, wake, lose their socket, come back and leave.
 
 use super::member::{Kind, Member, MemberKey, Presence, UNPROMPTED_OFFERS};
-use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room};
+use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room, early_len_bytes};
 use super::{SocketId, Turn};
 use crate::core::network::ClientAddress;
 use crate::wire::secret::Secret;
@@ -49,7 +49,8 @@ impl Room {
         let key = MemberKey(self.next_member);
         self.next_member += 1;
         self.users.insert(user.clone(), key);
-        self.members.insert(key, Member::new(user, kind, address, socket, turn.now));
+        let kept = turn.effects.kept.nothing();
+        self.members.insert(key, Member::new(user, kind, address, socket, kept, turn.now));
         turn.effects.counters.joined += 1;
         Entry::Entered(key)
     }
@@ -241,7 +242,9 @@ impl Room {
         if let Some(member) = self.members.get_mut(&key) {
             member.presence = Presence::Away { until: turn.now };
             member.owed = 0;
-            member.early.clear();
+            for (id, candidate) in std::mem::take(&mut member.early) {
+                member.kept.remove(early_len_bytes(&id, &candidate));
+            }
             if let Some(until) = member.owed_until.take() {
                 turn.effects.deadlines.cancel(until, reason);
             }
@@ -285,12 +288,12 @@ impl Room {
         self.serve(owner, turn);
     }
 
-    /// Offers that somebody waits for did not come: one is asked for again.
+    /// Somebody has waited long for an offer. One that can go out by now does; one that did not come is asked for again.
     pub(super) fn handle_offers_timeout(&mut self, key: MemberKey, turn: &mut Turn<'_>) {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.owed_until = None;
         member.owed = member.owed.saturating_sub(1);
-        self.request_offers(key, turn);
+        self.serve(key, turn);
     }
 
     /// The member said `close`.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
 use super::member::Presence;
-use super::state::{Link, Pair, PairKey};
+use super::state::{Link, Pair, PairKey, early_len_bytes};
 use super::*;
 use crate::wire::{LinkId, Sdp, UserId};
 
@@ -38,6 +38,13 @@ fn room(name: &str) -> RoomId {
 fn check(rooms: &Rooms) {
     let mut deadlines = 0;
     let mut absent = 0;
+    let mut kept = 0;
+    for socket in rooms.sockets.values() {
+        let Place::Outside { early, kept: here, .. } = &socket.place else { continue };
+        deadlines += 1;
+        assert_eq!(here.bytes(), early.iter().map(ClientSignal::len_bytes).sum::<usize>());
+        kept += here.bytes();
+    }
     for room in rooms.rooms.values() {
         assert!(room.len() > 0, "an empty room is kept");
         assert!(room.len() <= rooms.limits.members_per_room);
@@ -46,13 +53,15 @@ fn check(rooms: &Rooms) {
         for (key, member) in &room.members {
             links += member.pool.len();
             assert!(member.pool.len() <= rooms.limits.offers_per_member);
-            assert!(member.pool_bytes <= rooms.limits.bytes_per_socket);
+            assert!(member.kept.bytes() <= rooms.limits.bytes_per_socket);
+            kept += member.kept.bytes();
             let offers = member.pool.iter().filter_map(|link| room.links.get(link));
             let pool_bytes = offers.map(|link| match link {
                 Link::Offered(offer) => offer.len_bytes(),
                 Link::Taken(_) => 0,
             });
-            assert_eq!(member.pool_bytes, pool_bytes.sum::<usize>());
+            let early_bytes = member.early.iter().map(|(id, candidate)| early_len_bytes(id, candidate));
+            assert_eq!(member.kept.bytes(), pool_bytes.chain(early_bytes).sum::<usize>());
             assert!(member.early.len() <= rooms.limits.candidates_per_offer);
             for link in &member.pool {
                 let Some(Link::Offered(offer)) = room.links.get(link) else { panic!("no offer in the pool") };
@@ -65,8 +74,14 @@ fn check(rooms: &Rooms) {
                 let pair = room.pairs.get(&PairKey::of(*key, *taker));
                 assert!(matches!(pair, Some(Pair::Waiting { owner, .. }) if owner == key));
             }
-            if member.is_awake() {
-                assert!(member.pool.is_empty() || member.waiting.is_empty(), "an offer and nobody gets it");
+            if let Some(Link::Offered(offer)) = member.pool.front().and_then(|id| room.links.get(id))
+                && member.is_awake()
+            {
+                let was_held_back = |taker: &MemberKey| {
+                    room.budgets.get(&(*key, *taker)).is_some_and(|budget| budget.lacked(offer.len_bytes()))
+                };
+                assert!(member.waiting.iter().all(was_held_back), "an offer and nobody gets it");
+                assert!(member.waiting.is_empty() || member.owed_until.is_some(), "nobody looks again");
             }
             match member.presence {
                 Presence::Here { socket, .. } => assert!(rooms.sockets.contains_key(&socket)),
@@ -92,6 +107,7 @@ fn check(rooms: &Rooms) {
         }
         assert_eq!(room.links.len(), links, "a link without its pair");
     }
+    assert_eq!(rooms.effects.kept.bytes(), kept, "what is kept for nobody");
     assert!(absent <= rooms.limits.sockets_per_address, "all of them have one address");
     assert_eq!(rooms.effects.absent.len(), absent, "a place of nobody");
     assert_eq!(rooms.effects.deadlines.len(), deadlines + absent, "a timer for something dead");

@@ -1,7 +1,9 @@
-//! From one end of a link to the other: so much as making a link and renegotiating it takes, and little more.
+//! From one member to another: so much as making a link and renegotiating it takes, and little more.
 //!
-//! Whatever is relayed waits in the receiver's queue, and a receiver whose queue is full loses its socket. What a pair has used up
-//! is therefore remembered as long as both are members, over however many links.
+//! Whatever is relayed, the offer that makes a link included, waits in the receiver's queue, and most of a slow receiver's line is
+//! for others. What a pair has used up is therefore remembered as long as both are members, over however many links and sockets.
+//! Whoever says `close` and enters anew is another member: that costs its address the price of an entry each time, and
+//! where it is too much for the receiver all the same, the shell drops what was relayed, and not the receiver.
 
 use std::time::Instant;
 
@@ -24,6 +26,12 @@ impl Budget {
             messages: Bucket::full(now, limits.relayed_messages),
             bytes: Bucket::full(now, limits.relayed_bytes),
         }
+    }
+
+    /// Whether so much could not be relayed when it was last looked at.
+    #[cfg(test)]
+    pub(super) fn lacked(&self, len_bytes: usize) -> bool {
+        !self.messages.had(1) || !self.bytes.had(len_bytes as u64)
     }
 
     fn take(&mut self, now: Instant, limits: &Limits, len_bytes: usize) -> bool {

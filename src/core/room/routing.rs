@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use super::Turn;
-use super::member::MemberKey;
-use super::state::{Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes};
+use super::limits::Limits;
+use super::member::{Member, MemberKey};
+use super::state::{
+    Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes, early_len_bytes,
+};
 use crate::wire::{Candidate, LinkId, Sdp, ServerSignal, UserId};
 
 impl Room {
@@ -20,12 +23,11 @@ impl Room {
             None => self.pool_offer(sender, id, sdp, turn),
             Some(Link::Offered(offer)) if offer.owner == sender => {
                 let Some(member) = self.members.get_mut(&sender) else { return Ok(()) };
-                let pool_bytes = member.pool_bytes.saturating_sub(offer.len_bytes()) + sdp.as_str().len();
-                if pool_bytes > turn.limits.bytes_per_socket {
+                if !member.kept.replace(offer.len_bytes(), sdp.as_str().len(), turn.limits) {
                     return Err(TOO_MANY_OFFERS);
                 }
-                member.pool_bytes = pool_bytes;
                 (offer.sdp, offer.candidates) = (sdp, Vec::new());
+                self.serve(sender, turn);
                 Ok(())
             }
             Some(Link::Offered(_)) => Err(NOT_YOURS),
@@ -61,20 +63,16 @@ impl Room {
         turn: &mut Turn<'_>,
     ) -> Result<(), Refusal> {
         let Some(member) = self.members.get_mut(&owner) else { return Ok(()) };
-        let len_bytes = sdp.as_str().len();
         if member.pool.len() >= turn.limits.offers_per_member
-            || member.pool_bytes + len_bytes > turn.limits.bytes_per_socket
+            || !member.kept.add(sdp.as_str().len(), turn.limits)
         {
             return Err(TOO_MANY_OFFERS);
         }
         member.owed = member.owed.saturating_sub(1);
         member.pool.push_back(id.clone());
-        member.pool_bytes += len_bytes;
-        let early = std::mem::take(&mut member.early);
-        let (own, rest): (Vec<_>, Vec<_>) = early.into_iter().partition(|(link, _)| *link == id);
-        member.early = rest.into();
+        let own = member.take_early(&id);
         self.links.insert(id.clone(), Link::Offered(Offered { owner, sdp, candidates: Vec::new() }));
-        let kept = own.into_iter().try_for_each(|(_, candidate)| self.pool_candidate(&id, candidate, turn));
+        let kept = own.into_iter().try_for_each(|candidate| self.pool_candidate(&id, candidate, turn));
         self.serve(owner, turn);
         kept
     }
@@ -121,11 +119,7 @@ impl Room {
             }
             None => {
                 let Some(member) = self.members.get_mut(&sender) else { return Ok(()) };
-                if member.early.len() >= turn.limits.candidates_per_offer {
-                    member.early.pop_front();
-                }
-                member.early.push_back((id, candidate));
-                Ok(())
+                member.keep_early(id, candidate, turn.limits)
             }
         }
     }
@@ -141,11 +135,10 @@ impl Room {
         let len_bytes = candidate_len_bytes(&candidate);
         if offer.candidates.len() >= turn.limits.candidates_per_offer
             || offer.len_bytes() + len_bytes > turn.limits.bytes_per_offer
-            || member.pool_bytes + len_bytes > turn.limits.bytes_per_socket
+            || !member.kept.add(len_bytes, turn.limits)
         {
-            return Err(Refusal::limit("too many candidates for one offer"));
+            return Err(TOO_MANY_CANDIDATES);
         }
-        member.pool_bytes += len_bytes;
         offer.candidates.push(candidate);
         Ok(())
     }
@@ -198,9 +191,9 @@ impl Room {
         self.links.remove(id);
         if let Some(member) = self.members.get_mut(&sender) {
             member.pool.retain(|pooled| pooled != id);
-            member.pool_bytes = member.pool_bytes.saturating_sub(len_bytes);
+            member.kept.remove(len_bytes);
         }
-        self.request_offers(sender, turn);
+        self.serve(sender, turn);
         Ok(())
     }
 
@@ -221,6 +214,33 @@ impl Room {
     }
 }
 
+impl Member {
+    /// Keeps a candidate until its offer comes, in place of older ones.
+    fn keep_early(
+        &mut self,
+        id: LinkId,
+        candidate: Option<Candidate>,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        let len_bytes = early_len_bytes(&id, &candidate);
+        while self.early.len() >= limits.candidates_per_offer || !self.kept.add(len_bytes, limits) {
+            let Some((id, candidate)) = self.early.pop_front() else { return Err(TOO_MANY_CANDIDATES) };
+            self.kept.remove(early_len_bytes(&id, &candidate));
+        }
+        self.early.push_back((id, candidate));
+        Ok(())
+    }
+
+    /// The candidates that came before this offer.
+    fn take_early(&mut self, offer: &LinkId) -> Vec<Option<Candidate>> {
+        let early = std::mem::take(&mut self.early).into_iter();
+        let (own, rest): (Vec<_>, Vec<_>) = early.partition(|(link, _)| link == offer);
+        self.early = rest.into();
+        own.iter().for_each(|(id, candidate)| self.kept.remove(early_len_bytes(id, candidate)));
+        own.into_iter().map(|(_, candidate)| candidate).collect()
+    }
+}
+
 impl Turn<'_> {
     /// Every `want` costs the other member an offer: no pair may ask for them faster than this.
     fn check_want(&self, linked_at: Instant) -> Result<(), Refusal> {
@@ -233,4 +253,5 @@ impl Turn<'_> {
 
 const NOT_YOURS: Refusal = Refusal::not_allowed("this connection is between other members");
 const TOO_MANY_OFFERS: Refusal = Refusal::limit("too many offers: wait until the server asks for one");
+const TOO_MANY_CANDIDATES: Refusal = Refusal::limit("too many candidates for one offer");
 const NO_SUCH_LINK: Refusal = Refusal::not_allowed("there is no such connection, or not any more");

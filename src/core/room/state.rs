@@ -185,16 +185,30 @@ impl Room {
 
     /// Hands out offers of `owner` while there are both an offer and somebody who waits, then asks for more.
     pub(super) fn serve(&mut self, owner: MemberKey, turn: &mut Turn<'_>) {
-        while let Some(member) = self.members.get_mut(&owner).filter(|member| member.is_awake()) {
-            if member.pool.is_empty() || member.waiting.is_empty() {
-                break;
-            }
-            let (Some(link), Some(taker)) = (member.pool.pop_front(), member.waiting.pop_front()) else {
-                break;
-            };
+        while self.is_awake(owner) {
+            let Some((taker, link)) = self.next_claim(owner, turn) else { break };
             self.hand_out(owner, taker, link, turn);
         }
         self.request_offers(owner, turn);
+    }
+
+    /// The oldest offer, and the first who waits and can be sent so much. Who can't goes on waiting, and is looked at again when
+    /// the owner is due with offers, at the latest.
+    fn next_claim(&mut self, owner: MemberKey, turn: &Turn<'_>) -> Option<(MemberKey, LinkId)> {
+        let Some(Link::Offered(offer)) = self.links.get(self.members.get(&owner)?.pool.front()?) else {
+            return None;
+        };
+        let len_bytes = offer.len_bytes();
+        let mut nth = 0;
+        loop {
+            let taker = *self.members.get(&owner)?.waiting.get(nth)?;
+            if self.charge_relay(owner, taker, len_bytes, turn).is_ok() {
+                let member = self.members.get_mut(&owner)?;
+                member.waiting.remove(nth);
+                return Some((taker, member.pool.pop_front()?));
+            }
+            nth += 1;
+        }
     }
 
     fn hand_out(&mut self, owner: MemberKey, taker: MemberKey, id: LinkId, turn: &mut Turn<'_>) {
@@ -226,7 +240,7 @@ impl Room {
         let owner_user = member.user.clone();
         let unsure_already = !member.unseen_claims.is_empty();
         member.unseen_claims.insert(id.clone());
-        member.pool_bytes = member.pool_bytes.saturating_sub(offer.len_bytes());
+        member.kept.remove(offer.len_bytes());
         let candidates = offer.candidates.into_iter().map(|candidate| OfferSignal::Candidate { candidate });
         let signals = std::iter::once(OfferSignal::Offer { sdp: offer.sdp }).chain(candidates).collect();
         self.send(taker, ServerSignal::Accept { id: id.clone(), user_id: owner_user, signals }, turn);
@@ -296,10 +310,11 @@ impl Room {
     /// Forgets the member's unclaimed offers. Returns their ids.
     pub(super) fn drop_pool(&mut self, member: MemberKey) -> Vec<LinkId> {
         let Some(member) = self.members.get_mut(&member) else { return Vec::new() };
-        member.pool_bytes = 0;
         let pool = std::mem::take(&mut member.pool);
         for id in &pool {
-            self.links.remove(id);
+            if let Some(Link::Offered(offer)) = self.links.remove(id) {
+                member.kept.remove(offer.len_bytes());
+            }
         }
         pool.into()
     }
@@ -343,4 +358,9 @@ impl Offered {
 
 pub(super) fn candidate_len_bytes(candidate: &Option<Candidate>) -> usize {
     candidate.as_ref().map_or(0, Candidate::len_bytes)
+}
+
+/// Of a candidate that came before its offer.
+pub(super) fn early_len_bytes(id: &LinkId, candidate: &Option<Candidate>) -> usize {
+    id.as_str().len() + candidate_len_bytes(candidate)
 }

@@ -726,6 +726,8 @@ fn nothing_is_left_of_a_room_that_everybody_left() {
     server.linked_pair();
     server.say(1, ClientSignal::Close);
     server.say(2, ClientSignal::Close);
+    server.lose(1);
+    server.lose(2);
     let stats = server.rooms.stats();
     assert_eq!((stats.rooms, stats.members, stats.offers, stats.links), (0, 0, 0, 0));
     assert!(server.is_quiet());
@@ -1051,4 +1053,119 @@ fn whoever_comes_back_has_no_place_without_a_socket() {
     assert_eq!(server.rooms.stats().members, 2);
     server.lose(2);
     assert_eq!(server.rooms.stats().members, 2, "each of another address");
+}
+
+/// R24.
+#[test]
+fn whoever_comes_back_without_end_can_not_fill_the_queue_of_another_with_offers() {
+    let mut server = Server::new();
+    let secret = server.ours(1, "alice");
+    server.say(1, ClientSignal::Withdraw { id: link("alice-1") });
+    server.original(2, "bob");
+    let accepts = (10..110).filter(|socket| {
+        let mut outputs = server.connect(*socket);
+        outputs.extend(server.say(*socket, init_with("alice", &[], Some(&secret))));
+        outputs.extend(server.say(*socket, long_offer(&format!("alice-{socket}"))));
+        server.lose(*socket - 1);
+        outputs.contains(&accepted(*socket, &format!("alice-{socket}"), "bob"))
+    });
+    let burst = Limits::default().relayed_bytes.burst as usize;
+    assert_eq!(accepts.count(), burst / (16 * 1024));
+}
+
+/// R24.
+#[test]
+fn an_offer_for_which_too_much_was_sent_goes_out_when_there_is_enough_again() {
+    let relayed_bytes = Rate { per_sec: 2_048, burst: 16 * 1_024 };
+    let mut server = Server::with(Limits { relayed_bytes, ..Limits::default() });
+    server.original(1, "alice");
+    server.say(1, long_offer("alice-2"));
+    server.connect(2);
+    server.say(2, init("bob"));
+    server.say(2, answer("alice-1"));
+    server.pass(Duration::from_secs(2));
+    for _ in 0..16 {
+        server.say(1, candidate("alice-1", &"x".repeat(1_023)));
+    }
+    let held_back = server.say(2, want("alice"));
+    assert_eq!(held_back, [leave(1, "alice-1"), request(1)]);
+
+    server.connect(3);
+    let to_carol = server.say(3, init("carol"));
+    assert!(
+        to_carol.contains(&accepted(1, "alice-2", "carol")),
+        "others need not wait for bob: {to_carol:?}"
+    );
+    server.say(3, answer("alice-2"));
+    assert_eq!(server.say(1, long_offer("alice-3")), []);
+    let outputs = server.wait(Duration::from_secs(10));
+    assert!(outputs.contains(&accepted(1, "alice-3", "bob")), "{outputs:?}");
+}
+
+/// R15.
+#[test]
+fn whoever_does_not_say_init_is_let_go() {
+    let mut server = Server::new();
+    server.connect(1);
+    let outputs = server.wait(Duration::from_secs(30));
+    assert_eq!(code_of(&outputs), Some(ErrorCode::LimitExceeded));
+    assert_eq!(outputs[1..], [closed(1, ErrorCode::LimitExceeded)]);
+    assert!(server.is_quiet());
+    server.connect(2);
+    server.say(2, init("bob"));
+    assert!(server.is_quiet(), "whoever says it stays");
+    server.say(2, ClientSignal::Close);
+    assert_eq!(server.wait(Duration::from_secs(30))[1..], [closed(2, ErrorCode::LimitExceeded)]);
+}
+
+/// R34.
+#[test]
+fn what_is_kept_for_all_sockets_together_is_bounded() {
+    let mut server = Server::with(Limits { bytes_of_all: 100 * 1024, ..Limits::default() });
+    let is_full = |outputs: &[Output]| code_of(outputs) == Some(ErrorCode::LimitExceeded);
+    let fill = |server: &mut Server, socket: u64| {
+        (0..15).position(|n| is_full(&server.say(socket, long_offer(&format!("{socket}-{n}")))))
+    };
+    server.connect(1);
+    assert_eq!(fill(&mut server, 1), Some(7), "what it has before there is much of it, it keeps");
+    server.connect(2);
+    assert_eq!(fill(&mut server, 2), Some(1), "32 KiB with its name");
+    server.connect(3);
+    server.say(3, init("carol"));
+    assert_eq!(fill(&mut server, 3), Some(2));
+    for _ in 0..64 {
+        server.say(3, candidate("carol", &"x".repeat(1_000)));
+    }
+    let early_bytes = |server: &Server| server.rooms.effects.kept.bytes() - 10 * 16 * 1024;
+    assert!(early_bytes(&server) < 1024, "no candidate without an offer besides");
+    server.say(1, ClientSignal::Close);
+    server.lose(2);
+    assert_eq!(server.rooms.effects.kept.bytes(), 2 * 16 * 1024);
+    assert_eq!(server.say(3, candidate("carol", &"x".repeat(1_000))), []);
+    assert!(
+        server.rooms.effects.kept.bytes() > 2 * 16 * 1024 + 1_000,
+        "candidates without an offer count, too"
+    );
+    assert_eq!(fill(&mut server, 3), Some(7), "there is place again");
+}
+
+/// R33.
+#[test]
+fn whoever_is_not_let_in_does_not_pay_for_the_members_it_did_not_meet() {
+    let limits =
+        Limits { members_per_room: 20, messages_per_sec: 1, messages_burst: 10, ..Limits::default() };
+    let mut server = Server::with(limits);
+    for socket in 0..20 {
+        server.connect_from(elsewhere(), socket);
+        server.say(socket, init_in("den", &format!("user-{socket}")));
+        server.pass(Duration::from_secs(30));
+    }
+    let refusals = (20..).map(|socket| {
+        server.connect(socket);
+        let outputs = server.say(socket, init("user-7"));
+        server.lose(socket);
+        code_of(&outputs)
+    });
+    let full = refusals.take_while(|code| *code == Some(ErrorCode::DuplicateId)).count();
+    assert_eq!(full, 21, "20 * 51 + (51 + 20 * 10) <= 128 * 10");
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRequestParts, Path, Query, State, WebSocketUpgrade};
@@ -164,7 +164,7 @@ async fn serve_metrics(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     match gate.admit(&headers, &parameters)? {
-        Grant::EveryRoom => Ok(metrics::render(&gate.hub.stats()).into_response()),
+        Grant::EveryRoom => Ok(metrics::render(&gate.hub.recent_stats(Instant::now())).into_response()),
         Grant::Room(_) => Err(Refusal::Token(Denied::Wrong)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -24,10 +24,13 @@ const QUEUES_MAX_BYTES: usize = 256 * 1024 * 1024;
 const CROWDED_QUEUE_MAX_BYTES: usize = QUEUE_MAX_BYTES / 8;
 
 /// Of a queue, what members may fill with what they say to one another: the rest is for what the server has to say. So a client
-/// with a slow line may miss a candidate and does not lose its socket.
+/// with a slow line may miss a candidate or an offer and does not lose its socket.
 const fn relayed_share(max: usize) -> usize {
     max / 4 * 3
 }
+
+/// How old the figures of a scrape may be. Counting walks through all rooms, while everybody waits.
+const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a socket's task is told.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ struct State {
     /// The bytes of all queues.
     all_bytes: Arc<AtomicUsize>,
     next_socket: u64,
+    scraped: Option<(Instant, Stats)>,
     /// What the timer task waits for.
     armed: Option<Instant>,
 }
@@ -146,11 +150,12 @@ impl ToSocket {
     fn is_relayed(&self) -> bool {
         match self {
             Self::Signal(signal) => match **signal {
-                ServerSignal::Offer { .. } | ServerSignal::Answer { .. } | ServerSignal::Candidate { .. } => {
-                    true
-                }
+                // An offer that is dropped is not answered, so that the claim is given back in time and tried again.
                 ServerSignal::Accept { .. }
-                | ServerSignal::OfferAccepted { .. }
+                | ServerSignal::Offer { .. }
+                | ServerSignal::Answer { .. }
+                | ServerSignal::Candidate { .. } => true,
+                ServerSignal::OfferAccepted { .. }
                 | ServerSignal::OfferRequest
                 | ServerSignal::LeaveSwarm { .. }
                 | ServerSignal::Welcome { .. }
@@ -200,7 +205,7 @@ impl Hub {
     pub(super) fn new(limits: Limits, seed: [u8; 32]) -> Self {
         let rooms = Rooms::new(limits, seed);
         let (queues, all_bytes) = (HashMap::new(), Arc::default());
-        let state = State { rooms, queues, all_bytes, next_socket: 0, armed: None };
+        let state = State { rooms, queues, all_bytes, next_socket: 0, scraped: None, armed: None };
         Self { state: Mutex::new(state), deadline_moved: Notify::new() }
     }
 
@@ -235,6 +240,18 @@ impl Hub {
 
     pub(super) fn stats(&self) -> Stats {
         self.lock().rooms.stats()
+    }
+
+    /// The figures of a moment ago: who asks for them may ask often.
+    pub(super) fn recent_stats(&self, now: Instant) -> Stats {
+        let mut state = self.lock();
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < SCRAPE_EVERY;
+        if let Some((_, stats)) = state.scraped.filter(|(at, _)| is_recent(*at)) {
+            return stats;
+        }
+        let stats = state.rooms.stats();
+        state.scraped = Some((now, stats));
+        stats
     }
 
     /// Wakes the machine when it wants to be woken. Never ends.
@@ -323,6 +340,16 @@ mod tests {
     use crate::wire::{ClientSignal, Init, RoomId, UserId};
 
     #[test]
+    fn whoever_asks_for_figures_without_end_has_them_counted_once_a_second() {
+        let hub = Hub::new(Limits::default(), [0; 32]);
+        let start = Instant::now();
+        assert_eq!(hub.recent_stats(start).sockets, 0);
+        let _connection = hub.connect(loopback(), Grant::EveryRoom);
+        assert_eq!(hub.recent_stats(start + SCRAPE_EVERY - Duration::from_nanos(1)).sockets, 0);
+        assert_eq!(hub.recent_stats(start + SCRAPE_EVERY).sockets, 1);
+    }
+
+    #[test]
     fn a_client_that_does_not_read_is_given_up() {
         let limits = Limits { messages_burst: u32::MAX, ..Limits::default() };
         let hub = Hub::new(limits, [0; 32]);
@@ -377,6 +404,37 @@ mod tests {
         assert_eq!(state.all_bytes.load(Ordering::Relaxed), others, "what waited is not counted any more");
     }
 
+    fn enter(hub: &Hub, name: &str) -> (SocketId, Inbox) {
+        let Connection { socket, inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
+        let room_id = RoomId::new("den").expect("a good id");
+        let user_id = UserId::new(name).expect("a good id");
+        let init = Init { user_id, room_id, have: None, resume: None };
+        hub.handle(Input::Signal { socket, signal: ClientSignal::Init(init) });
+        (socket, inbox)
+    }
+
+    #[test]
+    fn fat_offers_of_everybody_cost_a_newcomer_no_socket() {
+        const MEMBERS: usize = 40;
+        let hub = Hub::new(Limits::default(), [0; 32]);
+        let mut members: Vec<_> = (0..MEMBERS).map(|n| enter(&hub, &format!("member-{n}"))).collect();
+        for (n, (socket, _)) in members.iter().enumerate() {
+            for m in 0..MEMBERS {
+                let id = crate::wire::LinkId::new(format!("{n}-{m}")).expect("a good id");
+                let sdp = crate::wire::Sdp::new("x".repeat(16 * 1024)).expect("short enough");
+                hub.handle(Input::Signal { socket: *socket, signal: ClientSignal::Offer { id, sdp } });
+            }
+        }
+        for (_, inbox) in &mut members {
+            while inbox.try_recv().is_some() {}
+        }
+        hub.lock().all_bytes.store(QUEUES_MAX_BYTES + 1, Ordering::Relaxed);
+        let (_, mut inbox) = enter(&hub, "newcomer");
+        assert_eq!(hub.stats().sockets, MEMBERS + 1);
+        let offers = std::iter::from_fn(|| inbox.try_recv()).filter(ToSocket::is_relayed).count();
+        assert_eq!(offers, relayed_share(CROWDED_QUEUE_MAX_BYTES) / (16 * 1024) - 1, "each has a name, too");
+    }
+
     #[test]
     fn what_members_say_to_one_another_costs_nobody_the_socket() {
         let everything = Rate { per_sec: u32::MAX, burst: u32::MAX };
@@ -384,22 +442,14 @@ mod tests {
         let limits =
             Limits { messages_burst: u32::MAX, relayed_messages, relayed_bytes, ..Limits::default() };
         let hub = Hub::new(limits, [0; 32]);
-        let enter = |name: &str| {
-            let Connection { socket, inbox, .. } = hub.connect(loopback(), Grant::EveryRoom);
-            let room_id = RoomId::new("den").expect("a good id");
-            let user_id = UserId::new(name).expect("a good id");
-            let init = Init { user_id, room_id, have: None, resume: None };
-            hub.handle(Input::Signal { socket, signal: ClientSignal::Init(init) });
-            (socket, inbox)
-        };
-        let (alice, _keep) = enter("alice");
+        let (alice, _keep) = enter(&hub, "alice");
         let id = crate::wire::LinkId::new("a").expect("a good id");
         let offer = |len: usize| ClientSignal::Offer {
             id: id.clone(),
             sdp: crate::wire::Sdp::new("x".repeat(len)).expect("short enough"),
         };
         hub.handle(Input::Signal { socket: alice, signal: offer(0) });
-        let (_bob, mut inbox) = enter("bob");
+        let (_bob, mut inbox) = enter(&hub, "bob");
         for _ in 0..=QUEUE_MAX_BYTES / (16 * 1024) {
             hub.handle(Input::Signal { socket: alice, signal: offer(16 * 1024) });
         }
