@@ -21,7 +21,7 @@ use webrtc::peer_connection::crypto::{
     RTCRandom, SignatureScheme, SigningKey, StreamCipher, StreamCipherAlgorithm,
 };
 
-use self::seen::{RECORD_BYTES, Seen};
+use self::seen::{Acknowledged, RECORD_BYTES, Seen};
 use super::runtime::Pulse;
 use crate::core::allowance::Allowance;
 
@@ -178,9 +178,10 @@ impl Inflow {
 
     /// The engine sends this packet.
     fn note_sent(&self, packet: &[u8]) {
-        let window = self.seen.lock().expect("nothing panics under it").note_sent(packet);
-        // The widest window there ever was is the whole one: the engine holds nothing that was not read.
-        if window.is_some_and(|bytes| self.window_bytes.fetch_max(bytes, Ordering::Relaxed) <= bytes) {
+        let mut seen = self.seen.lock().expect("nothing panics under it");
+        let Some(Acknowledged { window_bytes, is_all }) = seen.note_sent(packet) else { return };
+        // The widest window there ever was is the whole one: of what it has the engine holds nothing that was not read.
+        if self.window_bytes.fetch_max(window_bytes, Ordering::Relaxed) <= window_bytes && is_all {
             let taken = self.taken_messages.load(Ordering::Relaxed);
             self.arrived_messages.fetch_min(taken + PIPELINE_MESSAGES, Ordering::Relaxed);
         }
@@ -350,11 +351,13 @@ impl AeadCipher for WatchedCipher {
 mod tests {
     use futures_util::FutureExt as _;
 
-    use super::packet::tests::{chunk, data, packet, sack};
+    use super::packet::tests::{TAG, chunk, data, init, packet, sack};
     use super::*;
 
     fn inflow() -> Inflow {
-        Inflow::new(Arc::default())
+        let inflow = Inflow::new(Arc::default());
+        inflow.note_sent(&packet(&[init(TAG)]));
+        inflow
     }
 
     #[test]
@@ -472,6 +475,8 @@ mod tests {
         acknowledge(0, 1000);
         let max = UNREAD_MAX_MESSAGES as u32;
         assert!((1..=max).all(|tsn| inflow.admits(&packet(&[data(tsn, true, 1)]))));
+        acknowledge(max - 1, 1000);
+        assert!(!inflow.admits(&packet(&[data(max + 1, true, 1)])), "it knows nothing of the last one yet");
         acknowledge(max, 999);
         assert!(!inflow.admits(&packet(&[data(max + 1, true, 1)])));
         acknowledge(max, 1000);

@@ -1,7 +1,12 @@
 //! SCTP packets as far as they are judged before the engine gets them.
 
-/// SCTP's common header, and that of a chunk and of a parameter (RFC 9260 §3.1, §3.2, §3.2.1).
+use std::ops::Range;
+
+/// SCTP's common header, where its parts are, and that of a chunk and of a parameter (RFC 9260 §3.1, §3.2, §3.2.1).
 const HEADER_BYTES: usize = 12;
+const PORTS: Range<usize> = 0..4;
+const TAG_AT: usize = 4;
+const CHECKSUM: Range<usize> = 8..12;
 const CHUNK_HEADER_BYTES: usize = 4;
 
 /// In a DATA chunk: this piece is the first or the last of its message, and the protocol of messages about the opening of
@@ -47,6 +52,22 @@ pub(super) struct Chunk<'a> {
 /// Something about a packet that no honest peer sends, or that the engine does not understand.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
+
+/// The verification tag of a packet whose checksum and ports are right (RFC 9260 §3.1, §6.8); `None` otherwise: the engine drops
+/// those.
+pub(super) fn tag_of(packet: &[u8]) -> Option<u32> {
+    let header = packet.get(..HEADER_BYTES)?;
+    let (source, destination) = (u16_at(header, PORTS.start), u16_at(header, PORTS.start + 2));
+    let is_sound = header[CHECKSUM] == checksum(packet).to_le_bytes() && source != 0 && destination != 0;
+    is_sound.then(|| u32_at(header, TAG_AT))
+}
+
+/// CRC-32C over the packet as if the field for it were zero (RFC 9260 §6.8), of a packet that has a header.
+fn checksum(packet: &[u8]) -> u32 {
+    let before = crc32c::crc32c(&packet[..CHECKSUM.start]);
+    let field = crc32c::crc32c_append(before, &[0; 4]);
+    crc32c::crc32c_append(field, &packet[CHECKSUM.end..])
+}
 
 /// The chunks of a packet, and an error for what is not as long as its parts say: the engine goes on behind those.
 pub(super) fn chunks(packet: &[u8]) -> impl Iterator<Item = Result<Chunk<'_>, Malformed>> {
@@ -99,6 +120,11 @@ impl<'a> Chunk<'a> {
 
     /// Of a DATA chunk its serial number, of a SACK and a FORWARD-TSN the one up to which all has come or is given up.
     pub(super) fn tsn(&self) -> u32 {
+        u32_at(self.bytes, 4)
+    }
+
+    /// Of an INIT and an INIT ACK: the verification tag of the packets that are to come back.
+    pub(super) fn initiate_tag(&self) -> u32 {
         u32_at(self.bytes, 4)
     }
 
@@ -193,13 +219,32 @@ pub(super) mod tests {
 
     use super::*;
 
+    /// The verification tag of all packets here, but for those that begin with an INIT.
+    pub(in super::super) const TAG: u32 = 77;
+
     pub(in super::super) fn packet(chunks: &[Vec<u8>]) -> Vec<u8> {
-        let mut packet = vec![0; HEADER_BYTES];
+        let begins = chunks.first().is_some_and(|chunk| chunk.first() == Some(&1));
+        packet_with_tag(if begins { 0 } else { TAG }, chunks)
+    }
+
+    pub(in super::super) fn packet_with_tag(tag: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
+        let mut packet = [&[0x13, 0x88, 0x13, 0x88][..], &tag.to_be_bytes(), &[0; 4]].concat();
         for chunk in chunks {
             packet.extend(chunk);
             packet.resize(packet.len().next_multiple_of(4), 0);
         }
+        seal(&mut packet);
         packet
+    }
+
+    /// Writes the checksum into a packet.
+    pub(in super::super) fn seal(packet: &mut [u8]) {
+        let right = checksum(packet).to_le_bytes();
+        packet[CHECKSUM].copy_from_slice(&right);
+    }
+
+    pub(in super::super) fn init(tag: u32) -> Vec<u8> {
+        chunk(1, 0, &[&tag.to_be_bytes()[..], &[1; 12], &parameter(0x8008, &[130])].concat())
     }
 
     pub(in super::super) fn chunk(kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
@@ -265,6 +310,23 @@ pub(super) mod tests {
             "nothing follows an ABORT"
         );
         assert_eq!(kinds(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn packets_that_were_changed_on_the_way_have_no_tag() {
+        let whole = packet(&[data(1, true, 9)]);
+        assert_eq!(tag_of(&whole), Some(TAG));
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert_eq!(tag_of(&changed), None, "byte {at}");
+        }
+        let mut nowhere = whole;
+        nowhere[2..4].fill(0);
+        seal(&mut nowhere);
+        assert_eq!(tag_of(&nowhere), None);
+        assert_eq!(tag_of(&[0; 11]), None);
+        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa, "RFC 3720 §B.4");
     }
 
     /// Behind the last part that it understands the engine would find something else.

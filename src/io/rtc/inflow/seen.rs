@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::packet::{Chunk, Kind, chunks};
+use super::packet::{Chunk, Kind, chunks, tag_of};
 
 /// What a piece is charged beyond its bytes: about what the engine (rtc-sctp 0.21) needs to keep track of one.
 pub(super) const RECORD_BYTES: u64 = 128;
@@ -20,18 +20,39 @@ const STREAMS_MAX: usize = 256;
 /// Chunks of a packet that are neither data nor an acknowledgement. The engine answers some of them with a packet each.
 const OTHERS_MAX: usize = 3;
 
+/// Verification tags that our engine may have told: one for each beginning of an association, and there is one association.
+const TAGS_MAX: usize = 16;
+
 /// Which of the peer's pieces have come. Those that come again are dropped by the engine.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
+    /// What packets to our engine must be marked with, by its own word.
+    tags: VecDeque<u32>,
     /// What our engine acknowledged last: all up to here; `None` before it acknowledged anything.
     cumulative: Option<u32>,
     /// What was there after it then, from first to last, as distances from it.
     blocks: Vec<(u32, u32)>,
     /// All up to here have come by now.
     reached: u32,
-    /// What has come since then and is ahead of that, in the order of serial numbers.
-    since: VecDeque<u32>,
+    /// What has come and is not acknowledged, in the order of serial numbers.
+    since: VecDeque<Piece>,
     streams: BTreeSet<u16>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    tsn: u32,
+    /// Its share of the packet it came in. The engine may have dropped it, and take a copy that came in a larger one.
+    share_bytes: u16,
+}
+
+/// What an acknowledgement of our engine tells about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    /// How much it would take now.
+    pub(super) window_bytes: u32,
+    /// Whether it had everything then that has come by now: it deciphers many packets before it looks at the first.
+    pub(super) is_all: bool,
 }
 
 /// What the engine may get out of a packet that it did not have before.
@@ -48,31 +69,61 @@ pub(super) struct News {
 }
 
 impl Seen {
-    /// Notes the acknowledgement that a packet of our own engine begins with, if it does. Returns the window it offers, in bytes.
-    pub(super) fn note_sent(&mut self, packet: &[u8]) -> Option<u32> {
-        let sack = chunks(packet).next()?.ok().filter(|chunk| chunk.kind == Kind::Sack)?;
-        self.cumulative = Some(sack.tsn());
-        self.reached = sack.tsn();
+    /// Notes what a packet of our own engine begins with: the tag it wants to see, or an acknowledgement.
+    pub(super) fn note_sent(&mut self, packet: &[u8]) -> Option<Acknowledged> {
+        let first = chunks(packet).next()?.ok()?;
+        match first.kind {
+            Kind::Sack => Some(self.note_acknowledged(&first)),
+            Kind::Init => {
+                self.tags.truncate(TAGS_MAX - 1);
+                self.tags.push_front(first.initiate_tag());
+                None
+            }
+            Kind::Data | Kind::Heartbeat | Kind::Last | Kind::Plain | Kind::Reconfig | Kind::ForwardTsn => {
+                None
+            }
+        }
+    }
+
+    fn note_acknowledged(&mut self, sack: &Chunk<'_>) -> Acknowledged {
+        let cumulative = sack.tsn();
+        self.cumulative = Some(cumulative);
         self.blocks.clear();
         self.blocks.extend(sack.blocks());
-        self.since.clear();
-        Some(sack.window_bytes())
+        let mut since = std::mem::take(&mut self.since);
+        since.retain(|piece| {
+            piece.tsn.wrapping_sub(cumulative) <= AHEAD_MAX && !self.is_acknowledged(piece.tsn)
+        });
+        self.since = since;
+        self.reached = cumulative;
+        self.reach_on();
+        Acknowledged { window_bytes: sack.window_bytes(), is_all: self.since.is_empty() }
     }
 
     /// Notes the pieces of a packet that the engine gets.
     pub(super) fn note_received(&mut self, packet: &[u8]) {
+        let share_bytes = self.share_bytes(packet);
         for piece in chunks(packet).map_while(Result::ok).filter(|chunk| chunk.kind == Kind::Data) {
             self.streams.insert(piece.stream());
-            if !self.has(piece.tsn()) {
-                let at = self.since.partition_point(|tsn| is_before(*tsn, piece.tsn()));
-                self.since.insert(at, piece.tsn());
+            let tsn = piece.tsn();
+            if self.is_acknowledged(tsn) {
+                continue;
+            }
+            match self.find(tsn) {
+                Ok(at) => self.since[at].share_bytes = self.since[at].share_bytes.max(share_bytes),
+                Err(at) => self.since.insert(at, Piece { tsn, share_bytes }),
             }
         }
+        self.reach_on();
+    }
+
+    fn reach_on(&mut self) {
         let Some(cumulative) = self.cumulative else { return };
+        let mut at = self.find(self.reached.wrapping_add(1)).unwrap_or_else(|at| at);
         loop {
             let next = self.reached.wrapping_add(1);
-            if self.since.front() == Some(&next) {
-                self.since.pop_front();
+            if self.since.get(at).is_some_and(|piece| piece.tsn == next) {
+                at += 1;
                 self.reached = next;
             } else if let Some((_, last)) = self.block_of(next) {
                 self.reached = cumulative.wrapping_add(last);
@@ -85,6 +136,10 @@ impl Seen {
     /// What a packet brings; `None` if the engine must not get it, because no honest peer sends such a one, or not now: it
     /// comes again then, like one that got lost.
     pub(super) fn judge(&self, packet: &[u8]) -> Option<News> {
+        if !self.is_for_us(packet) {
+            return None;
+        }
+        let share_bytes = self.share_bytes(packet);
         let (mut is_kept, mut records, mut news) = (false, 0, News::default());
         let (mut sacks, mut others) = (0, 0);
         for chunk in chunks(packet) {
@@ -95,11 +150,14 @@ impl Seen {
                 return None;
             }
             match chunk.kind {
-                Kind::Data if self.has(chunk.tsn()) => {}
                 Kind::Data => {
-                    is_kept = true;
-                    records += u64::from(chunk.ends() || chunk.len() < SHORT_BYTES);
-                    news.messages += u64::from(chunk.ends() && !chunk.is_about_channels());
+                    let before = self.share_of(chunk.tsn());
+                    if before.is_none_or(|before| before < share_bytes) {
+                        is_kept = true;
+                        records += u64::from(chunk.ends() || chunk.len() < SHORT_BYTES);
+                    }
+                    let is_news = before.is_none() && chunk.ends() && !chunk.is_about_channels();
+                    news.messages += u64::from(is_news);
                 }
                 Kind::Sack | Kind::Heartbeat => {}
                 Kind::Init | Kind::Last | Kind::Plain | Kind::Reconfig | Kind::ForwardTsn => {
@@ -114,6 +172,20 @@ impl Seen {
             news.bytes = packet.len() as u64 + records * RECORD_BYTES;
         }
         Some(news)
+    }
+
+    /// The engine drops what is not, and it would seem to have come.
+    fn is_for_us(&self, packet: &[u8]) -> bool {
+        let begins =
+            || chunks(packet).next().is_some_and(|chunk| chunk.is_ok_and(|it| it.kind == Kind::Init));
+        tag_of(packet).is_some_and(|tag| self.tags.contains(&tag) || (tag == 0 && begins()))
+    }
+
+    /// What each of its pieces is charged of a packet that may be kept as long as one of them is.
+    fn share_bytes(&self, packet: &[u8]) -> u16 {
+        let is_new = |chunk: &Chunk<'_>| chunk.kind == Kind::Data && !self.is_acknowledged(chunk.tsn());
+        let pieces = chunks(packet).map_while(Result::ok).filter(is_new).count();
+        u16::try_from(packet.len() / pieces.max(1)).unwrap_or(u16::MAX)
     }
 
     fn may_come(&self, chunk: &Chunk<'_>) -> bool {
@@ -139,10 +211,22 @@ impl Seen {
         tsn.wrapping_sub(self.reached) <= AHEAD_MAX || is_before(tsn, self.reached)
     }
 
-    fn has(&self, tsn: u32) -> bool {
-        let is_reached = self.cumulative.is_some() && !is_before(self.reached, tsn);
-        let at = self.since.partition_point(|seen| is_before(*seen, tsn));
-        is_reached || self.since.get(at) == Some(&tsn) || self.block_of(tsn).is_some()
+    /// As what a piece is taken down that has come; what is acknowledged never counts again.
+    fn share_of(&self, tsn: u32) -> Option<u16> {
+        match self.is_acknowledged(tsn) {
+            true => Some(u16::MAX),
+            false => self.find(tsn).ok().map(|at| self.since[at].share_bytes),
+        }
+    }
+
+    fn is_acknowledged(&self, tsn: u32) -> bool {
+        self.cumulative.is_some_and(|cumulative| !is_before(cumulative, tsn)) || self.block_of(tsn).is_some()
+    }
+
+    /// Where a piece is among those that are not acknowledged, or belongs.
+    fn find(&self, tsn: u32) -> Result<usize, usize> {
+        let at = self.since.partition_point(|piece| is_before(piece.tsn, tsn));
+        if self.since.get(at).is_some_and(|piece| piece.tsn == tsn) { Ok(at) } else { Err(at) }
     }
 
     fn block_of(&self, tsn: u32) -> Option<(u32, u32)> {
@@ -161,16 +245,24 @@ fn is_before(first: u32, second: u32) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::packet::tests::{chunk, data, forward, heartbeat, packet, reconfig, sack};
+    use super::super::packet::tests::{
+        TAG, data, forward, heartbeat, init, packet, packet_with_tag, reconfig, sack, seal,
+    };
     use super::*;
 
     fn kept(chunks: &[Vec<u8>]) -> Option<u64> {
-        Seen::default().judge(&packet(chunks)).map(|news| news.bytes)
+        begun().judge(&packet(chunks)).map(|news| news.bytes)
+    }
+
+    fn begun() -> Seen {
+        let mut seen = Seen::default();
+        seen.note_sent(&packet(&[init(TAG)]));
+        seen
     }
 
     /// After an acknowledgement of all up to here.
     fn seen(cumulative: u32) -> Seen {
-        let mut seen = Seen::default();
+        let mut seen = begun();
         seen.note_sent(&packet(&[sack(cumulative, &[], 0)]));
         seen
     }
@@ -213,9 +305,9 @@ mod tests {
 
     #[test]
     fn a_piece_that_came_before_is_no_news() {
-        let mut seen = Seen::default();
-        let window = seen.note_sent(&packet(&[sack(u32::MAX, &[(3, 4), (7, 7)], 2)]));
-        assert_eq!(window, Some(0));
+        let mut seen = begun();
+        let acknowledged = seen.note_sent(&packet(&[sack(u32::MAX, &[(3, 4), (7, 7)], 2)]));
+        assert_eq!(acknowledged, Some(Acknowledged { window_bytes: 0, is_all: true }));
         let news = |seen: &Seen| -> Vec<u32> {
             let is_news = |tsn: &u32| seen.judge(&packet(&[data(*tsn, true, 1)])).expect("fine").messages > 0;
             [u32::MAX - 1, u32::MAX, 0, 1, 2, 3, 4, 5, 6, 7].into_iter().filter(is_news).collect()
@@ -245,9 +337,59 @@ mod tests {
             chunk
         };
         let chunks = [data(1, false, 20), data(2, true, 20), dcep(3), data(4, true, 20)];
-        assert_eq!(Seen::default().judge(&packet(&chunks)).expect("fine").messages, 2);
-        let disguised = Seen::default().judge(&packet(&[dcep(1)])).expect("fine");
+        assert_eq!(begun().judge(&packet(&chunks)).expect("fine").messages, 2);
+        let disguised = begun().judge(&packet(&[dcep(1)])).expect("fine");
         assert_eq!(disguised.messages, 1, "the last piece of one that began as something else");
+    }
+
+    /// Otherwise it would seem to have come, and what really comes in its place would be no news.
+    #[test]
+    fn what_the_engine_would_drop_does_not_come_in() {
+        let piece = [data(1, true, 9)];
+        assert!(begun().judge(&packet(&piece)).is_some());
+        assert!(begun().judge(&packet_with_tag(TAG + 1, &piece)).is_none());
+        assert!(begun().judge(&packet_with_tag(0, &piece)).is_none());
+        assert!(Seen::default().judge(&packet(&piece)).is_none(), "before our engine has begun");
+        let mut damaged = packet(&piece);
+        *damaged.last_mut().expect("it has bytes") ^= 1;
+        assert!(begun().judge(&damaged).is_none());
+        seal(&mut damaged);
+        assert!(begun().judge(&damaged).is_some());
+    }
+
+    /// The engine may have dropped the first copy, for want of room.
+    #[test]
+    fn a_larger_copy_is_charged_for_and_is_no_other_message() {
+        let mut seen = seen(0);
+        let copies = [data(1, true, 1), data(1, true, 400), data(1, true, 4)];
+        let mut charge = |chunks: &[Vec<u8>]| {
+            let news = seen.judge(&packet(chunks)).expect("fine");
+            seen.note_received(&packet(chunks));
+            (news.bytes, news.messages)
+        };
+        let [small, large, medium] = copies;
+        assert_eq!(charge(std::slice::from_ref(&small)), (12 + 20 + RECORD_BYTES, 1));
+        assert_eq!(charge(&[sack(1, &[(9, 9); 200], 0), small]), (12 + 816 + 20 + RECORD_BYTES, 0));
+        assert_eq!(
+            charge(&[large, data(2, false, 400)]),
+            (12 + 2 * 416, 0),
+            "its share is less, and the other's new"
+        );
+        assert_eq!(charge(&[medium]), (0, 0));
+    }
+
+    #[test]
+    fn an_acknowledgement_tells_whether_the_engine_has_seen_everything() {
+        let mut seen = seen(0);
+        for tsn in [1, 2, 4] {
+            seen.note_received(&packet(&[data(tsn, true, 1)]));
+        }
+        let mut is_all = |sack| seen.note_sent(&packet(&[sack])).map(|it| it.is_all);
+        assert_eq!(is_all(sack(1, &[], 0)), Some(false));
+        assert_eq!(is_all(sack(1, &[], 0)), Some(false));
+        assert_eq!(is_all(sack(2, &[], 0)), Some(false));
+        assert_eq!(is_all(sack(2, &[(2, 2)], 0)), Some(true));
+        assert_eq!(is_all(data(9, true, 1)), None);
     }
 
     /// The engine keeps what comes behind a piece that never comes, even when it has been read.
@@ -263,13 +405,14 @@ mod tests {
             assert!(seen.judge(&next).is_some(), "{tsn} comes in its turn, acknowledged or not");
             seen.note_received(&next);
         }
-        assert_eq!(seen.since.len(), 0);
+        seen.note_sent(&packet(&[sack(100, &[], 0)]));
+        assert_eq!(seen.since.len(), AHEAD_MAX as usize, "what is further is forgotten");
     }
 
     /// The engine goes to where a FORWARD-TSN leads step by step, and there are two thousand million steps.
     #[test]
     fn what_is_given_up_may_not_be_far_ahead() {
-        assert!(!admits(&Seen::default(), &[forward(1)]), "nothing was sent yet");
+        assert!(!admits(&begun(), &[forward(1)]), "nothing was sent yet");
         assert!(admits(&seen(100), &[forward(100 + AHEAD_MAX)]));
         assert!(admits(&seen(100), &[forward(90)]));
         assert!(!admits(&seen(100), &[forward(101 + AHEAD_MAX)]));
@@ -288,13 +431,8 @@ mod tests {
 
     #[test]
     fn an_association_begins_once() {
-        let init = chunk(
-            1,
-            0,
-            &[[1; 16].as_slice(), &super::super::packet::tests::parameter(0x8008, &[130])].concat(),
-        );
-        assert!(admits(&Seen::default(), std::slice::from_ref(&init)));
-        assert!(!admits(&seen(1), &[init]));
+        assert!(admits(&Seen::default(), &[init(1)]));
+        assert!(!admits(&seen(1), &[init(1)]));
     }
 
     #[test]
@@ -319,7 +457,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             ours in prop::collection::vec(any::<u8>(), 0..60),
         ) {
-            let mut seen = Seen::default();
+            let mut seen = begun();
             seen.note_sent(&ours);
             if let Some(news) = seen.judge(&bytes) {
                 prop_assert!(news.bytes <= (bytes.len() as u64 / 4 + 1) * (RECORD_BYTES + 4));
@@ -336,7 +474,7 @@ mod tests {
             base in any::<u32>(),
         ) {
             let blocks: Vec<(u16, u16)> = acknowledged.iter().map(|tsn| (*tsn as u16 + 1, *tsn as u16 + 1)).collect();
-            let mut seen = Seen::default();
+            let mut seen = begun();
             seen.note_sent(&packet(&[sack(base, &blocks, 0)]));
             let mut there: BTreeSet<u32> = acknowledged.iter().map(|tsn| tsn + 1).collect();
             for tsn in tsns {
