@@ -38,8 +38,8 @@ const UNREAD_MAX_MESSAGES: u64 = 16 * 1024;
 const HOLD_MESSAGES: u64 = 8 * 1024;
 const RESUME_MESSAGES: u64 = 4 * 1024;
 
-/// So many are on their way from the engine to their reader at the most: two queues of 256, and one round.
-const PIPELINE_MESSAGES: u64 = 1024;
+/// So many are on their way from SCTP's queue to their reader at the most: up to 1,930 were seen.
+const PIPELINE_MESSAGES: u64 = RESUME_MESSAGES;
 
 /// So many requests to reset streams at once, then one in this time. The engine remembers those it has not carried out.
 const RESETS_BURST: u32 = 64;
