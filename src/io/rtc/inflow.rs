@@ -38,7 +38,7 @@ const UNREAD_MAX_MESSAGES: u64 = 16 * 1024;
 const HOLD_MESSAGES: u64 = 8 * 1024;
 const RESUME_MESSAGES: u64 = 4 * 1024;
 
-/// So many are on their way from SCTP's queue to their reader at the most: up to 1,930 were seen.
+/// So many are on their way from SCTP's queue to their reader, as a rule: up to 4,300 were seen.
 const PIPELINE_MESSAGES: u64 = RESUME_MESSAGES;
 
 /// So many requests to reset streams at once, then one in this time. The engine remembers those it has not carried out.
@@ -88,6 +88,8 @@ pub(super) struct Inflow {
     may_hold: AtomicBool,
     arrived_messages: AtomicU64,
     taken_messages: AtomicU64,
+    /// Those that nobody will read any more, as far as the window shows it.
+    forgotten_messages: AtomicU64,
     window_bytes: AtomicU32,
     seen: Mutex<Seen>,
     resets: Mutex<Allowance>,
@@ -108,6 +110,7 @@ impl Inflow {
             may_hold: AtomicBool::new(true),
             arrived_messages: AtomicU64::new(0),
             taken_messages: AtomicU64::new(0),
+            forgotten_messages: AtomicU64::new(0),
             window_bytes: AtomicU32::new(0),
             seen: Mutex::default(),
             resets: Mutex::new(Allowance::new(RESETS_BURST, RESET_EVERY)),
@@ -136,7 +139,7 @@ impl Inflow {
     /// One of the messages was read.
     pub(super) fn note_taken(&self) {
         self.taken_messages.fetch_add(1, Ordering::Relaxed);
-        if self.unread_messages() <= RESUME_MESSAGES && !self.may_hold.swap(true, Ordering::Relaxed) {
+        if self.waiting_messages() <= RESUME_MESSAGES && !self.may_hold.swap(true, Ordering::Relaxed) {
             self.pulse.release();
         }
         if self.is_over.load(Ordering::Acquire) && self.unread_messages() == 0 {
@@ -176,14 +179,19 @@ impl Inflow {
         arrived.saturating_sub(self.taken_messages.load(Ordering::Relaxed))
     }
 
+    /// Those of them that may still be read.
+    fn waiting_messages(&self) -> u64 {
+        self.unread_messages().saturating_sub(self.forgotten_messages.load(Ordering::Relaxed))
+    }
+
     /// The engine sends this packet.
     fn note_sent(&self, packet: &[u8]) {
         let mut seen = self.seen.lock().expect("nothing panics under it");
         let Some(Acknowledged { window_bytes, is_all }) = seen.note_sent(packet) else { return };
         // The widest window there ever was is the whole one: of what it has the engine holds nothing that was not read.
         if self.window_bytes.fetch_max(window_bytes, Ordering::Relaxed) <= window_bytes && is_all {
-            let taken = self.taken_messages.load(Ordering::Relaxed);
-            self.arrived_messages.fetch_min(taken + PIPELINE_MESSAGES, Ordering::Relaxed);
+            let forgotten = self.waiting_messages().saturating_sub(PIPELINE_MESSAGES);
+            self.forgotten_messages.fetch_add(forgotten, Ordering::Relaxed);
         }
     }
 
@@ -194,8 +202,8 @@ impl Inflow {
         if news.ends && !self.may_end() {
             return false;
         }
-        let unread = self.unread_messages();
-        if news.messages > 0 && unread >= UNREAD_MAX_MESSAGES {
+        let waiting = self.waiting_messages();
+        if news.messages > 0 && waiting >= UNREAD_MAX_MESSAGES {
             return false;
         }
         if news.resets && !self.resets.lock().expect("nothing panics under it").take(Instant::now()) {
@@ -204,7 +212,7 @@ impl Inflow {
         seen.note_received(packet);
         drop(seen);
         self.arrived_messages.fetch_add(news.messages, Ordering::Relaxed);
-        if unread + news.messages >= HOLD_MESSAGES && self.may_hold.swap(false, Ordering::Relaxed) {
+        if waiting + news.messages >= HOLD_MESSAGES && self.may_hold.swap(false, Ordering::Relaxed) {
             self.pulse.hold();
         }
         self.add(news.bytes);
