@@ -22,6 +22,11 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// What stands in a description with one m-line.
+    pub fn of_line(line: &str) -> Self {
+        Self { candidate: line.to_owned(), sdp_mid: None, sdp_m_line_index: Some(0), username_fragment: None }
+    }
+
     /// Whether the candidate is of type `host` (RFC 8839 §5.1): an address of the machine itself.
     pub fn is_host(&self) -> bool {
         self.candidate.is_empty() || self.candidate.contains(" typ host")

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::candidate::line_is_udp;
 use super::limits::SDP_MAX_BYTES;
 
 /// The session-level attribute by which our peers recognise each other. The published libraries ignore it
@@ -15,6 +14,9 @@ pub const MARKER: &str = "a=x-swarm:1";
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Sdp(String);
+
+/// How a line with a candidate begins (RFC 8839 §5.1).
+const CANDIDATE: &str = "a=candidate:";
 
 /// The text is no session description this program accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,10 +58,15 @@ impl Sdp {
         Self(format!("{session}{line_end}{MARKER}\r\n{media}"))
     }
 
-    /// The description without the candidates that are not reached over UDP.
-    pub fn with_udp_only(&self) -> Self {
-        let is_wanted = |line: &&str| !line.starts_with("a=candidate:") || line_is_udp(line);
-        Self(self.0.split_inclusive('\n').filter(is_wanted).collect())
+    /// The description without candidates, which are counted and sorted out where those are that come by themselves.
+    pub fn without_candidates(&self) -> Self {
+        let is_other = |line: &&str| !line.starts_with(CANDIDATE);
+        Self(self.0.split_inclusive('\n').filter(is_other).collect())
+    }
+
+    /// The candidates in the description, as they stand in the candidate of W3C webrtc-pc §4.8.1.
+    pub fn candidates(&self) -> impl Iterator<Item = &str> {
+        self.0.lines().filter(|line| line.starts_with(CANDIDATE)).map(|line| line["a=".len()..].trim_end())
     }
 
     fn session_lines(&self) -> impl Iterator<Item = &str> {
@@ -102,10 +109,11 @@ mod tests {
     }
 
     #[test]
-    fn only_udp_candidates_are_kept() {
-        let udp = "a=candidate:1 1 udp 2122265343 192.0.2.2 47805 typ host\r\n";
-        let tcp = "a=candidate:2 1 tcp 1518285567 192.0.2.2 50083 typ host tcptype passive\r\n";
-        let sdp = Sdp::new(format!("v=0\r\n{tcp}{udp}a=mid:0\r\n")).expect("short");
-        assert_eq!(sdp.with_udp_only().as_str(), format!("v=0\r\n{udp}a=mid:0\r\n"));
+    fn candidates_are_taken_out() {
+        let udp = "candidate:1 1 udp 2122265343 192.0.2.2 47805 typ host";
+        let tcp = "candidate:2 1 tcp 1518285567 192.0.2.2 50083 typ host tcptype passive";
+        let sdp = Sdp::new(format!("v=0\r\na={tcp}\r\na={udp}\na=mid:0\r\n")).expect("short");
+        assert_eq!(sdp.without_candidates().as_str(), "v=0\r\na=mid:0\r\n");
+        assert_eq!(sdp.candidates().collect::<Vec<_>>(), [tcp, udp]);
     }
 }

@@ -13,6 +13,7 @@ use fast_rtc_swarm::core::peer::{Channel, LinkKey, Payload, PeerClosed, PeerComm
 use fast_rtc_swarm::io::rtc::{Bind, RtcConfig, RtcDriver};
 use fast_rtc_swarm::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 use fast_rtc_swarm::wire::{Candidate, Sdp};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 const LINK: LinkKey = LinkKey(1);
@@ -357,6 +358,59 @@ async fn candidates_that_make_no_sense_are_skipped() {
     offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
     answerer.opened(Channel::Fast).await;
     offerer.opened(Channel::Fast).await;
+}
+
+/// As a published library sends them that waits until it has all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn candidates_may_all_stand_in_the_description() {
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let candidates = offerer.candidates().await;
+    answerer.ask(PeerCommand::AcceptOffer { sdp: with_lines(&offer, candidates.into_iter().flatten()) });
+    let answer = answerer.description().await;
+    offerer.ask(PeerCommand::AcceptAnswer { sdp: answer });
+    offerer.opened(Channel::Fast).await;
+    answerer.opened(Channel::Fast).await;
+}
+
+/// Wherever they stand: the engine checks all of them twenty times a second, and whoever is there gets packets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_number_of_candidates_is_tried() {
+    let mut sockets = Vec::new();
+    for _ in 0..100 {
+        sockets.push(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+    }
+    let candidates: Vec<_> = sockets
+        .iter()
+        .map(|socket| socket.local_addr().expect("bound").port())
+        .map(|port| Candidate {
+            candidate: format!("candidate:{port} 1 udp 2122265343 127.0.0.1 {port} typ host"),
+            sdp_mid: Some("0".to_owned()),
+            sdp_m_line_index: Some(0),
+            username_fragment: None,
+        })
+        .collect();
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::new());
+    offerer.ask(PeerCommand::CreateOffer);
+    let offer = offerer.description().await;
+    let (in_it, after_it) = candidates.split_at(50);
+    answerer.ask(PeerCommand::AcceptOffer { sdp: with_lines(&offer, in_it.iter().cloned()) });
+    for candidate in after_it {
+        answerer.ask(PeerCommand::AddCandidate(Some(candidate.clone())));
+    }
+    let mut buf = [0; 200];
+    for _ in 0..5 {
+        sockets[63].recv(&mut buf).await.expect("checked again and again");
+    }
+    let tried = sockets.iter().filter(|socket| socket.try_recv(&mut buf).is_ok()).count();
+    assert!((60..=64).contains(&tried), "{tried}");
+}
+
+/// A description with these candidates in it.
+fn with_lines(sdp: &Sdp, candidates: impl Iterator<Item = Candidate>) -> Sdp {
+    let lines: String = candidates.map(|candidate| format!("a={}\r\n", candidate.candidate)).collect();
+    Sdp::new(format!("{}{lines}", sdp.as_str())).expect("short enough")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,10 +11,12 @@
 //! | one message that does not end | 16 MiB | the connection is closed, [`PeerClosed::Failed`] |
 //! | one received message | what both ends announced, 262,144 bytes at most | the engine drops it, the connection goes on |
 //! | channels a peer opens | 16 | the connection is closed, [`PeerClosed::Failed`] |
-//! | candidates of a peer | [`CANDIDATES_MAX`](crate::wire::limits::CANDIDATES_MAX) | further ones are ignored |
+//! | candidates of a peer, in its description or after it | 128 pairs with ours, or 16 | further ones are ignored |
+//! | connectivity checks of a peer | from 128 addresses, 10 a second from each | further ones are ignored |
 
 mod addresses;
 mod channel;
+mod checks;
 mod config;
 mod inflow;
 mod link;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
+use super::checks::Checks;
 use super::socket::{LinkSocket, enlarge_buffers};
 use super::udp::UdpPort;
 use tokio::sync::Notify;
@@ -46,6 +47,7 @@ pub(super) struct Pulse {
     /// Those who wait for packets, one a socket: the engine polls each for itself.
     readers: Mutex<Vec<Weak<AtomicWaker>>>,
     deciphered: AtomicBool,
+    pub(super) checks: Checks,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
 }

@@ -12,6 +12,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
@@ -43,9 +44,9 @@ const DTLS_ALERT: u8 = 21;
 /// Enough for what a peer says first.
 const EARLY_MAX_BYTES: usize = 1024 * 1024;
 
-/// Application data of an epoch that never comes, so that DTLS discards it silently (RFC 6347 §4.1): content type, version,
-/// epoch, sequence number, length, and one byte.
-const FORGOTTEN_RECORD: [u8; 14] = [23, 0xfe, 0xfd, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+/// The header of application data of an epoch that never comes, so that DTLS discards it silently (RFC 6347 §4.1): content type,
+/// version, epoch, sequence number, and length, here of a record of one byte.
+const FORGOTTEN_HEADER: [u8; 13] = [23, 0xfe, 0xfd, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
 ///
@@ -106,6 +107,16 @@ impl LinkSocket {
         is_enciphered(datagrams)
             && !self.pulse.has_deciphered()
             && self.early_bytes.fetch_add(datagrams.len(), Ordering::Relaxed) > EARLY_MAX_BYTES
+    }
+
+    /// Checks that the engine must not get.
+    fn forget_checks(&self, datagrams: &mut [u8], meta: &RecvMeta) {
+        let (to, now) = (self.inner.local_addr(), Instant::now());
+        for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
+            if !self.pulse.checks.admits(meta.addr, to, datagram, now) {
+                forget(datagram);
+            }
+        }
     }
 
     /// Hands over as much as `buf` holds, of what was read before or of what is there now.
@@ -182,9 +193,16 @@ fn is_alert(datagram: &[u8]) -> bool {
 }
 
 fn put_forgotten_record(buf: &mut [u8], meta: &mut RecvMeta) {
-    let len = FORGOTTEN_RECORD.len();
-    buf[..len].copy_from_slice(&FORGOTTEN_RECORD);
+    let len = FORGOTTEN_HEADER.len() + 1;
+    forget(&mut buf[..len]);
     (meta.len, meta.stride) = (len, len);
+}
+
+/// Makes a datagram one that DTLS discards.
+fn forget(datagram: &mut [u8]) {
+    let Some((header, rest)) = datagram.split_at_mut_checked(FORGOTTEN_HEADER.len()) else { return };
+    header.copy_from_slice(&FORGOTTEN_HEADER);
+    header[11..].copy_from_slice(&u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes());
 }
 
 /// Whether it begins with a record of a DTLS handshake that is done (RFC 6347 §4.1, RFC 7983 §7).
@@ -243,6 +261,7 @@ impl AsyncUdpSocket for LinkSocket {
             if self.is_too_early(&buf[..meta.len]) {
                 put_forgotten_record(buf, meta);
             }
+            self.forget_checks(&mut buf[..meta.len], meta);
         }
         if received.is_ready() {
             self.pulse.beat();
@@ -262,8 +281,8 @@ impl AsyncUdpSocket for LinkSocket {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
-    use std::time::Instant;
 
+    use super::super::checks::tests::check;
     use super::*;
 
     fn socket(pulse: &Arc<Pulse>) -> LinkSocket {
@@ -306,7 +325,7 @@ mod tests {
         pulse.release();
         assert!(woken.iter().all(|woken| woken.0.load(Ordering::Relaxed)));
         pulse.prod();
-        assert_eq!(read_by(&sockets[1], &woken[1]), Poll::Ready(FORGOTTEN_RECORD.to_vec()));
+        assert_eq!(read_by(&sockets[1], &woken[1]), Poll::Ready([&FORGOTTEN_HEADER[..], &[0]].concat()));
         assert!(read_by(&sockets[0], &woken[0]).is_pending(), "once is enough");
     }
 
@@ -336,6 +355,39 @@ mod tests {
         pulse.note_deciphered();
         assert!(send(enciphered).await);
         assert!((EARLY_MAX_BYTES / 1400..EARLY_MAX_BYTES / 1400 + 9).contains(&records), "{records}");
+    }
+
+    #[tokio::test]
+    async fn checks_that_the_engine_must_not_get_are_forgotten() {
+        let pulse = Arc::<Pulse>::default();
+        pulse.checks.expect("us");
+        let socket = socket(&pulse);
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let arrives = async |check: Vec<u8>| {
+            sender.send_to(&check, socket.local_addr().expect("bound")).expect("sent");
+            loop {
+                match read_by(&socket, &Arc::default()) {
+                    Poll::Ready(read) => return read == check,
+                    Poll::Pending => tokio::task::yield_now().await,
+                }
+            }
+        };
+        assert!(arrives(check("us:them")).await);
+        assert!(!arrives(check("them:us")).await);
+        assert!(arrives(check("us:them")).await);
+    }
+
+    #[test]
+    fn a_datagram_that_is_forgotten_is_one_whole_record() {
+        let mut datagram = [7; 300];
+        forget(&mut datagram);
+        assert_eq!(
+            (&datagram[..11], &datagram[11..13]),
+            (&FORGOTTEN_HEADER[..11], &287_u16.to_be_bytes()[..])
+        );
+        let mut short = [7; 12];
+        forget(&mut short);
+        assert_eq!(short, [7; 12], "no check is so short");
     }
 
     #[tokio::test]

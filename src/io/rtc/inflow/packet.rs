@@ -98,7 +98,12 @@ impl<'a> Chunk<'a> {
                 Kind::Init,
                 len >= INIT_HEADER_BYTES && has_whole_parameters(&bytes[INIT_HEADER_BYTES..], fits_init),
             ),
-            3 => (Kind::Sack, len >= SACK_HEADER_BYTES && len == SACK_HEADER_BYTES + parts(12) + parts(14)),
+            3 => (
+                Kind::Sack,
+                len >= SACK_HEADER_BYTES
+                    && len == SACK_HEADER_BYTES + parts(12) + parts(14)
+                    && are_apart(&bytes[SACK_HEADER_BYTES..][..parts(12)]),
+            ),
             4 => (
                 Kind::Heartbeat,
                 has_whole_parameters(&bytes[CHUNK_HEADER_BYTES..], |kind, _| kind == HEARTBEAT_INFO),
@@ -165,6 +170,15 @@ impl<'a> Chunk<'a> {
         let requests = parameters(&self.bytes[CHUNK_HEADER_BYTES..]).map_while(Result::ok);
         requests.filter(|bytes| u16_at(bytes, 0) == OUTGOING_RESET).map(|bytes| u32_at(bytes, 12))
     }
+}
+
+/// Whether blocks of a SACK follow each other. The engine goes through each from its first to its last.
+fn are_apart(blocks: &[u8]) -> bool {
+    let mut before = 0;
+    blocks.chunks_exact(4).all(|block| {
+        let (first, last) = (u16_at(block, 0), u16_at(block, 2));
+        before < first && first <= last && std::mem::replace(&mut before, last) < last
+    })
 }
 
 /// With their headers, without their padding.
@@ -327,6 +341,15 @@ pub(super) mod tests {
         assert_eq!(tag_of(&nowhere), None);
         assert_eq!(tag_of(&[0; 11]), None);
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa, "RFC 3720 §B.4");
+    }
+
+    #[test]
+    fn acknowledgements_name_each_piece_once() {
+        let is_fine = |blocks: &[(u16, u16)]| kinds(&[sack(1, blocks, 1)]) == Ok(vec![Kind::Sack]);
+        assert!(is_fine(&[(2, 2), (4, 9), (11, u16::MAX)]));
+        for wrong in [&[(2, 9), (2, 9)][..], &[(2, 9), (9, 11)], &[(4, 5), (2, 2)], &[(0, 3)], &[(3, 2)]] {
+            assert!(!is_fine(wrong), "{wrong:?}");
+        }
     }
 
     /// Behind the last part that it understands the engine would find something else.

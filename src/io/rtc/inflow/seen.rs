@@ -291,7 +291,7 @@ mod tests {
             Some(12 + 16 + 1000 + RECORD_BYTES),
             "and the last of a message"
         );
-        let beside = sack(1, &[(9, 9); 200], 0);
+        let beside = sack(1, &[], 200);
         assert_eq!(kept(&[beside, data(1, false, 1)]), Some(12 + 816 + 20 + RECORD_BYTES));
     }
 
@@ -369,7 +369,7 @@ mod tests {
         };
         let [small, large, medium] = copies;
         assert_eq!(charge(std::slice::from_ref(&small)), (12 + 20 + RECORD_BYTES, 1));
-        assert_eq!(charge(&[sack(1, &[(9, 9); 200], 0), small]), (12 + 816 + 20 + RECORD_BYTES, 0));
+        assert_eq!(charge(&[sack(1, &[], 200), small]), (12 + 816 + 20 + RECORD_BYTES, 0));
         assert_eq!(
             charge(&[large, data(2, false, 400)]),
             (12 + 2 * 416, 0),
