@@ -234,6 +234,7 @@ pub enum Reason {
     Misbehaved,
     Server,
     Replaced,
+    TakenId,
     Local,
 }
 

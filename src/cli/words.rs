@@ -163,6 +163,7 @@ fn left(reason: CloseReason) -> &'static str {
         CloseReason::Misbehaved => "was dropped: it broke the protocol",
         CloseReason::GivenBack => "left, says the server",
         CloseReason::Replaced => "reconnected",
+        CloseReason::TakenId => "was dropped: another member has that id",
         CloseReason::Local => "was left behind",
     }
 }
@@ -190,6 +191,12 @@ fn peer_failed(peer: Option<&UserId>, reason: CloseReason, roster: &Roster) -> N
             ),
         ),
         CloseReason::Misbehaved => Note::new(Ink::Warn, format!("{who} was refused: it broke the protocol")),
+        CloseReason::TakenId => Note::new(
+            Ink::Warn,
+            format!(
+                "somebody else came with the id of {who} and was refused; {who} is asked for a sign of life"
+            ),
+        ),
         CloseReason::Lost => Note::new(Ink::Dim, format!("{who} did not answer; trying again")),
         CloseReason::Left | CloseReason::GivenBack | CloseReason::Replaced | CloseReason::Local => {
             Note::new(Ink::Dim, format!("{who} left before the connection stood"))

@@ -193,6 +193,16 @@ impl Link {
         matches!(&self.state, State::Ready(session) if session.verified)
     }
 
+    /// The certificate of the peer, once the connection stands.
+    pub fn remote_certificate(&self) -> Option<Fingerprint> {
+        match &self.state {
+            State::Connecting(session) | State::Ready(session) => {
+                session.fingerprints.map(|both| both.remote)
+            }
+            State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => None,
+        }
+    }
+
     /// Whether both descriptions are known, so that the link may come up without the server.
     pub fn is_underway(&self) -> bool {
         matches!(self.state, State::Connecting(_) | State::Ready(_))

@@ -61,6 +61,7 @@ impl From<CloseReason> for Reason {
             CloseReason::Misbehaved => Self::Misbehaved,
             CloseReason::GivenBack => Self::Server,
             CloseReason::Replaced => Self::Replaced,
+            CloseReason::TakenId => Self::TakenId,
             CloseReason::Local => Self::Local,
         }
     }

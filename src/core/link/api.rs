@@ -34,6 +34,8 @@ pub enum CloseReason {
     GivenBack,
     /// A newer connection to the same peer took its place.
     Replaced,
+    /// A member of that id, with another certificate, is connected already.
+    TakenId,
     /// We left.
     Local,
 }

@@ -224,9 +224,11 @@ pub(super) fn bye_word(reason: CloseReason) -> &'static str {
         CloseReason::Replaced => "replaced",
         CloseReason::Misbehaved => "misbehaved",
         CloseReason::KeyMismatch => "key_mismatch",
-        CloseReason::Lost | CloseReason::NoPath | CloseReason::Unverified | CloseReason::GivenBack => {
-            "closed"
-        }
+        CloseReason::Lost
+        | CloseReason::NoPath
+        | CloseReason::Unverified
+        | CloseReason::GivenBack
+        | CloseReason::TakenId => "closed",
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Event, Mesh, Output, Signaling, TimerKey};
-use crate::core::link::{self, CloseReason, Link};
+use crate::core::link::{self, CloseReason, Link, PeerKind};
 use crate::core::peer::{Channel, LinkKey, Payload, PeerCommand};
 use crate::core::stripes;
 use crate::wire::UserId;
@@ -43,6 +43,10 @@ impl Mesh {
                 // Where peers without a proof are let in, whoever has one keeps the place against them.
                 if !verified && self.has_verified_link(&peer) {
                     return self.feed(now, key, link::Input::Close(CloseReason::Unverified));
+                }
+                if let Some(holder) = self.holder_against(&peer, key) {
+                    self.probe_link(now, holder);
+                    return self.feed(now, key, link::Input::Close(CloseReason::TakenId));
                 }
                 self.handle_link_ready(now, key, &peer);
                 self.event(Event::Opened { peer, kind, verified, name });
@@ -88,6 +92,16 @@ impl Mesh {
 
     fn has_verified_link(&self, peer: &UserId) -> bool {
         self.ready_link(peer).and_then(|key| self.links.get(&key)).is_some_and(Link::is_verified)
+    }
+
+    /// The link to another process of that id, if there is one: everybody in the room may call himself so, and the server's word
+    /// that this is free again may be wrong. If that process is gone, the probe shows it, and the newcomer is asked for.
+    fn holder_against(&self, peer: &UserId, newer: LinkKey) -> Option<LinkKey> {
+        let (holder, newer) = (self.ready_link(peer)?, self.links.get(&newer)?);
+        let link = self.links.get(&holder)?;
+        let is_another = link.remote_certificate() != newer.remote_certificate();
+        let is_trusted_less = newer.is_verified() && !link.is_verified();
+        (link.kind() == Some(PeerKind::Swarm) && is_another && !is_trusted_less).then_some(holder)
     }
 
     fn handle_link_ready(&mut self, now: Instant, key: LinkKey, peer: &UserId) {
@@ -191,7 +205,8 @@ fn is_failure(reason: CloseReason) -> bool {
         | CloseReason::Lost
         | CloseReason::KeyMismatch
         | CloseReason::Unverified
-        | CloseReason::Misbehaved => true,
+        | CloseReason::Misbehaved
+        | CloseReason::TakenId => true,
         CloseReason::Left | CloseReason::GivenBack | CloseReason::Replaced | CloseReason::Local => false,
     }
 }
@@ -204,6 +219,7 @@ fn is_worth_another_try(reason: CloseReason) -> bool {
         | CloseReason::KeyMismatch
         | CloseReason::Unverified
         | CloseReason::Misbehaved
+        | CloseReason::TakenId
         | CloseReason::Local => false,
     }
 }

@@ -102,7 +102,12 @@ impl Peer {
     }
 
     fn comes_up(&mut self, key: LinkKey) -> Vec<Output> {
-        let (local, remote) = (Fingerprint([1; 32]), Fingerprint([2; 32]));
+        self.comes_up_as(key, 2)
+    }
+
+    /// With this certificate.
+    fn comes_up_as(&mut self, key: LinkKey, certificate: u8) -> Vec<Output> {
+        let (local, remote) = (Fingerprint([1; 32]), Fingerprint([certificate; 32]));
         self.link(key, PeerEvent::Connected { local, remote });
         self.link(key, PeerEvent::ChannelOpen(Channel::Control));
         self.link(key, PeerEvent::ChannelOpen(Channel::Fast));
@@ -286,6 +291,39 @@ fn a_newer_link_replaces_the_older_when_it_is_ready() {
         [bye(older, "replaced"), close(older), closed("you", CloseReason::Replaced), opened("you")]
     );
     assert_eq!(peer.mesh.held().links, 2);
+}
+
+/// Everybody who may enter the room may call himself so, as soon as the server has forgotten the first.
+#[test]
+fn another_process_does_not_get_the_place_of_a_peer_that_is_there() {
+    let mut peer = Peer::inside();
+    let older = peer.ready("x", "you");
+    let newer = peer.accepting("y", "you");
+    let outputs = peer.comes_up_as(newer, 3);
+    let [probe, refused @ ..] = &outputs[..] else { panic!("{outputs:?}") };
+    let Output::Peer(_, PeerCommand::Send { payload: Payload::Text(probe), .. }) = probe else {
+        panic!("{probe:?}")
+    };
+    let Ok(Control::Probe { nonce }) = Control::parse(probe) else { panic!("{probe}") };
+    assert_eq!(refused, [bye(newer, "closed"), close(newer), failed("you", CloseReason::TakenId)]);
+    assert_eq!(peer.hears(older, &Control::Alive { nonce }), []);
+    assert_eq!(peer.pass(PROBE_TIMEOUT), []);
+    assert_eq!(peer.mesh.ready_link(&user("you")), Some(older));
+}
+
+#[test]
+fn another_process_gets_the_place_of_a_peer_that_is_gone() {
+    let mut peer = Peer::inside();
+    let older = peer.ready("x", "you");
+    let newer = peer.accepting("y", "you");
+    peer.comes_up_as(newer, 3);
+    assert_eq!(
+        peer.pass(PROBE_TIMEOUT),
+        [bye(older, "closed"), close(older), closed("you", CloseReason::Lost)]
+    );
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    let third = peer.accepting("z", "you");
+    assert_eq!(peer.comes_up_as(third, 3), [opened("you")]);
 }
 
 #[test]
