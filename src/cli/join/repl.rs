@@ -12,7 +12,7 @@ use crate::cli::code::{self, News};
 use crate::cli::consent::Consent;
 use crate::cli::format;
 use crate::cli::layout;
-use crate::cli::roster::Roster;
+use crate::cli::roster::{Roster, plain_id};
 use crate::cli::shelf::Shelf;
 use crate::cli::term::{self, Ink, Palette};
 use crate::cli::words::{self, Narrator};
@@ -223,7 +223,7 @@ impl Repl {
             rtt.unwrap_or_else(dash),
             format::bytes(peer.sent_bytes),
             format::bytes(peer.received_bytes),
-            text::line(peer.id.as_str(), 13).into_owned(),
+            text::line(&plain_id(&peer.id), 13).into_owned(),
         ]
     }
 
