@@ -147,7 +147,7 @@ fn brief(failure: &CodeFailure) -> &'static str {
         CodeFailure::Wrong => "somebody tried a wrong code",
         CodeFailure::Left => "somebody began to use it and went away",
         CodeFailure::TooSlow => "somebody began to use it and did not go on",
-        CodeFailure::Limit => "too many codes at this server: wait a minute",
+        CodeFailure::Limit => "too many codes at this server, or from this address: wait a minute",
         CodeFailure::Lost => "the connection to the server was lost",
     }
 }

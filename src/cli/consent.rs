@@ -1,9 +1,21 @@
-//! Whose files are taken without asking.
+//! Whose files are taken without asking, and what counts as an answer where somebody is asked.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::args::AcceptArgs;
 use super::roster::Roster;
 use crate::wire::UserId;
 use crate::wire::text::Name;
+
+/// How long it takes to see that another question is asked. Whoever offers can choose the moment.
+pub const REACTION: Duration = Duration::from_secs(1);
+
+/// Whether what is typed now can be meant for a question that was asked then.
+pub fn could_be_read(asked_at: Instant, now: Instant) -> bool {
+    now >= asked_at + REACTION
+}
 
 /// What was said about offers on the command line.
 #[derive(Debug, Clone)]

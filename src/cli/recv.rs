@@ -10,7 +10,7 @@ use super::args::{AcceptArgs, RecvArgs};
 use super::ask;
 use super::code::{self, Codes};
 use super::config::RoomConfig;
-use super::consent::{Consent, Decision};
+use super::consent::{Consent, Decision, could_be_read};
 use super::desk::{self, Audience, Desk};
 use super::exit::{Exit, Failure};
 use super::format;
@@ -28,9 +28,6 @@ use crate::wire::{TransferId, UserId};
 
 /// How long somebody who has the rest may take to come back.
 const ALONE_MAX: Duration = Duration::from_secs(30);
-
-/// How long it takes to see that another question is asked. Whoever offers can choose the moment.
-const REACTION: Duration = Duration::from_secs(1);
 
 /// Runs `swarm recv`.
 pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
@@ -143,7 +140,7 @@ impl Questions {
 
     /// What is answered by a line typed now.
     fn answered(&self, now: Instant) -> Option<Question> {
-        let is_seen = self.asked_at.is_some_and(|at| now >= at + REACTION);
+        let is_seen = self.asked_at.is_some_and(|at| could_be_read(at, now));
         self.first().filter(|_| is_seen)
     }
 }
@@ -364,6 +361,7 @@ fn incomplete(item: &Item) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::consent::REACTION;
     use crate::cli::shelf::tests::{id, offer};
     use crate::core::transfer::{ConflictPolicy, DeclineReason};
     use crate::wire::path::SafePath;

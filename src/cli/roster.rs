@@ -190,9 +190,18 @@ impl Roster {
             other.as_str().chars().zip(id.as_str().chars()).take_while(|(a, b)| a == b).count()
         };
         let longest = self.peers.keys().filter(|other| *other != id).map(shared).max().unwrap_or(0);
-        let short: String = id.as_str().chars().take(ID_MIN_CHARS.max(longest + 1)).collect();
-        text::line(&short, crate::wire::limits::ID_MAX_BYTES).into_owned()
+        id.as_str().chars().take(ID_MIN_CHARS.max(longest + 1)).map(plain).collect()
     }
+}
+
+/// An id that no other looks like: only ASCII stands for itself, since other scripts have letters that look like it.
+pub fn plain_id(id: &UserId) -> String {
+    id.as_str().chars().map(plain).collect()
+}
+
+/// The backslash begins what stands for other characters, so it never stands for itself.
+fn plain(c: char) -> String {
+    if c.is_ascii_graphic() && c != '\\' { c.into() } else { c.escape_unicode().to_string() }
 }
 
 #[cfg(test)]
@@ -230,6 +239,16 @@ pub(crate) mod tests {
         assert_eq!(labels(&[("1111-a", "ada"), ("2222-b", "АDА")]), ["ada#1111", "АDА#2222"]);
         assert_eq!(labels(&[("1111-a", "Me")]), ["Me#1111"]);
         assert_eq!(labels(&[("1111-a", "\u{202e}"), ("1111-b", "")]), ["peer#1111-a", "peer#1111-b"]);
+    }
+
+    #[test]
+    fn ids_that_look_alike_are_told_apart() {
+        let alike = labels(&[("1111-a", "ada"), ("a1b2-x", "ada"), ("\u{430}1b2-x", "ada")]);
+        assert_eq!(alike, ["ada#1111", "ada#a1b2", "ada#\\u{430}1b2"]);
+        assert_eq!(labels(&[("\\u{430}1", "")]), ["peer#\\u{5c}u{4"], "nothing is spelled like another");
+        let roster = roster(&[("a1b2-x", "ada"), ("\u{430}1b2-x", "ada")]);
+        let found = roster.find("ada#\\u{430}1b2").expect("as it is shown");
+        assert_eq!(found.as_str(), "\u{430}1b2-x");
     }
 
     #[test]

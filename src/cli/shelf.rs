@@ -4,6 +4,8 @@ mod words;
 
 use std::collections::BTreeMap;
 
+use tokio::time::Instant;
+
 use super::format;
 use super::roster::Roster;
 use super::words::Note;
@@ -35,6 +37,8 @@ pub struct Item {
     pub from: Option<UserId>,
     /// How far it is.
     pub state: State,
+    /// When somebody was last asked about it.
+    pub asked_at: Option<Instant>,
     /// The last news of its progress.
     pub progress: Option<Progress>,
     /// Receivers that accepted, and what each had from others, once it has everything.
@@ -230,10 +234,10 @@ impl Shelf {
             | TransferEvent::Declined { .. } => {}
             TransferEvent::Conflicts { transfer, .. } => self.set(transfer, State::InTheWay),
             TransferEvent::Resumed { transfer, .. } => self.go_on(transfer),
-            TransferEvent::Prepared { offer, .. } => drop(self.put(offer, None, State::Waiting)),
-            TransferEvent::Offered { from, offer, .. } => drop(self.put(offer, Some(from), State::Waiting)),
-            TransferEvent::Accepting { from, offer } => drop(self.put(offer, Some(from), State::Running)),
-            TransferEvent::Refused { from, offer, .. } => drop(self.put(offer, Some(from), State::Declined)),
+            TransferEvent::Prepared { offer, .. } => self.put(offer, None, State::Waiting),
+            TransferEvent::Offered { from, offer, .. } => self.put(offer, Some(from), State::Waiting),
+            TransferEvent::Accepting { from, offer } => self.put(offer, Some(from), State::Running),
+            TransferEvent::Refused { from, offer, .. } => self.put(offer, Some(from), State::Declined),
             TransferEvent::Withdrawn { transfer } => self.set(transfer, State::Withdrawn),
             TransferEvent::Failed { transfer, .. } => self.set(transfer, State::Failed),
             TransferEvent::Accepted { transfer, peer } => self.receiver(transfer, peer, Receiver::Taking),
@@ -254,14 +258,19 @@ impl Shelf {
         }
     }
 
-    /// A new transfer, or one that is offered again, under its old number.
-    fn put(&mut self, offer: &OfferInfo, from: Option<&UserId>, state: State) -> u32 {
+    /// A new transfer, or one that is offered again: under its old number, unless it is another to whoever reads it.
+    fn put(&mut self, offer: &OfferInfo, from: Option<&UserId>, state: State) {
         if let Some(item) = self.items.get_mut(&offer.transfer) {
             // Whoever offered it first may have lied, and taken it back.
+            let is_reworded = item.offer != *offer || item.from.as_ref() != from;
+            if is_reworded && state == State::Waiting {
+                self.last_number += 1;
+                item.number = self.last_number;
+            }
             item.offer = offer.clone();
             item.from = from.cloned();
             item.state = state;
-            return item.number;
+            return;
         }
         self.make_room();
         self.last_number += 1;
@@ -270,11 +279,18 @@ impl Shelf {
             offer: offer.clone(),
             from: from.cloned(),
             state,
+            asked_at: None,
             progress: None,
             receivers: BTreeMap::new(),
         };
         self.items.insert(offer.transfer, item);
-        self.last_number
+    }
+
+    /// Somebody is asked about a transfer.
+    pub fn ask(&mut self, transfer: &TransferId, now: Instant) {
+        if let Some(item) = self.items.get_mut(transfer) {
+            item.asked_at = Some(now);
+        }
     }
 
     /// Forgets the oldest transfer that is over; if none is, the oldest.

@@ -13,8 +13,11 @@ use crate::io::ws::client::{ConnectConfig, ConnectError, SignalReceiver, SignalS
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, ServerSignal};
 
-/// Signals that may wait in either direction: those of a newcomer to a room of 100, several times over.
+/// Signals that may wait for the server: those of a newcomer to a room of 100, several times over.
 const QUEUE: usize = 2048;
+
+/// News that may wait for the node. What more the server says waits in the receiver, which counts its bytes.
+const NEWS_QUEUE: usize = 16;
 
 /// A connection that lasted this long was a good one: the next loss is retried at once.
 const LASTING: Duration = Duration::from_secs(30);
@@ -22,7 +25,7 @@ const LASTING: Duration = Duration::from_secs(30);
 /// Connects, and keeps connecting. The first attempt decides: if it fails there is nothing to go back to, and the node ends.
 pub fn start(config: ConnectConfig) -> SignalingLink {
     let (signals, outgoing) = mpsc::channel(QUEUE);
-    let (news, incoming) = mpsc::channel(QUEUE);
+    let (news, incoming) = mpsc::channel(NEWS_QUEUE);
     tokio::spawn(run(config, outgoing, news));
     SignalingLink { signals, news: incoming }
 }

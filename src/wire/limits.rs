@@ -9,6 +9,9 @@ pub const SIGNAL_MAX_BYTES: usize = 64 * 1024;
 /// The largest message a client takes from its server: an `accept` repeats an offer and all its candidates.
 pub const SERVER_SIGNAL_MAX_BYTES: usize = 4 * SIGNAL_MAX_BYTES;
 
+/// The longest sentence of a server about what it refuses that a client keeps, in bytes.
+pub const SIGNAL_ERROR_MAX_BYTES: usize = 1024;
+
 /// The largest session description, in bytes. Data-only descriptions are well under 2 KiB.
 pub const SDP_MAX_BYTES: usize = 16 * 1024;
 

@@ -115,6 +115,9 @@ pub enum ManifestError {
     /// More than [`ENTRIES_MAX`], or more than its bytes can hold.
     #[error("a transfer has 1 to {ENTRIES_MAX} files and folders, this one says {0}")]
     Entries(u64),
+    /// More than [`ENTRIES_MAX`] with the folders that are not listed, and are made for the sake of what is in them.
+    #[error("with the folders that its paths need it has more than {ENTRIES_MAX} files and folders")]
+    Folders,
     /// More than [`PIECES_MAX`].
     #[error("a transfer has at most {PIECES_MAX} pieces, this one has {0}")]
     Pieces(u64),
@@ -321,7 +324,7 @@ impl Manifest {
     }
 }
 
-/// Order, twins, and files that are folders at once.
+/// Order, twins, files that are folders at once, and how many folders it takes.
 ///
 /// What is in a folder stands together in the order of the paths, so only the folders around the current path are kept: the
 /// cost is that of the paths' bytes, however deep they are.
@@ -338,6 +341,7 @@ fn check_paths(entries: &[Entry]) -> Result<(), ManifestError> {
     {
         return Err(ManifestError::Hidden(hidden.path.clone()));
     }
+    let mut unlisted = 0;
     let mut open = vec![OpenFolder { prefix: "", names: BTreeMap::new() }];
     for entry in entries {
         let path = entry.path.as_str();
@@ -348,7 +352,14 @@ fn check_paths(entries: &[Entry]) -> Result<(), ManifestError> {
             let rest = &path[folder.prefix.len()..];
             let (name, is_last) = rest.split_once('/').map_or((rest, true), |(name, _)| (name, false));
             let is_file = is_last && entry.kind != EntryKind::Folder;
-            let found = *folder.names.entry(fold(name)).or_insert((name, is_file));
+            let found = *folder.names.entry(fold(name)).or_insert_with(|| {
+                // One that is listed stands before what is in it.
+                unlisted += usize::from(!is_last);
+                (name, is_file)
+            });
+            if entries.len() + unlisted > ENTRIES_MAX as usize {
+                return Err(ManifestError::Folders);
+            }
             match found {
                 (spelling, _) if spelling != name => return Err(ManifestError::Twin(entry.path.clone())),
                 _ if is_last => break,
@@ -509,6 +520,20 @@ mod tests {
         for sound in [&[".env", "main.rs"][..], &[".env"], &["photos/.hidden"], &["(a)", "b"]] {
             assert_eq!(check(sound), Ok(()), "{sound:?}");
         }
+    }
+
+    #[test]
+    fn folders_that_are_not_listed_count_like_those_that_are() {
+        let deep = |number: u32| format!("{number:05}/{}x", "d/".repeat(62));
+        let files = |count: u32| (0..count).map(deep).collect::<Vec<_>>();
+        let check_all = |paths: &[String]| check(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+        // A file and 63 folders each.
+        let most = ENTRIES_MAX / 64;
+        assert_eq!(check_all(&files(most)), Ok(()));
+        assert_eq!(check_all(&files(most + 1)), Err(ManifestError::Folders));
+        let listed: Vec<String> =
+            (0..ENTRIES_MAX / 2).flat_map(|n| [format!("{n:05}/"), format!("{n:05}/x")]).collect();
+        assert_eq!(check_all(&listed), Ok(()), "a listed folder counts once");
     }
 
     #[test]

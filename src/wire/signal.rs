@@ -3,8 +3,9 @@
 //! The JSON form of these types *is* the second generation's, bare, plus our own optional fields and messages
 //! (`docs/protocol.md`), so a server or a client that knows only the second generation can ignore what is ours.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::limits::{CANDIDATES_MAX, SIGNAL_ERROR_MAX_BYTES};
 use super::{Candidate, LinkId, RoomId, Sdp, Secret, UserId};
 
 /// What a member says to the server.
@@ -126,7 +127,8 @@ pub enum ServerSignal {
         id: LinkId,
         /// The offerer.
         user_id: UserId,
-        /// The offer, then its candidates so far.
+        /// The offer, then its candidates so far. More than [`CANDIDATES_MAX`] of those are not read.
+        #[serde(deserialize_with = "offer_signals")]
         signals: Vec<OfferSignal>,
     },
     /// Tells the owner of an offer who took it.
@@ -185,9 +187,24 @@ pub enum ServerSignal {
         /// Ours: a stable word for programs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         code: Option<ErrorCode>,
-        /// One sentence for people, with the next step to take.
+        /// One sentence for people, with the next step to take. No more of it is kept than [`SIGNAL_ERROR_MAX_BYTES`].
+        #[serde(deserialize_with = "sentence")]
         message: String,
     },
+}
+
+fn sentence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let mut text = String::deserialize(deserializer)?;
+    text.truncate(text.floor_char_boundary(SIGNAL_ERROR_MAX_BYTES));
+    text.shrink_to_fit();
+    Ok(text)
+}
+
+fn offer_signals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OfferSignal>, D::Error> {
+    let mut signals = Vec::deserialize(deserializer)?;
+    signals.truncate(1 + CANDIDATES_MAX);
+    signals.shrink_to_fit();
+    Ok(signals)
 }
 
 impl ServerSignal {

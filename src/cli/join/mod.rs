@@ -10,6 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::args::JoinArgs;
 use super::code::{self, Codes};
 use super::config::RoomConfig;
@@ -142,11 +144,11 @@ async fn converse(
         let step = match happening {
             // What breaks off because we leave is no news.
             Happening::Event(_) if session.is_leaving() => continue,
-            Happening::Event(event) => repl.on_event(&event),
+            Happening::Event(event) => repl.on_event(Instant::now(), &event),
             Happening::Answer(answer) => Step { lines: repl.peers(&answer.peers), asks: Vec::new() },
             Happening::Code(news) => Step { lines: repl.code(&news), asks: Vec::new() },
             Happening::Input(Input::Line(line)) => {
-                let step = repl.on_line(&line);
+                let step = repl.on_line(Instant::now(), &line);
                 if !step.asks.iter().any(|ask| matches!(ask, Ask::Quit)) {
                     prompter.prompt(step.lines, repl.prompt());
                 }

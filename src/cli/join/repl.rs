@@ -4,13 +4,15 @@ mod files;
 #[cfg(test)]
 mod tests;
 
+use tokio::time::Instant;
+
 use super::commands::{self, COMMANDS, Typed, send_options};
 use crate::cli::ask::Tokens;
 use crate::cli::code::{self, News};
 use crate::cli::consent::Consent;
 use crate::cli::format;
 use crate::cli::layout;
-use crate::cli::roster::Roster;
+use crate::cli::roster::{Roster, plain_id};
 use crate::cli::shelf::Shelf;
 use crate::cli::term::{self, Ink, Palette};
 use crate::cli::words::{self, Narrator};
@@ -130,12 +132,12 @@ impl Repl {
     }
 
     /// The node says something.
-    pub fn on_event(&mut self, event: &Event) -> Step {
+    pub fn on_event(&mut self, now: Instant, event: &Event) -> Step {
         self.roster.learn(event);
         let step = if let Event::Message { from, text, direct } = event {
             Step::show(self.message(from, text, *direct))
         } else if let Event::Transfer(event) = event {
-            self.transfer(event)
+            self.transfer(now, event)
         } else {
             let note = self.narrator.event(event, &self.roster);
             Step::show(note.map(|note| self.note(note.ink, &note.text)).unwrap_or_default())
@@ -145,7 +147,7 @@ impl Repl {
     }
 
     /// A line was typed.
-    pub fn on_line(&mut self, line: &str) -> Step {
+    pub fn on_line(&mut self, now: Instant, line: &str) -> Step {
         let typed = match commands::parse(line) {
             Ok(typed) => typed,
             Err(error) => return self.complain(&error.to_string()),
@@ -164,10 +166,10 @@ impl Repl {
             }
             Typed::Peers => Step::ask(Ask::Peers),
             Typed::Send(sending) => self.send(sending),
-            Typed::Accept("all") => self.accept_all(),
-            Typed::Accept(which) => self.accept(which),
+            Typed::Accept("all") => self.accept_all(now),
+            Typed::Accept(which) => self.accept(now, which),
             Typed::Reject(which) => self.reject(which),
-            Typed::Resolve { which, how } => self.resolve(which, how),
+            Typed::Resolve { which, how } => self.resolve(now, which, how),
             Typed::Transfers => Step::show(self.transfers()),
             Typed::Ignore(name) => self.ignore(name, true),
             Typed::Unignore(name) => self.ignore(name, false),
@@ -221,7 +223,7 @@ impl Repl {
             rtt.unwrap_or_else(dash),
             format::bytes(peer.sent_bytes),
             format::bytes(peer.received_bytes),
-            text::line(peer.id.as_str(), 13).into_owned(),
+            text::line(&plain_id(&peer.id), 13).into_owned(),
         ]
     }
 

@@ -42,6 +42,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Open codes. At most half of all numbers, so that a free one is found and a blind guess mostly misses.
     pub codes: usize,
+    /// Open codes of one address, lest one member uses them all up.
+    pub codes_per_address: usize,
     /// Sockets of one address.
     pub sockets_per_address: usize,
     /// Sockets without a token, of all addresses.
@@ -62,6 +64,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             codes: 400,
+            codes_per_address: 8,
             sockets_per_address: 32,
             strangers: 1_000,
             claims_burst: 5,
@@ -260,7 +263,7 @@ impl Relay {
     }
 
     fn open(&mut self, now: Instant, socket: SocketId) {
-        if self.open.len() >= self.limits.codes {
+        if self.open.len() >= self.limits.codes || self.open_beside(socket) >= self.limits.codes_per_address {
             return self.end(socket, CodeOver::Limit);
         }
         // Less than half of the numbers are taken: this ends soon.
@@ -274,6 +277,13 @@ impl Relay {
         self.enter(socket, Stage::Open(number), now + self.limits.lifetime);
         let secs = self.limits.lifetime.as_secs();
         self.outputs.push_back(Output::Send(socket, ServerCode::CodeOpened { number, secs }));
+    }
+
+    /// How many codes are open from the socket's address.
+    fn open_beside(&self, socket: SocketId) -> usize {
+        let address = |socket: &SocketId| self.sockets.get(socket).map(|known| known.address);
+        let own = address(&socket);
+        self.open.values().filter(|other| address(other) == own).count()
     }
 
     fn claim(&mut self, now: Instant, socket: SocketId, number: CodeNumber, message: Passed) {

@@ -83,7 +83,13 @@ impl Link {
             Message::Control(Control::Hello { version: _, name, proof }) => {
                 self.handle_hello(now, identity, name, proof.as_deref());
             }
-            Message::Control(Control::Bye { reason }) => self.close(bye_reason(&reason)),
+            Message::Control(Control::Bye { reason }) => {
+                let is_proven = identity.key.is_none() || session.hello.is_some();
+                let reason = bye_reason(&reason);
+                // Peers say hello first. Somebody in between must not end an attempt without a word to anybody.
+                let holds = is_proven || reason == CloseReason::KeyMismatch;
+                self.close(if holds { reason } else { CloseReason::Lost });
+            }
             // Nothing of the control channel overtakes the hello: parsed JSON of strangers is not kept.
             Message::Control(_) if session.hello.is_none() => {}
             Message::Text(_) | Message::Data(_) | Message::Control(_) | Message::Bulk(_) => {

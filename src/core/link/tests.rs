@@ -488,6 +488,24 @@ fn a_goodbye_ends_the_link_with_its_reason() {
 }
 
 #[test]
+fn a_goodbye_before_the_proof_never_ends_an_attempt_for_good_but_for_another_key() {
+    let last = |key: Option<RoomKey>, hello: bool, word: &str| {
+        let mut side = Side::connected(key);
+        if hello {
+            let hello = side.their_hello();
+            assert_eq!(side.hears(hello), []);
+        }
+        side.hears(Control::Bye { reason: word.into() }).pop()
+    };
+    for word in ["left", "replaced", "misbehaved", "closed", "a later word"] {
+        assert_eq!(last(Some(key()), false, word), Some(closed(CloseReason::Lost)), "{word}");
+    }
+    assert_eq!(last(Some(key()), false, "key_mismatch"), Some(closed(CloseReason::KeyMismatch)));
+    assert_eq!(last(Some(key()), true, "left"), Some(closed(CloseReason::Left)), "it is who it says it is");
+    assert_eq!(last(None, false, "left"), Some(closed(CloseReason::Left)), "there is nothing to prove");
+}
+
+#[test]
 fn a_peer_that_says_goodbye_and_stays_is_closed() {
     let mut side = Side::ready(None);
     side.hears(Control::Bye { reason: "left".into() });

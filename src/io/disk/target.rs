@@ -19,7 +19,7 @@ use crate::wire::path::{PART_PREFIX, SafePath};
 /// How many names are tried for a file whose own is taken.
 const NAMES_MAX: u32 = 10_000;
 
-/// Up to so many files are made durable one by one; for more, one call for the whole file system is quicker.
+/// Up to so many files or folders are made durable one by one; for more, one call for the whole file system is quicker.
 const SYNC_ONE_BY_ONE: usize = 32;
 
 /// The most part files kept open.
@@ -264,27 +264,21 @@ impl Destination {
             return Ok(Summary { path: None });
         }
         self.sync_parts()?;
-        let mut touched: BTreeSet<FinalName> = BTreeSet::new();
-        let entries = self.manifest.entries();
-        for (at, entry) in entries.iter().enumerate() {
+        let mut touched = BTreeSet::new();
+        for (at, entry) in self.manifest.entries().iter().enumerate() {
             let place = self.places()[at].clone();
             if let Place::Part { name, replace } = place {
                 let name = self.name_file(at as u32, name, replace)?;
-                touched.extend((0..name.len()).map(|depth| name[..depth].to_vec()));
+                touch(&mut touched, entry.path.parent());
                 self.places()[at] = Place::There(name);
             } else if place == Place::Folder {
                 self.root.make(entry.path.components())?;
-                let names: FinalName = entry.path.components().map(str::to_owned).collect();
-                touched.extend((0..=names.len()).map(|depth| names[..depth].to_vec()));
+                touch(&mut touched, Some(entry.path.as_str()));
             }
         }
         self.open_files().clear();
         self.set_folder_times()?;
-        for names in touched.iter().rev() {
-            if let Some(folder) = self.root.descend(names.iter().map(String::as_str))? {
-                folder.sync()?;
-            }
-        }
+        self.sync_folders(&touched)?;
         self.remove_parts()?;
         Ok(Summary { path: Some(self.result_path()) })
     }
@@ -301,6 +295,19 @@ impl Destination {
             }
         }
         if one_by_one { self.parts.sync() } else { self.parts.sync_all() }
+    }
+
+    /// Makes the names in them durable, from the innermost.
+    fn sync_folders(&self, paths: &BTreeSet<&str>) -> Result<(), DiskError> {
+        if paths.len() > SYNC_ONE_BY_ONE {
+            return self.root.sync_all();
+        }
+        for path in paths.iter().rev() {
+            if let Some(folder) = self.root.descend(path.split('/').filter(|name| !name.is_empty()))? {
+                folder.sync()?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a part file to its final name, or to the next free one if somebody took it meanwhile.
@@ -368,6 +375,18 @@ impl Drop for Destination {
         if self.is_stream {
             // Nothing can be done about what can't be removed.
             let _ = self.remove_parts();
+        }
+    }
+}
+
+/// Adds a folder and those around it, down to the nameless outermost one.
+fn touch<'a>(touched: &mut BTreeSet<&'a str>, folder: Option<&'a str>) {
+    let around =
+        |path: &&'a str| (!path.is_empty()).then(|| path.rsplit_once('/').map_or("", |(around, _)| around));
+    // Around one that is known, all are.
+    for path in std::iter::successors(Some(folder.unwrap_or("")), around) {
+        if !touched.insert(path) {
+            return;
         }
     }
 }
@@ -546,6 +565,15 @@ mod tests {
         let kind = EntryKind::File { size: SIZE, executable: false };
         let entry = Entry { path: SafePath::parse(NAME).expect("a name"), kind, mtime: 0 };
         Arc::new(Manifest::new(log2, vec![(entry, hashes)]).expect("sound"))
+    }
+
+    #[test]
+    fn a_folder_is_made_durable_once_and_after_those_in_it() {
+        let mut touched = BTreeSet::new();
+        for folder in [Some("a/b/c"), Some("a/b"), Some("a-b"), None] {
+            touch(&mut touched, folder);
+        }
+        assert_eq!(touched.iter().rev().copied().collect::<Vec<_>>(), ["a/b/c", "a/b", "a-b", "a", ""]);
     }
 
     /// What a store reads of a piece.

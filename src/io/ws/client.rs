@@ -4,10 +4,11 @@ pub mod code;
 mod connect;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -20,6 +21,9 @@ use crate::wire::{ClientSignal, ServerSignal};
 
 /// Messages that may wait in either direction. A newcomer to a room of 100 exchanges about 600 at once.
 const QUEUE_MAX_MESSAGES: usize = 2_048;
+
+/// Bytes of the server's that may wait: twice as many as our server lets wait for us.
+const QUEUE_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// A server that says nothing for so long is pinged.
 const PING_AFTER: Duration = Duration::from_secs(10);
@@ -55,12 +59,15 @@ impl SignalSender {
 
 /// Hears from the server.
 #[derive(Debug)]
-pub struct SignalReceiver(mpsc::Receiver<Result<ServerSignal, Lost>>);
+pub struct SignalReceiver(mpsc::Receiver<Heard>);
+
+/// What waits to be heard, with its share of [`QUEUE_MAX_BYTES`].
+type Heard = Result<(ServerSignal, OwnedSemaphorePermit), Lost>;
 
 impl SignalReceiver {
     /// The next message, or once, as the last thing, why there are no more.
     pub async fn recv(&mut self) -> Result<ServerSignal, Lost> {
-        self.0.recv().await.unwrap_or(Err(Lost::Closed))
+        self.0.recv().await.unwrap_or(Err(Lost::Closed)).map(|(signal, _share)| signal)
     }
 }
 
@@ -101,7 +108,8 @@ struct Driver<S> {
     stream: S,
     dialect: ClientDialect,
     outgoing: mpsc::Receiver<ClientSignal>,
-    incoming: mpsc::Sender<Result<ServerSignal, Lost>>,
+    incoming: mpsc::Sender<Heard>,
+    room: Arc<Semaphore>,
 }
 
 /// Starts driving a connected socket.
@@ -111,7 +119,8 @@ where
 {
     let (to_driver, outgoing) = mpsc::channel(QUEUE_MAX_MESSAGES);
     let (incoming, from_driver) = mpsc::channel(QUEUE_MAX_MESSAGES);
-    let driver = Driver { stream, dialect, outgoing, incoming };
+    let room = Arc::new(Semaphore::new(QUEUE_MAX_BYTES));
+    let driver = Driver { stream, dialect, outgoing, incoming, room };
     tokio::spawn(driver.run());
     (SignalSender(to_driver), SignalReceiver(from_driver))
 }
@@ -160,7 +169,7 @@ where
     fn take(&mut self, message: Option<Result<Message, Error>>) -> Result<(), Lost> {
         match message {
             Some(Ok(Message::Text(text))) => match self.dialect.parse(&text) {
-                Ok(signal) => self.incoming.try_send(Ok(signal)).map_err(|_| Lost::Overflow),
+                Ok(signal) => self.queue(signal, text.len()),
                 Err(error) => {
                     tracing::debug!(%error, "ignored a message of the server");
                     Ok(())
@@ -174,6 +183,12 @@ where
             Some(Err(error)) => Err(Lost::Broken(error.to_string())),
             None => Err(Lost::Broken("the server is gone".into())),
         }
+    }
+
+    fn queue(&self, signal: ServerSignal, bytes: usize) -> Result<(), Lost> {
+        let bytes = u32::try_from(bytes).map_err(|_| Lost::Overflow)?;
+        let share = self.room.clone().try_acquire_many_owned(bytes).map_err(|_| Lost::Overflow)?;
+        self.incoming.try_send(Ok((signal, share))).map_err(|_| Lost::Overflow)
     }
 
     /// Writes this message and those that wait behind it, and flushes once.
@@ -200,5 +215,43 @@ async fn in_time(write: impl Future<Output = Result<(), Error>>) -> Result<(), L
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Lost::Broken(error.to_string())),
         Err(_) => Err(Lost::Overflow),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::WebSocketStream;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    use super::*;
+    use crate::wire::limits::SERVER_SIGNAL_MAX_BYTES;
+
+    #[tokio::test]
+    async fn a_server_that_sends_more_than_is_read_is_given_up() {
+        let (ours, theirs) = tokio::io::duplex(SERVER_SIGNAL_MAX_BYTES);
+        let mut server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let client = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+        let (_sender, mut receiver) = start(client, ClientDialect::default());
+        let padding = "x".repeat(SERVER_SIGNAL_MAX_BYTES - 100);
+        let text = format!(r#"{{"type":"offerRequest","padding":"{padding}"}}"#);
+        let fit = QUEUE_MAX_BYTES / text.len();
+
+        // All that fits is heard, as often as it is read in between.
+        for _ in 0..2 {
+            for _ in 0..fit {
+                server.send(Message::Text(text.clone().into())).await.expect("it is read");
+            }
+            for _ in 0..fit {
+                assert_eq!(receiver.recv().await, Ok(ServerSignal::OfferRequest));
+            }
+        }
+        for _ in 0..=fit {
+            server.send(Message::Text(text.clone().into())).await.expect("it is read");
+        }
+        assert!(matches!(server.next().await, Some(Ok(Message::Close(_)))), "one too many");
+        for _ in 0..fit {
+            assert_eq!(receiver.recv().await, Ok(ServerSignal::OfferRequest));
+        }
+        assert_eq!(receiver.recv().await, Err(Lost::Overflow));
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::limits::{CANDIDATE_MAX_BYTES, CANDIDATES_MAX, ID_MAX_BYTES};
+use crate::wire::limits::{CANDIDATE_MAX_BYTES, CANDIDATES_MAX, ID_MAX_BYTES, SIGNAL_ERROR_MAX_BYTES};
 use crate::wire::signal::OfferSignal;
 
 fn lobby() -> ServerDialect {
@@ -319,4 +319,21 @@ fn the_largest_offer_with_the_most_candidates_fits_and_nothing_longer_is_written
     signals.resize(2 * CANDIDATES_MAX, OfferSignal::Candidate { candidate });
     let accept = ServerSignal::Accept { id, user_id: user(&longest), signals };
     assert_eq!(server.write(&accept), None);
+}
+
+#[test]
+fn a_client_keeps_no_more_of_a_message_than_it_has_use_for() {
+    let mut client = ClientDialect::default();
+    let long = ServerSignal::SignalError { code: None, message: "é".repeat(100_000) };
+    let Ok(ServerSignal::SignalError { message, .. }) = client.parse(&to_text(&long)) else {
+        panic!("it is understood")
+    };
+    assert_eq!(message, "é".repeat(SIGNAL_ERROR_MAX_BYTES / 2));
+
+    let signals = vec![OfferSignal::Candidate { candidate: None }; 3 * CANDIDATES_MAX];
+    let many = ServerSignal::Accept { id: link("l"), user_id: user("ada"), signals };
+    let Ok(ServerSignal::Accept { signals, .. }) = client.parse(&to_text(&many)) else {
+        panic!("it is understood")
+    };
+    assert_eq!(signals.len(), 1 + CANDIDATES_MAX);
 }

@@ -7,7 +7,7 @@ use fast_rtc_swarm::core::mesh::{Event, Input};
 use fast_rtc_swarm::core::peer::{Channel, Payload, PeerCommand, PeerEvent};
 use fast_rtc_swarm::wire::control::Control;
 use fast_rtc_swarm::wire::limits::CANDIDATES_MAX;
-use fast_rtc_swarm::wire::manifest::Manifest;
+use fast_rtc_swarm::wire::manifest::{Manifest, ManifestError};
 use fast_rtc_swarm::wire::{Candidate, ClientSignal, LinkId, ServerSignal};
 
 use super::lies::{
@@ -195,21 +195,26 @@ fn a_member_who_is_ignored_is_not_heard() {
     assert_eq!(ada.lines(), ["sorry"]);
 }
 
-/// A manifest whose every path is as deep as it may be is checked in time and memory of about its size: it once took minutes
-/// and a gigabyte.
-#[test]
-fn a_manifest_of_deep_paths_is_checked_at_once() {
-    const ENTRIES: u32 = 30_000;
-    let deep = format!("/{}", "b".repeat(14)).repeat(63);
+/// Folders, each as deep as may be, in an outermost one of so many.
+fn deep_manifest(roots: u32, folders_in_each: u32) -> Vec<u8> {
+    let deep = format!("/{}", "b".repeat(14)).repeat(62);
     let mut bytes = b"SWM1\x12".to_vec();
-    bytes.extend(ENTRIES.to_be_bytes());
-    for no in 0..ENTRIES {
-        let path = format!("{no:08}{deep}");
+    bytes.extend((roots * folders_in_each).to_be_bytes());
+    for (root, no) in (0..roots).flat_map(|root| (0..folders_in_each).map(move |no| (root, no))) {
+        let path = format!("{root:08}{deep}/{no:08}");
         bytes.push(0);
         bytes.extend(u16::try_from(path.len()).expect("short").to_be_bytes());
         bytes.extend(path.as_bytes());
         bytes.extend(0i64.to_be_bytes());
     }
-    let manifest = Manifest::parse(&bytes).expect("sound");
-    assert_eq!(manifest.entries().len(), ENTRIES as usize);
+    bytes
+}
+
+/// A manifest whose every path is as deep as it may be is checked in time and memory of about its size: it once took minutes
+/// and a gigabyte. So many folders that are not listed would be made for it that it is refused.
+#[test]
+fn a_manifest_of_deep_paths_is_checked_at_once() {
+    let manifest = Manifest::parse(&deep_manifest(1_000, 30)).expect("sound");
+    assert_eq!(manifest.entries().len(), 30_000);
+    assert_eq!(Manifest::parse(&deep_manifest(30_000, 1)), Err(ManifestError::Folders));
 }

@@ -1,8 +1,10 @@
 //! Files in a chat: what is offered and asked, what is answered, how far it is.
 
+use tokio::time::Instant;
+
 use super::{Ask, BELL, Repl, Step};
 use crate::cli::ask;
-use crate::cli::consent::Decision;
+use crate::cli::consent::{Decision, could_be_read};
 use crate::cli::format;
 use crate::cli::join::commands::Sending;
 use crate::cli::shelf::{Item, State};
@@ -10,6 +12,10 @@ use crate::cli::term::Ink;
 use crate::cli::values::Resolution;
 use crate::core::transfer::{Direction, TransferEvent};
 use crate::node::api::To;
+use crate::wire::TransferId;
+
+/// What is said to an answer that was typed before its question could be read.
+const JUST_ASKED: &str = "that was offered or asked only now: read it, and say that again";
 
 impl Repl {
     /// What one waits for, and what waits for an answer, in a few words each.
@@ -32,7 +38,7 @@ impl Repl {
         parts
     }
 
-    pub(super) fn transfer(&mut self, event: &TransferEvent) -> Step {
+    pub(super) fn transfer(&mut self, now: Instant, event: &TransferEvent) -> Step {
         let note = self.shelf.on_event(event, &self.roster);
         let mut step = Step::default();
         if let TransferEvent::Offered { from, offer, .. } = event
@@ -41,7 +47,7 @@ impl Repl {
             step.asks.push(Ask::Command(ask::accept(offer.transfer)));
             return step;
         }
-        let question = self.question(event);
+        let question = self.question(now, event);
         let asks = question.is_some();
         let answers = question.unwrap_or_default();
         step.lines = note.map(|note| self.note(note.ink, &(note.text + &answers))).unwrap_or_default();
@@ -58,16 +64,21 @@ impl Repl {
     }
 
     /// How to answer what an event asks, if it asks anything.
-    fn question(&self, event: &TransferEvent) -> Option<String> {
+    fn question(&mut self, now: Instant, event: &TransferEvent) -> Option<String> {
         if let TransferEvent::Offered { offer, .. } = event {
-            let number = self.shelf.item(&offer.transfer)?.number;
+            let number = self.put_question(now, &offer.transfer)?;
             Some(format!(": /accept {number} or /reject {number}"))
         } else if let TransferEvent::Conflicts { transfer, .. } = event {
-            let number = self.shelf.item(transfer)?.number;
+            let number = self.put_question(now, transfer)?;
             Some(format!(": /resolve {number} rename, skip or overwrite"))
         } else {
             None
         }
+    }
+
+    fn put_question(&mut self, now: Instant, transfer: &TransferId) -> Option<u32> {
+        self.shelf.ask(transfer, now);
+        self.shelf.item(transfer).map(|item| item.number)
     }
 
     pub(super) fn send(&mut self, sending: Sending) -> Step {
@@ -85,22 +96,23 @@ impl Repl {
         Step::ask(Ask::Command(ask::send(token, paths, to, source.options())))
     }
 
-    pub(super) fn accept(&self, which: &str) -> Step {
-        match self.shelf.pick(which, awaits_us) {
+    pub(super) fn accept(&self, now: Instant, which: &str) -> Step {
+        match self.answered(now, which, awaits_us) {
             Ok(transfer) => Step::ask(Ask::Command(ask::accept(transfer))),
-            Err(error) => self.complain(&error.to_string()),
+            Err(error) => self.complain(&error),
         }
     }
 
-    pub(super) fn accept_all(&self) -> Step {
-        let waiting =
-            self.shelf.items().into_iter().filter(|item| awaits_us(item)).map(|item| item.offer.transfer);
-        let asks: Vec<Ask> = waiting.map(|transfer| Ask::Command(ask::accept(transfer))).collect();
-        if asks.is_empty() {
-            self.complain("nothing waits for an answer")
-        } else {
-            Step { lines: Vec::new(), asks }
-        }
+    pub(super) fn accept_all(&self, now: Instant) -> Step {
+        let items = self.shelf.items().into_iter().filter(|item| awaits_us(item));
+        let (read, unread): (Vec<&Item>, Vec<&Item>) = items.partition(|item| was_read(item, now));
+        let mut step = match (read.is_empty(), unread.is_empty()) {
+            (true, true) => self.complain("nothing waits for an answer"),
+            (_, false) => self.complain(JUST_ASKED),
+            (false, true) => Step::default(),
+        };
+        step.asks = read.iter().map(|item| Ask::Command(ask::accept(item.offer.transfer))).collect();
+        step
     }
 
     pub(super) fn reject(&mut self, which: &str) -> Step {
@@ -113,11 +125,23 @@ impl Repl {
         }
     }
 
-    pub(super) fn resolve(&self, which: &str, how: Resolution) -> Step {
-        match self.shelf.pick(which, |item| item.state == State::InTheWay) {
+    pub(super) fn resolve(&self, now: Instant, which: &str, how: Resolution) -> Step {
+        match self.answered(now, which, |item| item.state == State::InTheWay) {
             Ok(transfer) => Step::ask(Ask::Command(ask::resolve(transfer, how))),
-            Err(error) => self.complain(&error.to_string()),
+            Err(error) => self.complain(&error),
         }
+    }
+
+    /// The transfer that is meant, if what is asked about it could be read before that was typed.
+    fn answered(
+        &self,
+        now: Instant,
+        which: &str,
+        fits: impl Fn(&Item) -> bool,
+    ) -> Result<TransferId, String> {
+        let transfer = self.shelf.pick(which, fits).map_err(|error| error.to_string())?;
+        let is_read = self.shelf.item(&transfer).is_some_and(|item| was_read(item, now));
+        if is_read { Ok(transfer) } else { Err(JUST_ASKED.to_owned()) }
     }
 
     pub(super) fn transfers(&self) -> Vec<String> {
@@ -163,6 +187,11 @@ impl Repl {
 
 fn awaits_us(item: &Item) -> bool {
     item.state == State::Waiting && item.direction() == Direction::Receive
+}
+
+/// Whether nothing about it is asked that could not be read yet.
+fn was_read(item: &Item, now: Instant) -> bool {
+    item.asked_at.is_none_or(|at| could_be_read(at, now))
 }
 
 /// `↓ film.mkv 45 % 11.2 MiB/s 0:12`.

@@ -1,6 +1,9 @@
 //! Events and typed lines in; lines to show and things to ask out.
 
+use std::ops::{Deref, DerefMut};
+
 use super::*;
+use crate::cli::consent::REACTION;
 use crate::cli::consent::tests::consent;
 use crate::cli::roster::tests::{peer, roster};
 use crate::cli::shelf::tests::{id, offer};
@@ -9,15 +12,52 @@ use crate::node::api::CloseReason;
 use crate::wire::TransferId;
 use crate::wire::path::SafePath;
 
-fn repl(accept_from: &[&str]) -> Repl {
-    Repl::new(Settings {
+/// Somebody who reads everything before they type.
+struct Reader {
+    repl: Repl,
+    now: Instant,
+}
+
+impl Reader {
+    fn on_event(&mut self, event: &Event) -> Step {
+        self.repl.on_event(self.now, event)
+    }
+
+    fn on_line(&mut self, line: &str) -> Step {
+        self.now += REACTION;
+        self.repl.on_line(self.now, line)
+    }
+
+    /// Types without having read what came last.
+    fn blurt(&mut self, line: &str) -> Step {
+        self.repl.on_line(self.now, line)
+    }
+}
+
+impl Deref for Reader {
+    type Target = Repl;
+
+    fn deref(&self) -> &Repl {
+        &self.repl
+    }
+}
+
+impl DerefMut for Reader {
+    fn deref_mut(&mut self) -> &mut Repl {
+        &mut self.repl
+    }
+}
+
+fn repl(accept_from: &[&str]) -> Reader {
+    let repl = Repl::new(Settings {
         roster: roster(&[("1111", "ada"), ("2222", "bob")]),
         consent: consent(false, accept_from, true),
         palette: Palette::PLAIN,
         keyed: true,
         invite: Some("ws://h/r#k".into()),
         now: || "12:01".into(),
-    })
+    });
+    Reader { repl, now: Instant::now() }
 }
 
 fn message(text: &str, direct: bool) -> Event {
@@ -101,6 +141,65 @@ fn an_offer_is_accepted_by_number_or_by_who_sends_it() {
     let step = repl(&["bob"]).on_event(&offered("2222"));
     let asks = step.asks.as_slice();
     assert!(matches!(asks, [Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))]), "{asks:?}");
+}
+
+fn offered(byte: u8, name: &str) -> Event {
+    let offer = offer(byte, name, "1111");
+    Event::Transfer(TransferEvent::Offered { from: id("1111"), offer, free_bytes: None })
+}
+
+/// What a step accepts or resolves, and what it says.
+fn outcome(step: Step) -> (Vec<TransferId>, Vec<String>) {
+    let meant = |ask: Ask| {
+        let Ask::Command(Command::Transfer(
+            TransferCommand::Accept { transfer, .. } | TransferCommand::Resolve { transfer, .. },
+        )) = ask
+        else {
+            panic!("{ask:?}")
+        };
+        transfer
+    };
+    (step.asks.into_iter().map(meant).collect(), step.lines)
+}
+
+#[test]
+fn no_answer_means_an_offer_that_could_not_be_read_yet() {
+    let just_now = || vec!["that was offered or asked only now: read it, and say that again".to_owned()];
+    let (first, second) = (TransferId([1; 32]), TransferId([2; 32]));
+    let mut repl = repl(&[]);
+    repl.on_event(&offered(1, "small.txt"));
+    for typed in ["/accept", "/accept 1", "/accept all"] {
+        assert_eq!(outcome(repl.blurt(typed)), (vec![], just_now()), "{typed}");
+    }
+    repl.now += REACTION;
+    repl.on_event(&offered(2, "other.txt"));
+    assert_eq!(outcome(repl.blurt("/accept all")), (vec![first], just_now()));
+    assert_eq!(outcome(repl.blurt("/accept 1")), (vec![first], vec![]));
+    assert_eq!(outcome(repl.on_line("/accept all")), (vec![first, second], vec![]));
+
+    let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(1, "small.txt", "1111") };
+    repl.on_event(&Event::Transfer(accepting));
+    let conflicts = TransferEvent::Conflicts { transfer: first, paths: Vec::new(), count: 1 };
+    repl.on_event(&Event::Transfer(conflicts));
+    assert_eq!(outcome(repl.blurt("/resolve overwrite")), (vec![], just_now()));
+    assert_eq!(outcome(repl.on_line("/resolve overwrite")), (vec![first], vec![]));
+}
+
+#[test]
+fn an_offer_in_other_words_has_another_number() {
+    let mut repl = repl(&[]);
+    repl.on_event(&offered(1, "small.txt"));
+    repl.on_event(&Event::Transfer(TransferEvent::Withdrawn { transfer: TransferId([1; 32]) }));
+    let step = repl.on_event(&offered(1, "small.txt"));
+    assert_eq!(
+        step.lines,
+        ["\x0712:01 - ada offers small.txt (1.0 MiB): /accept 1 or /reject 1"],
+        "the same"
+    );
+    let step = repl.on_event(&offered(1, ".profile"));
+    assert_eq!(step.lines, ["\x0712:01 - ada offers .profile (1.0 MiB): /accept 2 or /reject 2"]);
+    assert_eq!(repl.on_line("/accept 1").lines, ["there is no transfer 1; /transfers shows them"]);
+    assert_eq!(outcome(repl.on_line("/accept 2")).0, [TransferId([1; 32])]);
 }
 
 #[test]

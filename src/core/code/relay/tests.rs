@@ -266,6 +266,20 @@ fn sockets_and_codes_have_a_limit() {
 }
 
 #[test]
+fn no_address_uses_up_the_codes() {
+    let mut server = Server::new(Limits::default());
+    let numbers: Vec<CodeNumber> = (0..8).map(|socket| server.open(socket, 1)).collect();
+    server.connect(8, 1, Standing::Member);
+    assert_eq!(server.say(8, ClientCode::CodeOpen), over(8, CodeOver::Limit));
+    server.open(9, 2);
+    server.connect(10, 3, Standing::Stranger);
+    assert_eq!(server.say(10, claim(numbers[0])), [passed(0, 9)]);
+    server.open(11, 1);
+    assert_eq!(server.lose(1), []);
+    server.open(12, 1);
+}
+
+#[test]
 fn everyone_is_told_when_the_server_stops() {
     let mut server = Server::new(limits());
     server.pair();
