@@ -94,6 +94,10 @@ impl Victim {
         }
     }
 
+    fn has_failed(&self) -> bool {
+        self.events.iter().any(|event| matches!(event, TransferEvent::Failed { .. }))
+    }
+
     fn cut_off(&self) -> Vec<(UserId, CutOffReason)> {
         let cut_off = self.events.iter().filter_map(|event| match event {
             TransferEvent::PeerCutOff { peer, reason, .. } => Some((peer.clone(), *reason)),
@@ -185,6 +189,36 @@ fn a_liar_does_not_keep_a_trusted_offer_from_being_accepted() {
         victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
         assert_eq!(victim.said_to("ada", is_accept), 1);
     }
+}
+
+#[test]
+fn nobody_but_the_origin_ends_a_transfer_by_saying_that_the_source_has_changed() {
+    let manifest = one_file(MIB);
+    let id = id_of(&manifest);
+    let mut victim = receiver(&manifest, &["ada", "mallory"]);
+    let stop = TransferMessage::Stop { id, reason: StopReason::SourceChanged };
+    victim.control("mallory", &TransferMessage::Join { id });
+    victim.control("mallory", &stop);
+    assert!(!victim.has_failed());
+    victim.control("ada", &whole(id, &manifest));
+    assert!(victim.said_to("ada", is_request) > 0);
+    victim.control("ada", &stop);
+    assert!(victim.has_failed());
+}
+
+#[test]
+fn who_claims_to_be_the_origin_does_not_end_what_others_offer() {
+    let manifest = one_file(MIB);
+    let id = id_of(&manifest);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for name in ["mallory", "ada"] {
+        victim.control(name, &TransferMessage::Offer(offer_of(&manifest, name)));
+    }
+    victim.manifest("mallory", &manifest);
+    victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::SourceChanged });
+    assert!(!victim.has_failed());
+    victim.control("ada", &whole(id, &manifest));
+    assert!(victim.said_to("ada", is_request) > 0);
 }
 
 /// Ids are sorted, and `eve` comes before `zoe`.
