@@ -145,6 +145,8 @@ pub(super) struct Member {
     pub(super) done: bool,
     pub(super) down: Meter,
     pub(super) up: Meter,
+    /// The most that it took from us a second.
+    pub(super) best_up_bps: u64,
     /// How fast it asks.
     pub(super) wanted: Meter,
 }
@@ -195,6 +197,7 @@ impl Member {
             done: false,
             down: Meter::default(),
             up: Meter::default(),
+            best_up_bps: 0,
             wanted: Meter::default(),
         }
     }

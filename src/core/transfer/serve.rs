@@ -177,6 +177,7 @@ impl Transfers {
                 exchange.up.add(now, next.content_bytes);
                 if let Some(member) = exchange.members.get_mut(&next.peer) {
                     member.up.add(now, next.content_bytes);
+                    member.best_up_bps = member.best_up_bps.max(member.up.steady_bps(now));
                 }
             }
             self.out.push(Output::Bulk { peer: next.peer, frame: next.frame });
