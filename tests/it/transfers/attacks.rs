@@ -370,6 +370,25 @@ fn peers_that_ask_and_take_nothing_do_not_keep_others_from_being_served() {
     assert_eq!(victim.reads, before + 1);
 }
 
+#[test]
+fn who_asks_for_much_and_takes_nothing_does_not_take_the_others_places_in_the_queue() {
+    let manifest = one_file(1024 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["ada", "mallory"]);
+    victim.control("ada", &TransferMessage::Join { id });
+    victim.control("mallory", &TransferMessage::Join { id });
+    for piece in 0..8 {
+        victim.hear(Input::Writable { peer: user("ada"), bytes: 8 * MIB as usize });
+        victim.control("ada", &TransferMessage::Request { id, pieces: vec![piece] });
+    }
+    let all: Vec<u32> = (0..manifest.piece_count()).collect();
+    victim.control("mallory", &TransferMessage::Request { id, pieces: all });
+    let is_busy = |message: &TransferMessage| matches!(message, TransferMessage::Busy { .. });
+    assert_eq!(victim.said_to("mallory", is_busy), 1);
+    victim.control("ada", &TransferMessage::Request { id, pieces: (8..16).collect() });
+    assert_eq!(victim.said_to("ada", is_busy), 0);
+}
+
 /// A receiver that knows the manifest, from `ada`.
 fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
     let mut victim = Victim::new(AcceptPolicy::Everyone, manifest, peers);
