@@ -215,9 +215,7 @@ impl Transfers {
                 self.has(now, peer, id, pieces, bits, complete)
             }
             TransferMessage::Request { id, pieces } => self.requested(now, peer, id, pieces),
-            TransferMessage::Cancel { id, pieces } => {
-                pieces.into_iter().for_each(|piece| self.uploads.cancel(peer, id, piece));
-            }
+            TransferMessage::Cancel { id, pieces } => self.uploads.cancel(peer, id, &pieces),
             TransferMessage::Busy { id, pieces } => self.busy(now, peer, id, pieces),
             TransferMessage::Done { id, from_origin, from_others } => {
                 self.delivered(now, peer, id, from_origin, from_others);

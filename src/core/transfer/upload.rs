@@ -219,16 +219,23 @@ impl Uploads {
         true
     }
 
-    /// Forgets a request that still waits.
-    pub(super) fn cancel(&mut self, peer: &UserId, transfer: TransferId, piece: u32) {
+    /// Forgets those requests of one transfer that still wait.
+    pub(super) fn cancel(&mut self, peer: &UserId, transfer: TransferId, pieces: &[u32]) {
         let Some(link) = self.links.get_mut(peer) else { return };
-        if link.queued.remove(&(transfer, piece)) {
-            let at =
-                link.queue.iter().position(|wanted| (wanted.transfer, wanted.piece) == (transfer, piece));
-            let wanted = at.and_then(|at| link.queue.remove(at)).expect("what is in the set is in the queue");
-            link.queued_bytes -= wanted.len;
-            self.queued_bytes -= wanted.len;
+        let is_waiting = |piece: &u32| link.queued.remove(&(transfer, *piece));
+        let cancelled: BTreeSet<u32> = pieces.iter().copied().filter(is_waiting).collect();
+        if !cancelled.is_empty() {
+            self.forget(peer, |wanted| wanted.transfer == transfer && cancelled.contains(&wanted.piece));
         }
+    }
+
+    /// Takes requests out of a peer's queue, in one go however many they are.
+    fn forget(&mut self, peer: &UserId, is_forgotten: impl Fn(&Wanted) -> bool) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.queue.retain(|wanted| !is_forgotten(wanted));
+        let left_bytes = link.queue.iter().map(|wanted| wanted.len).sum();
+        self.queued_bytes -= link.queued_bytes - left_bytes;
+        link.queued_bytes = left_bytes;
     }
 
     /// Forgets everything that waits and is read for one transfer.
@@ -239,12 +246,8 @@ impl Uploads {
 
     /// Forgets everything that waits for one peer in one transfer.
     pub(super) fn cancel_all(&mut self, peer: &UserId, transfer: TransferId) {
+        self.forget(peer, |wanted| wanted.transfer == transfer);
         let Some(link) = self.links.get_mut(peer) else { return };
-        let dropped = link.queue.iter().filter(|wanted| wanted.transfer == transfer);
-        let dropped_bytes: u64 = dropped.map(|wanted| wanted.len).sum();
-        link.queued_bytes -= dropped_bytes;
-        self.queued_bytes -= dropped_bytes;
-        link.queue.retain(|wanted| wanted.transfer != transfer);
         link.queued.retain(|(queued, _)| *queued != transfer);
         link.ready.retain(|ready| ready.transfer != transfer);
         link.ready_bytes = link.ready.iter().map(|ready| ready.frame.len() as u64).sum();
@@ -384,5 +387,27 @@ mod tests {
         assert_eq!(sent(&mut uploads), 1);
         uploads.revoke(&peer, -100);
         assert_eq!(sent(&mut uploads), 1);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_read_and_the_rest_keeps_its_order() {
+        let (now, peer) = (Instant::now(), UserId::new("bob").expect("an id"));
+        let (one, other) = (TransferId([1; 32]), TransferId([2; 32]));
+        let mut uploads = Uploads::new(None);
+        uploads.add_peer(now, &peer);
+        uploads.writable(&peer, 1 << 20);
+        for piece in 0..8 {
+            assert!(
+                uploads.want(now, &peer, one, piece, 1000) && uploads.want(now, &peer, other, piece, 1000)
+            );
+        }
+        uploads.cancel(&peer, one, &[6, 0, 2, 2, 4, 99]);
+        uploads.cancel(&peer, other, &[0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(uploads.queued_bytes, 5000);
+        let reads = std::iter::from_fn(|| uploads.next_read(now, |_, _| 0));
+        let reads: Vec<_> = reads.map(|read| (read.transfer, read.piece)).collect();
+        assert_eq!(reads, [(one, 1), (one, 3), (one, 5), (one, 7), (other, 7)]);
+        assert_eq!(uploads.queued_bytes, 0);
+        assert!(uploads.want(now, &peer, one, 0, 1000));
     }
 }
