@@ -14,7 +14,7 @@ use crate::wire::{TransferId, UserId};
 /// Verified pieces are announced at most so often, and less often the more take part.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(40);
 
-/// What joining counts among the requests of a peer, who may leave and join again: the longest first answer.
+/// What the first answer to a peer counts among its requests, for it may leave, and join or offer again: the longest there is.
 const JOIN_BYTES: u64 = CONTROL_MAX_BYTES as u64;
 
 impl Transfers {
@@ -29,9 +29,6 @@ impl Transfers {
         if std::mem::replace(&mut exchange.member(now, peer).joined, true) {
             return;
         }
-        if !exchange.allow(peer, JOIN_BYTES) {
-            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
-        }
         self.tell_all(now, id, peer);
         self.wake(Reason::Progress, now);
     }
@@ -39,6 +36,9 @@ impl Transfers {
     /// Tells a peer what we have: a first few pieces, or everything if it only counts.
     pub(super) fn tell_all(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        if !exchange.allow(peer, JOIN_BYTES) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
         let complete = exchange.have.is_all();
         if !exchange.members.get(peer).is_some_and(|member| member.complete) {
             let pieces = exchange.reveal(now, peer);

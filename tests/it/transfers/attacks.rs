@@ -399,6 +399,19 @@ fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
     victim
 }
 
+#[test]
+fn who_leaves_and_offers_without_end_is_cut_off() {
+    let manifest = one_file(8 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = receiver(&manifest, &["ada", "mallory"]);
+    let rounds = 2 * (2 * manifest.total_bytes() + 64 * MIB) / (64 * 1024);
+    for _ in 0..rounds {
+        victim.control("mallory", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+        victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+    }
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
 /// A manifest that others than the honest one, who comes last in every order, offered first.
 fn offered_by_mallories(manifest: &Arc<Manifest>) -> Victim {
     let names = ["mallory1", "mallory2", "zoe"];
