@@ -202,12 +202,24 @@ impl Transfers {
         let share = self.shares.get_mut(&id).expect("the caller found it");
         let direction = share.direction;
         let Some(exchange) = share.exchange() else { return };
-        if direction == Direction::Receive && exchange.phase == Phase::Downloading {
-            exchange.lost(piece);
-            self.feed_all(id);
-            return self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+        match (direction, exchange.phase) {
+            (Direction::Receive, Phase::Downloading) => {
+                exchange.lost(piece);
+                self.feed_all(id);
+                self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+            }
+            // It was verified: it only has another name now.
+            (Direction::Receive, Phase::Finishing) => {
+                self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+            }
+            // The files are the user's, who may have moved them. They were received all the same.
+            (Direction::Receive, Phase::Complete) => {
+                self.end(id, &FailReason::from(error));
+            }
+            (Direction::Send, Phase::Downloading | Phase::Finishing | Phase::Complete) => {
+                self.fail(id, FailReason::from(error));
+            }
         }
-        self.fail(id, FailReason::from(error));
     }
 
     pub(super) fn uploads_dropped(&mut self, peer: &UserId, id: TransferId) {

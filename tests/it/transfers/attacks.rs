@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
-    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskJob, Input, Output,
-    TransferCommand, TransferEvent, Transfers,
+    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskDone, DiskError, DiskJob,
+    Input, OpId, Output, Summary, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
 use fast_rtc_swarm::wire::manifest::{MANIFEST_MAX_BYTES, Manifest};
@@ -30,6 +30,8 @@ struct Victim {
     said: Vec<(UserId, TransferMessage)>,
     events: Vec<TransferEvent>,
     reads: usize,
+    /// Files that are to get their names, while the disk takes its time.
+    finishing: Vec<OpId>,
 }
 
 impl Victim {
@@ -42,6 +44,7 @@ impl Victim {
             said: Vec::new(),
             events: Vec::new(),
             reads: 0,
+            finishing: Vec::new(),
         };
         for peer in peers {
             victim.hear(Input::PeerReady { peer: user(peer) });
@@ -62,6 +65,10 @@ impl Victim {
                 Output::Bulk { .. } => {}
                 Output::Disk(op) => {
                     self.reads += usize::from(matches!(op.job, DiskJob::Read { .. }));
+                    if matches!(op.job, DiskJob::Finish { .. }) {
+                        self.finishing.push(op.id);
+                        continue;
+                    }
                     for done in (self.disk)(op.job) {
                         self.machine.handle(self.now, Input::Disk { op: op.id, done });
                     }
@@ -91,6 +98,13 @@ impl Victim {
             let content = bytes.slice(offset as usize..(offset + len) as usize);
             let frame = Frame { short: id.short(), kind: FrameKind::Manifest, offset, content }.encode();
             self.hear(Input::Bulk { peer: user(from), frame });
+        }
+    }
+
+    /// The files have their names.
+    fn finish(&mut self) {
+        for op in std::mem::take(&mut self.finishing) {
+            self.hear(Input::Disk { op, done: DiskDone::Finished(Summary { path: None }) });
         }
     }
 
@@ -410,6 +424,51 @@ fn who_leaves_and_offers_without_end_is_cut_off() {
         victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
     }
     assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
+/// A receiver that got the only piece; its files have not their names yet, and its disk finds nothing any more.
+fn receiver_that_can_not_read(manifest: &Arc<Manifest>) -> Victim {
+    let id = id_of(manifest);
+    let mut victim = receiver(manifest, &["ada", "bob"]);
+    victim.control("ada", &whole(id, manifest));
+    for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
+        let kind = FrameKind::Piece { piece: 0 };
+        let content = Bytes::from(vec![0; len as usize]);
+        let frame = Frame { short: id.short(), kind, offset, content }.encode();
+        victim.hear(Input::Bulk { peer: user("ada"), frame });
+    }
+    assert_eq!(victim.finishing.len(), 1);
+    let gone = DiskDone::Failed(DiskError::NotFound { path: "film.mkv".into() });
+    victim.disk = Box::new(move |_| vec![gone.clone()]);
+    victim.control("bob", &TransferMessage::Join { id });
+    victim
+}
+
+#[test]
+fn a_part_that_just_got_its_name_is_asked_for_again_and_nothing_fails() {
+    let manifest = one_file(MIB / 4);
+    let id = id_of(&manifest);
+    let mut victim = receiver_that_can_not_read(&manifest);
+    victim.control("bob", &TransferMessage::Request { id, pieces: vec![0] });
+    let is_busy = |message: &TransferMessage| matches!(message, TransferMessage::Busy { .. });
+    assert_eq!((victim.reads, victim.said_to("bob", is_busy)), (1, 1));
+    victim.finish();
+    assert!(!victim.has_failed());
+    assert!(victim.events.iter().any(|event| matches!(event, TransferEvent::Done { .. })));
+}
+
+#[test]
+fn what_was_received_and_then_moved_is_served_no_more_and_has_not_failed() {
+    let manifest = one_file(MIB / 4);
+    let id = id_of(&manifest);
+    let mut victim = receiver_that_can_not_read(&manifest);
+    victim.finish();
+    for _ in 0..2 {
+        victim.control("bob", &TransferMessage::Request { id, pieces: vec![0] });
+    }
+    assert!(!victim.has_failed());
+    let is_stop = |message: &TransferMessage| matches!(message, TransferMessage::Stop { .. });
+    assert_eq!((victim.reads, victim.said_to("bob", is_stop)), (1, 1));
 }
 
 /// A manifest that others than the honest one, who comes last in every order, offered first.
