@@ -145,6 +145,8 @@ pub(super) struct Member {
     pub(super) done: bool,
     pub(super) down: Meter,
     pub(super) up: Meter,
+    /// The most that it took from us a second.
+    pub(super) best_up_bps: u64,
     /// How fast it asks.
     pub(super) wanted: Meter,
 }
@@ -195,6 +197,7 @@ impl Member {
             done: false,
             down: Meter::default(),
             up: Meter::default(),
+            best_up_bps: 0,
             wanted: Meter::default(),
         }
     }
@@ -287,11 +290,11 @@ impl Exchange {
 
     /// Takes note that `peer` has a piece. Says whether that is new.
     pub(super) fn note_has(&mut self, now: Instant, peer: &UserId, piece: u32) -> bool {
-        let len = if piece < self.manifest.piece_count() { self.len(piece) } else { return false };
         let Some(member) = self.members.get_mut(peer) else { return false };
         if !member.has.insert(piece) {
             return false;
         }
+        let len = u64::from(self.manifest.piece_len(piece));
         member.has_bytes += len;
         member.gained.add(now, len);
         self.copies[piece as usize] += 1;

@@ -215,9 +215,7 @@ impl Transfers {
                 self.has(now, peer, id, pieces, bits, complete)
             }
             TransferMessage::Request { id, pieces } => self.requested(now, peer, id, pieces),
-            TransferMessage::Cancel { id, pieces } => {
-                pieces.into_iter().for_each(|piece| self.uploads.cancel(peer, id, piece));
-            }
+            TransferMessage::Cancel { id, pieces } => self.uploads.cancel(peer, id, &pieces),
             TransferMessage::Busy { id, pieces } => self.busy(now, peer, id, pieces),
             TransferMessage::Done { id, from_origin, from_others } => {
                 self.delivered(now, peer, id, from_origin, from_others);
@@ -313,10 +311,17 @@ impl Transfers {
         }
     }
 
-    /// Ends a transfer for good: tells everyone who takes part, and forgets it. Part files stay.
+    /// Ends a transfer that is not complete. Part files stay.
     pub(super) fn fail(&mut self, transfer: TransferId, reason: FailReason) {
-        let Some(mut share) = self.shares.remove(&transfer) else { return };
-        let word = stop_word(&reason);
+        if let Some(direction) = self.end(transfer, &reason) {
+            self.out.event(TransferEvent::Failed { transfer, direction, reason });
+        }
+    }
+
+    /// Takes part in a transfer no more: tells everyone who does, and forgets it.
+    pub(super) fn end(&mut self, transfer: TransferId, reason: &FailReason) -> Option<Direction> {
+        let mut share = self.shares.remove(&transfer)?;
+        let word = stop_word(reason);
         let mut told: BTreeSet<UserId> = share.holders.clone();
         told.extend(share.answers.keys().cloned());
         if let Some(exchange) = share.exchange() {
@@ -326,7 +331,7 @@ impl Transfers {
             self.out.control(peer, TransferMessage::Stop { id: transfer, reason: word });
         }
         self.drop_share(transfer);
-        self.out.event(TransferEvent::Failed { transfer, direction: share.direction, reason });
+        Some(share.direction)
     }
 
     /// Takes back what a removed transfer left here and on the disk.

@@ -537,7 +537,7 @@ impl Transfers {
         if was_origin && reason.is_none() {
             self.offer_to_all(id);
         }
-        if reason == Some(StopReason::SourceChanged) {
+        if was_origin && reason == Some(StopReason::SourceChanged) {
             self.fail_if_hopeless(id);
         }
         self.check_stalled(id);
@@ -549,8 +549,10 @@ impl Transfers {
         self.leave(now, peer, id, Some(reason));
     }
 
+    /// The source is not what it was. Whoever else offers it may still have it, and may be the true origin.
     fn fail_if_hopeless(&mut self, id: TransferId) {
-        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        let share = self.shares.get_mut(&id).filter(|share| share.holders.is_empty());
+        let Some(exchange) = share.and_then(Share::exchange) else { return };
         if exchange.phase == Phase::Downloading && !exchange.is_obtainable() {
             self.fail(id, FailReason::SourceChanged);
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const SAMPLES: usize = 12;
+const STEADY: Duration = Duration::from_secs(1);
 
 /// Counts bytes and says how many passed a second over the last three seconds.
 #[derive(Debug, Clone, Default)]
@@ -29,10 +30,19 @@ impl Meter {
     }
 
     pub(super) fn bps(&self, now: Instant) -> u64 {
+        self.bps_over(now, SAMPLE_EVERY)
+    }
+
+    /// The same, but what a buffer took at once at the beginning is not taken for a rate.
+    pub(super) fn steady_bps(&self, now: Instant) -> u64 {
+        self.bps_over(now, STEADY)
+    }
+
+    fn bps_over(&self, now: Instant, at_least: Duration) -> u64 {
         let window = SAMPLE_EVERY * SAMPLES as u32;
         let oldest = self.samples.iter().find(|(at, _)| now.saturating_duration_since(*at) <= window);
         let Some((at, before)) = oldest else { return 0 };
-        let elapsed = now.saturating_duration_since(*at).max(SAMPLE_EVERY);
+        let elapsed = now.saturating_duration_since(*at).max(at_least);
         ((self.total - before) as f64 / elapsed.as_secs_f64()) as u64
     }
 }

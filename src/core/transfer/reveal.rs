@@ -91,15 +91,21 @@ impl Exchange {
     }
 
     /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
-    /// would only wait there.
+    /// would only wait there. Those others must take from us what it takes itself at its best, or half of that: members that
+    /// are there and take little are no reason to let the uplink rest.
     fn is_behind(&self, now: Instant, peer: &UserId) -> bool {
         let waits = |member: &Member| {
             let passes = (member.wanted.bps(now) as f64 * PASS_ON.as_secs_f64()) as u64;
             member.sole_bytes > passes.max(4 * u64::from(self.manifest.piece_bytes()))
         };
-        let is_quicker =
-            |(id, member): (&UserId, &Member)| id != peer && member.is_taking() && !waits(member);
-        self.members.get(peer).is_some_and(waits) && self.members.iter().any(is_quicker)
+        let Some(member) = self.members.get(peer).filter(|member| waits(member)) else { return false };
+        let quicker =
+            self.members.iter().filter(|(id, other)| *id != peer && other.is_taking() && !waits(other));
+        let mut taken_bps = 0;
+        quicker.map(|(_, other)| other.up.bps(now)).any(|bps| {
+            taken_bps += bps;
+            taken_bps > member.best_up_bps / 2
+        })
     }
 
     fn rarest_unshown(&mut self, peer: &UserId) -> Option<u32> {

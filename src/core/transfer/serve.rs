@@ -14,7 +14,7 @@ use crate::wire::{TransferId, UserId};
 /// Verified pieces are announced at most so often, and less often the more take part.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(40);
 
-/// What joining counts among the requests of a peer, who may leave and join again: the longest first answer.
+/// What the first answer to a peer counts among its requests, for it may leave, and join or offer again: the longest there is.
 const JOIN_BYTES: u64 = CONTROL_MAX_BYTES as u64;
 
 impl Transfers {
@@ -29,9 +29,6 @@ impl Transfers {
         if std::mem::replace(&mut exchange.member(now, peer).joined, true) {
             return;
         }
-        if !exchange.allow(peer, JOIN_BYTES) {
-            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
-        }
         self.tell_all(now, id, peer);
         self.wake(Reason::Progress, now);
     }
@@ -39,6 +36,9 @@ impl Transfers {
     /// Tells a peer what we have: a first few pieces, or everything if it only counts.
     pub(super) fn tell_all(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        if !exchange.allow(peer, JOIN_BYTES) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
         let complete = exchange.have.is_all();
         if !exchange.members.get(peer).is_some_and(|member| member.complete) {
             let pieces = exchange.reveal(now, peer);
@@ -177,6 +177,7 @@ impl Transfers {
                 exchange.up.add(now, next.content_bytes);
                 if let Some(member) = exchange.members.get_mut(&next.peer) {
                     member.up.add(now, next.content_bytes);
+                    member.best_up_bps = member.best_up_bps.max(member.up.steady_bps(now));
                 }
             }
             self.out.push(Output::Bulk { peer: next.peer, frame: next.frame });
@@ -201,12 +202,24 @@ impl Transfers {
         let share = self.shares.get_mut(&id).expect("the caller found it");
         let direction = share.direction;
         let Some(exchange) = share.exchange() else { return };
-        if direction == Direction::Receive && exchange.phase == Phase::Downloading {
-            exchange.lost(piece);
-            self.feed_all(id);
-            return self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+        match (direction, exchange.phase) {
+            (Direction::Receive, Phase::Downloading) => {
+                exchange.lost(piece);
+                self.feed_all(id);
+                self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+            }
+            // It was verified: it only has another name now.
+            (Direction::Receive, Phase::Finishing) => {
+                self.out.control(peer, TransferMessage::Busy { id, pieces: vec![piece] });
+            }
+            // The files are the user's, who may have moved them. They were received all the same.
+            (Direction::Receive, Phase::Complete) => {
+                self.end(id, &FailReason::from(error));
+            }
+            (Direction::Send, Phase::Downloading | Phase::Finishing | Phase::Complete) => {
+                self.fail(id, FailReason::from(error));
+            }
         }
-        self.fail(id, FailReason::from(error));
     }
 
     pub(super) fn uploads_dropped(&mut self, peer: &UserId, id: TransferId) {

@@ -31,7 +31,8 @@ const READS_PEER: usize = 32;
 /// A request waits at most so long; then the peer is told to ask somebody else, or again.
 const QUEUE_FOR: Duration = Duration::from_secs(4);
 
-/// Requests that wait are kept up to what goes out in [`QUEUE_FOR`], but at least so many bytes in all.
+/// Requests that wait are kept up to what goes out in [`QUEUE_FOR`], but at least so many bytes in all, and for each peer what
+/// went out to it.
 const QUEUE_MIN_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The most requests that one peer may have waiting. A receiver of many small files asks for thousands.
@@ -70,12 +71,14 @@ struct Link {
     frame_bytes: u32,
     queue: VecDeque<Wanted>,
     queued: BTreeSet<(TransferId, u32)>,
+    queued_bytes: u64,
     reads: usize,
     reading_bytes: u64,
     ready: VecDeque<Ready>,
     ready_bytes: u64,
     turn: u64,
     moved_at: Instant,
+    out: Meter,
 }
 
 impl Link {
@@ -152,19 +155,21 @@ impl Uploads {
             frame_bytes: CONTENT_MAX_BYTES as u32,
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
+            queued_bytes: 0,
             reads: 0,
             reading_bytes: 0,
             ready: VecDeque::new(),
             ready_bytes: 0,
             turn: 0,
             moved_at: now,
+            out: Meter::default(),
         };
         self.links.entry(peer.clone()).or_insert(link);
     }
 
     pub(super) fn remove_peer(&mut self, peer: &UserId) {
         if let Some(link) = self.links.remove(peer) {
-            self.queued_bytes -= link.queue.iter().map(|wanted| wanted.len).sum::<u64>();
+            self.queued_bytes -= link.queued_bytes;
         }
     }
 
@@ -194,31 +199,43 @@ impl Uploads {
         piece: u32,
         len: u64,
     ) -> bool {
-        let passes = (self.out.bps(now) * QUEUE_FOR.as_secs()).max(QUEUE_MIN_BYTES);
+        let passes = |out: &Meter| out.bps(now) * QUEUE_FOR.as_secs();
         let Some(link) = self.links.get_mut(peer) else { return false };
         if link.queued.contains(&(transfer, piece)) {
             return true;
         }
+        // Others, who may ask for much and take nothing, leave each peer what it takes itself.
+        let is_much = self.queued_bytes + len > passes(&self.out).max(QUEUE_MIN_BYTES)
+            && link.queued_bytes + len > passes(&link.out);
+        let is_full = link.queue.len() >= QUEUE_PIECES || is_much;
         // Whoever has nothing waiting may always have one.
-        let is_full = link.queue.len() >= QUEUE_PIECES || self.queued_bytes + len > passes;
         if is_full && !(link.queue.is_empty() && link.held_bytes() == 0) {
             return false;
         }
         link.queued.insert((transfer, piece));
         link.queue.push_back(Wanted { transfer, piece, len, at: now });
+        link.queued_bytes += len;
         self.queued_bytes += len;
         true
     }
 
-    /// Forgets a request that still waits.
-    pub(super) fn cancel(&mut self, peer: &UserId, transfer: TransferId, piece: u32) {
+    /// Forgets those requests of one transfer that still wait.
+    pub(super) fn cancel(&mut self, peer: &UserId, transfer: TransferId, pieces: &[u32]) {
         let Some(link) = self.links.get_mut(peer) else { return };
-        if link.queued.remove(&(transfer, piece)) {
-            let at =
-                link.queue.iter().position(|wanted| (wanted.transfer, wanted.piece) == (transfer, piece));
-            let wanted = at.and_then(|at| link.queue.remove(at)).expect("what is in the set is in the queue");
-            self.queued_bytes -= wanted.len;
+        let is_waiting = |piece: &u32| link.queued.remove(&(transfer, *piece));
+        let cancelled: BTreeSet<u32> = pieces.iter().copied().filter(is_waiting).collect();
+        if !cancelled.is_empty() {
+            self.forget(peer, |wanted| wanted.transfer == transfer && cancelled.contains(&wanted.piece));
         }
+    }
+
+    /// Takes requests out of a peer's queue, in one go however many they are.
+    fn forget(&mut self, peer: &UserId, is_forgotten: impl Fn(&Wanted) -> bool) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.queue.retain(|wanted| !is_forgotten(wanted));
+        let left_bytes = link.queue.iter().map(|wanted| wanted.len).sum();
+        self.queued_bytes -= link.queued_bytes - left_bytes;
+        link.queued_bytes = left_bytes;
     }
 
     /// Forgets everything that waits and is read for one transfer.
@@ -229,10 +246,8 @@ impl Uploads {
 
     /// Forgets everything that waits for one peer in one transfer.
     pub(super) fn cancel_all(&mut self, peer: &UserId, transfer: TransferId) {
+        self.forget(peer, |wanted| wanted.transfer == transfer);
         let Some(link) = self.links.get_mut(peer) else { return };
-        let dropped = link.queue.iter().filter(|wanted| wanted.transfer == transfer);
-        self.queued_bytes -= dropped.map(|wanted| wanted.len).sum::<u64>();
-        link.queue.retain(|wanted| wanted.transfer != transfer);
         link.queued.retain(|(queued, _)| *queued != transfer);
         link.ready.retain(|ready| ready.transfer != transfer);
         link.ready_bytes = link.ready.iter().map(|ready| ready.frame.len() as u64).sum();
@@ -248,6 +263,7 @@ impl Uploads {
                 }
                 let wanted = link.queue.pop_front().expect("there is a front");
                 link.queued.remove(&(wanted.transfer, wanted.piece));
+                link.queued_bytes -= wanted.len;
                 self.queued_bytes -= wanted.len;
                 expired.entry((peer.clone(), wanted.transfer)).or_default().push(wanted.piece);
             }
@@ -292,6 +308,7 @@ impl Uploads {
         let link = self.links.get_mut(&peer).expect("it was chosen among the links");
         let wanted = link.queue.remove(at).expect("it was chosen for its request");
         link.queued.remove(&(wanted.transfer, wanted.piece));
+        link.queued_bytes -= wanted.len;
         self.queued_bytes -= wanted.len;
         if link.held_bytes() == 0 {
             link.moved_at = now;
@@ -338,6 +355,7 @@ impl Uploads {
         link.ready_bytes -= len;
         link.credit -= len as i64;
         link.moved_at = now;
+        link.out.add(now, len);
         self.bucket.take(len);
         self.out.add(now, len);
         let content_bytes = if ready.is_content { len - HEADER_BYTES as u64 } else { 0 };
@@ -369,5 +387,27 @@ mod tests {
         assert_eq!(sent(&mut uploads), 1);
         uploads.revoke(&peer, -100);
         assert_eq!(sent(&mut uploads), 1);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_read_and_the_rest_keeps_its_order() {
+        let (now, peer) = (Instant::now(), UserId::new("bob").expect("an id"));
+        let (one, other) = (TransferId([1; 32]), TransferId([2; 32]));
+        let mut uploads = Uploads::new(None);
+        uploads.add_peer(now, &peer);
+        uploads.writable(&peer, 1 << 20);
+        for piece in 0..8 {
+            assert!(
+                uploads.want(now, &peer, one, piece, 1000) && uploads.want(now, &peer, other, piece, 1000)
+            );
+        }
+        uploads.cancel(&peer, one, &[6, 0, 2, 2, 4, 99]);
+        uploads.cancel(&peer, other, &[0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(uploads.queued_bytes, 5000);
+        let reads = std::iter::from_fn(|| uploads.next_read(now, |_, _| 0));
+        let reads: Vec<_> = reads.map(|read| (read.transfer, read.piece)).collect();
+        assert_eq!(reads, [(one, 1), (one, 3), (one, 5), (one, 7), (other, 7)]);
+        assert_eq!(uploads.queued_bytes, 0);
+        assert!(uploads.want(now, &peer, one, 0, 1000));
     }
 }

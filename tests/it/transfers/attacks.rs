@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
-    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskJob, Input, Output,
-    TransferCommand, TransferEvent, Transfers,
+    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskDone, DiskError, DiskJob,
+    Input, OpId, Output, Summary, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
 use fast_rtc_swarm::wire::manifest::{MANIFEST_MAX_BYTES, Manifest};
@@ -30,6 +30,8 @@ struct Victim {
     said: Vec<(UserId, TransferMessage)>,
     events: Vec<TransferEvent>,
     reads: usize,
+    /// Files that are to get their names, while the disk takes its time.
+    finishing: Vec<OpId>,
 }
 
 impl Victim {
@@ -42,6 +44,7 @@ impl Victim {
             said: Vec::new(),
             events: Vec::new(),
             reads: 0,
+            finishing: Vec::new(),
         };
         for peer in peers {
             victim.hear(Input::PeerReady { peer: user(peer) });
@@ -62,6 +65,10 @@ impl Victim {
                 Output::Bulk { .. } => {}
                 Output::Disk(op) => {
                     self.reads += usize::from(matches!(op.job, DiskJob::Read { .. }));
+                    if matches!(op.job, DiskJob::Finish { .. }) {
+                        self.finishing.push(op.id);
+                        continue;
+                    }
                     for done in (self.disk)(op.job) {
                         self.machine.handle(self.now, Input::Disk { op: op.id, done });
                     }
@@ -92,6 +99,17 @@ impl Victim {
             let frame = Frame { short: id.short(), kind: FrameKind::Manifest, offset, content }.encode();
             self.hear(Input::Bulk { peer: user(from), frame });
         }
+    }
+
+    /// The files have their names.
+    fn finish(&mut self) {
+        for op in std::mem::take(&mut self.finishing) {
+            self.hear(Input::Disk { op, done: DiskDone::Finished(Summary { path: None }) });
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.events.iter().any(|event| matches!(event, TransferEvent::Failed { .. }))
     }
 
     fn cut_off(&self) -> Vec<(UserId, CutOffReason)> {
@@ -185,6 +203,36 @@ fn a_liar_does_not_keep_a_trusted_offer_from_being_accepted() {
         victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
         assert_eq!(victim.said_to("ada", is_accept), 1);
     }
+}
+
+#[test]
+fn nobody_but_the_origin_ends_a_transfer_by_saying_that_the_source_has_changed() {
+    let manifest = one_file(MIB);
+    let id = id_of(&manifest);
+    let mut victim = receiver(&manifest, &["ada", "mallory"]);
+    let stop = TransferMessage::Stop { id, reason: StopReason::SourceChanged };
+    victim.control("mallory", &TransferMessage::Join { id });
+    victim.control("mallory", &stop);
+    assert!(!victim.has_failed());
+    victim.control("ada", &whole(id, &manifest));
+    assert!(victim.said_to("ada", is_request) > 0);
+    victim.control("ada", &stop);
+    assert!(victim.has_failed());
+}
+
+#[test]
+fn who_claims_to_be_the_origin_does_not_end_what_others_offer() {
+    let manifest = one_file(MIB);
+    let id = id_of(&manifest);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for name in ["mallory", "ada"] {
+        victim.control(name, &TransferMessage::Offer(offer_of(&manifest, name)));
+    }
+    victim.manifest("mallory", &manifest);
+    victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::SourceChanged });
+    assert!(!victim.has_failed());
+    victim.control("ada", &whole(id, &manifest));
+    assert!(victim.said_to("ada", is_request) > 0);
 }
 
 /// Ids are sorted, and `eve` comes before `zoe`.
@@ -336,6 +384,25 @@ fn peers_that_ask_and_take_nothing_do_not_keep_others_from_being_served() {
     assert_eq!(victim.reads, before + 1);
 }
 
+#[test]
+fn who_asks_for_much_and_takes_nothing_does_not_take_the_others_places_in_the_queue() {
+    let manifest = one_file(1024 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["ada", "mallory"]);
+    victim.control("ada", &TransferMessage::Join { id });
+    victim.control("mallory", &TransferMessage::Join { id });
+    for piece in 0..8 {
+        victim.hear(Input::Writable { peer: user("ada"), bytes: 8 * MIB as usize });
+        victim.control("ada", &TransferMessage::Request { id, pieces: vec![piece] });
+    }
+    let all: Vec<u32> = (0..manifest.piece_count()).collect();
+    victim.control("mallory", &TransferMessage::Request { id, pieces: all });
+    let is_busy = |message: &TransferMessage| matches!(message, TransferMessage::Busy { .. });
+    assert_eq!(victim.said_to("mallory", is_busy), 1);
+    victim.control("ada", &TransferMessage::Request { id, pieces: (8..16).collect() });
+    assert_eq!(victim.said_to("ada", is_busy), 0);
+}
+
 /// A receiver that knows the manifest, from `ada`.
 fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
     let mut victim = Victim::new(AcceptPolicy::Everyone, manifest, peers);
@@ -344,6 +411,64 @@ fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
     assert_eq!(chunks, 1, "a manifest in one chunk keeps this simple");
     victim.manifest("ada", manifest);
     victim
+}
+
+#[test]
+fn who_leaves_and_offers_without_end_is_cut_off() {
+    let manifest = one_file(8 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = receiver(&manifest, &["ada", "mallory"]);
+    let rounds = 2 * (2 * manifest.total_bytes() + 64 * MIB) / (64 * 1024);
+    for _ in 0..rounds {
+        victim.control("mallory", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+        victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+    }
+    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
+}
+
+/// A receiver that got the only piece; its files have not their names yet, and its disk finds nothing any more.
+fn receiver_that_can_not_read(manifest: &Arc<Manifest>) -> Victim {
+    let id = id_of(manifest);
+    let mut victim = receiver(manifest, &["ada", "bob"]);
+    victim.control("ada", &whole(id, manifest));
+    for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
+        let kind = FrameKind::Piece { piece: 0 };
+        let content = Bytes::from(vec![0; len as usize]);
+        let frame = Frame { short: id.short(), kind, offset, content }.encode();
+        victim.hear(Input::Bulk { peer: user("ada"), frame });
+    }
+    assert_eq!(victim.finishing.len(), 1);
+    let gone = DiskDone::Failed(DiskError::NotFound { path: "film.mkv".into() });
+    victim.disk = Box::new(move |_| vec![gone.clone()]);
+    victim.control("bob", &TransferMessage::Join { id });
+    victim
+}
+
+#[test]
+fn a_part_that_just_got_its_name_is_asked_for_again_and_nothing_fails() {
+    let manifest = one_file(MIB / 4);
+    let id = id_of(&manifest);
+    let mut victim = receiver_that_can_not_read(&manifest);
+    victim.control("bob", &TransferMessage::Request { id, pieces: vec![0] });
+    let is_busy = |message: &TransferMessage| matches!(message, TransferMessage::Busy { .. });
+    assert_eq!((victim.reads, victim.said_to("bob", is_busy)), (1, 1));
+    victim.finish();
+    assert!(!victim.has_failed());
+    assert!(victim.events.iter().any(|event| matches!(event, TransferEvent::Done { .. })));
+}
+
+#[test]
+fn what_was_received_and_then_moved_is_served_no_more_and_has_not_failed() {
+    let manifest = one_file(MIB / 4);
+    let id = id_of(&manifest);
+    let mut victim = receiver_that_can_not_read(&manifest);
+    victim.finish();
+    for _ in 0..2 {
+        victim.control("bob", &TransferMessage::Request { id, pieces: vec![0] });
+    }
+    assert!(!victim.has_failed());
+    let is_stop = |message: &TransferMessage| matches!(message, TransferMessage::Stop { .. });
+    assert_eq!((victim.reads, victim.said_to("bob", is_stop)), (1, 1));
 }
 
 /// A manifest that others than the honest one, who comes last in every order, offered first.

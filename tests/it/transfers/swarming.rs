@@ -168,6 +168,77 @@ fn slow_downlinks_do_not_hold_up_the_others() {
     assert!(ratio("1 to 6, one with a slow downlink", 32 * MIB, &accesses) < 1.10);
 }
 
+#[test]
+fn slow_uplinks_do_not_hold_up_the_others() {
+    assert!(ratio("1 to 10, mixed uplinks of 10 to 100 Mbit/s, 64 MiB", 64 * MIB, &mixed(10)) < 1.35);
+}
+
+/// How long the first receiver takes, against what it would take if it were alone with the sender, while others do what
+/// `prepare` makes them do.
+fn first_receivers_ratio(accesses: &[Access], prepare: impl FnOnce(&mut World)) -> f64 {
+    let size = 32 * MIB;
+    let manifest = one_file(size);
+    let mut world = World::new();
+    for (number, access) in accesses.iter().enumerate() {
+        world.add(config(&id(number)), *access, disk(manifest.clone()));
+    }
+    prepare(&mut world);
+    world.command(&id(0), send());
+    let is_done =
+        |(_, who, event): &(_, UserId, _)| *who == id(1) && matches!(event, TransferEvent::Done { .. });
+    let finished = world.run(Duration::from_secs(120), |world| world.events.iter().any(is_done));
+    let left = world.events.iter().rev().find(|(_, who, _)| *who == id(1));
+    assert!(finished, "the first receiver is not done: {left:?}");
+    let ratio = (world.now - world.start).as_secs_f64() / bound(size, &accesses[..2]);
+    eprintln!("the first receiver: ratio {ratio:.3}");
+    ratio
+}
+
+#[test]
+fn members_that_take_nothing_do_not_hold_up_the_only_one_that_does() {
+    let ratio = first_receivers_ratio(&equal(3, 50, 200), |world| {
+        for number in 2..4 {
+            let says_nothing = |sent: &Sent| {
+                let control = match sent {
+                    Sent::Control(control) => control,
+                    Sent::Bulk(_) => return true,
+                };
+                matches!(control, TransferMessage::Have { .. } | TransferMessage::Request { .. })
+            };
+            world.tamper(&id(number), Box::new(move |_, sent| (!says_nothing(&sent)).then_some(sent)));
+        }
+    });
+    assert!(ratio < 1.1, "ratio {ratio:.3}");
+}
+
+#[test]
+fn members_that_take_a_piece_now_and_then_do_not_hold_up_the_others() {
+    let ratio = first_receivers_ratio(&equal(3, 50, 200), |world| {
+        for number in 2..4 {
+            let mut asked = 0;
+            let asks_seldom = move |_: &UserId, sent| match sent {
+                Sent::Control(TransferMessage::Request { id, mut pieces }) => {
+                    asked += 1;
+                    pieces.truncate(1);
+                    let request = TransferMessage::Request { id, pieces };
+                    (asked % 8 == 1).then_some(Sent::Control(request))
+                }
+                Sent::Control(TransferMessage::Have { .. }) | Sent::Bulk(_) => None,
+                control @ Sent::Control(_) => Some(control),
+            };
+            world.tamper(&id(number), Box::new(asks_seldom));
+        }
+    });
+    assert!(ratio < 1.2, "ratio {ratio:.3}");
+}
+
+#[test]
+fn a_member_with_a_slow_downlink_does_not_hold_up_the_only_other() {
+    let accesses = [access(50, 200), access(50, 200), access(50, 1)];
+    let ratio = first_receivers_ratio(&accesses, |_| {});
+    assert!(ratio < 1.2, "ratio {ratio:.3}");
+}
+
 /// The figures of `docs/benchmarks.md`. Minutes without optimisation: `cargo test --release -- --ignored figures`.
 #[test]
 #[ignore = "takes minutes"]
