@@ -1,5 +1,7 @@
 //! ICE candidates as browsers write them (`RTCIceCandidateInit`, W3C webrtc-pc §4.8.2).
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::CANDIDATE_MAX_BYTES;
@@ -30,6 +32,19 @@ impl Candidate {
     /// Whether the candidate is of type `host` (RFC 8839 §5.1): an address of the machine itself.
     pub fn is_host(&self) -> bool {
         self.candidate.is_empty() || self.candidate.contains(" typ host")
+    }
+
+    /// What kind of candidate it is: `host`, `srflx`, `prflx` or `relay` (RFC 8839 §5.1).
+    pub fn kind(&self) -> Option<&str> {
+        let mut words = self.candidate.split_ascii_whitespace();
+        words.find(|word| *word == "typ")?;
+        words.next()
+    }
+
+    /// Where it leads, unless it is a name.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let mut words = self.candidate.split_ascii_whitespace().skip(4);
+        Some(SocketAddr::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     }
 
     /// Whether the candidate is reached over UDP. Others are TCP (RFC 6544), which this program does not speak.

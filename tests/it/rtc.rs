@@ -401,10 +401,10 @@ async fn a_bounded_number_of_candidates_is_tried() {
     }
     let mut buf = [0; 200];
     for _ in 0..5 {
-        sockets[63].recv(&mut buf).await.expect("checked again and again");
+        sockets[55].recv(&mut buf).await.expect("checked again and again");
     }
     let tried = sockets.iter().filter(|socket| socket.try_recv(&mut buf).is_ok()).count();
-    assert!((60..=64).contains(&tried), "{tried}");
+    assert!((50..=56).contains(&tried), "{tried}");
 }
 
 /// A description with these candidates in it.

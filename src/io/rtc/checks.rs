@@ -1,14 +1,29 @@
-//! Connectivity checks of the peer, as far as the engine gets them.
+//! The peer's addresses, as far as the engine gets to know them: from candidates, and from connectivity checks.
 //!
-//! From each new address that a check comes from it makes a candidate that it never forgets, looks through all of them at each
-//! packet, and answers each check with one of its own (rtc-ice 0.21). So addresses are counted, and the checks from each.
+//! Each of our candidates makes a pair with each of them, and each step goes through all checks of the last four seconds for each
+//! pair. From each new address that a check comes from the engine makes a candidate that it never forgets, looks through all of
+//! them at each packet, and answers each check with one of its own (rtc-ice 0.21). So addresses are counted, and the checks from each.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::core::allowance::Allowance;
+use crate::wire::Candidate;
+use crate::wire::limits::CANDIDATES_MAX;
+
+/// Pairs with candidates that the peer names, and with addresses found by its checks; and how many of each are known however many
+/// candidates we have. 128 pairs cost the engine a twentieth of a core while a connection comes up, and the cost grows with
+/// their square.
+const NAMED_PAIRS_MAX: usize = 128;
+const FOUND_PAIRS_MAX: usize = 64;
+const ADDRESSES_LEAST: usize = 16;
+
+/// Of the places for candidates so many are kept for those that hosts send last, and half of them for relayed ones only, which lead
+/// to a peer where nothing else does.
+const KEPT_PLACES: usize = 8;
 
 /// Paths of a connection on which checks are heard: from an address of the peer to a socket of ours, relayed or not.
 const PATHS_MAX: usize = 128;
@@ -18,49 +33,101 @@ const PATHS_MAX: usize = 128;
 const CHECKS_BURST: u32 = 250;
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// STUN (RFC 8489 §5): header, magic cookie, and where it is; methods with their class; attributes (§14, RFC 8656 §18).
+/// STUN (RFC 8489 §5): header, magic cookie, methods with their class, and attributes (§14, RFC 8656 §18). The engine does not
+/// look at the first two bits.
 const HEADER_BYTES: usize = 20;
 const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-const BINDING_REQUEST: [u8; 2] = [0, 0x01];
-const DATA_INDICATION: [u8; 2] = [0, 0x17];
+const TYPE: u16 = 0x3fff;
+const BINDING_REQUEST: u16 = 0x0001;
+const DATA_INDICATION: u16 = 0x0017;
 const USERNAME: u16 = 0x0006;
 const XOR_PEER_ADDRESS: u16 = 0x0012;
 const DATA: u16 = 0x0013;
 
-/// Where a check came from, and to: behind a relay the peer's address is as the relay wrote it.
-type Path = (SocketAddr, SocketAddr, Vec<u8>);
+/// Behind a relay the peer is known by its address, or by the channel that was made for that (RFC 8656 §12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Peer {
+    Address(SocketAddr),
+    Channel([u8; 2]),
+}
 
-/// What is known about the checks of one connection.
+/// What is known about the peer's addresses on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     ufrag: OnceLock<String>,
-    paths: Mutex<HashMap<Path, Allowance>>,
+    /// How many candidates we may have.
+    ours: AtomicUsize,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    candidates: BTreeSet<String>,
+    named: HashSet<SocketAddr>,
+    found: HashSet<SocketAddr>,
+    paths: HashMap<(Peer, SocketAddr), Allowance>,
 }
 
 impl Checks {
+    /// How many candidates we may have, before there is any.
+    pub(super) fn set_ours(&self, candidates: usize) {
+        self.ours.store(candidates, Ordering::Relaxed);
+    }
+
     /// What checks must name us by (RFC 8445 §7.2.2). Before this nobody can know it, and none comes through.
     pub(super) fn expect(&self, ufrag: &str) {
         let _ = self.ufrag.set(ufrag.to_owned());
     }
 
+    /// Whether the engine may have a candidate, once.
+    pub(super) fn admits_candidate(&self, candidate: &Candidate) -> bool {
+        let places = self.addresses_max(NAMED_PAIRS_MAX);
+        let places = match candidate.kind() {
+            Some("relay") => places,
+            Some("host") => places - KEPT_PLACES,
+            Some(_) | None => places - KEPT_PLACES / 2,
+        };
+        let mut known = self.known.lock().expect("nothing panics under it");
+        let is_wanted =
+            known.candidates.len() < places && known.candidates.insert(candidate.candidate.clone());
+        if is_wanted {
+            known.named.extend(candidate.address());
+        }
+        is_wanted
+    }
+
     /// Whether the engine may have a datagram: what is no check, and checks that it would take, in bounded number.
     pub(super) fn admits(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
-        let (peer, check) = match relayed(datagram) {
+        let (peer, check) = match relayed(datagram).filter(|_| !is_stun(datagram, BINDING_REQUEST)) {
             Some((peer, data)) => (peer, data),
-            None => (&[][..], datagram),
+            None => (Some(Peer::Address(from)), datagram),
         };
         if !is_stun(check, BINDING_REQUEST) {
             return true;
         }
-        if !self.names_us(check) {
-            return false;
+        let Some(peer) = peer.filter(|_| self.names_us(check)) else { return false };
+        let found_max = self.addresses_max(FOUND_PAIRS_MAX);
+        let mut known = self.known.lock().expect("nothing panics under it");
+        let Known { named, found, paths, .. } = &mut *known;
+        if let Peer::Address(address) = peer
+            && !named.contains(&address)
+            && !found.contains(&address)
+        {
+            if found.len() >= found_max {
+                return false;
+            }
+            found.insert(address);
         }
-        let mut paths = self.paths.lock().expect("nothing panics under it");
-        let path = (from, to, peer.to_vec());
+        let path = (peer, to);
         if paths.len() >= PATHS_MAX && !paths.contains_key(&path) {
             return false;
         }
         paths.entry(path).or_insert_with(|| Allowance::new(CHECKS_BURST, CHECK_EVERY)).take(now)
+    }
+
+    /// How many addresses of the peer make so many pairs.
+    fn addresses_max(&self, pairs: usize) -> usize {
+        (pairs / self.ours.load(Ordering::Relaxed).max(1)).clamp(ADDRESSES_LEAST, CANDIDATES_MAX)
     }
 
     fn names_us(&self, check: &[u8]) -> bool {
@@ -70,15 +137,38 @@ impl Checks {
     }
 }
 
-fn is_stun(datagram: &[u8], kind: [u8; 2]) -> bool {
-    datagram.len() >= HEADER_BYTES && datagram[..2] == kind && datagram[4..8] == COOKIE
+fn is_stun(datagram: &[u8], kind: u16) -> bool {
+    let found =
+        |header: &[u8]| u16::from_be_bytes([header[0], header[1]]) & TYPE == kind && header[4..8] == COOKIE;
+    datagram.get(..HEADER_BYTES).is_some_and(found)
 }
 
-/// What a relay passes on, and whose it is.
-fn relayed(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
-    let is_relayed = is_stun(datagram, DATA_INDICATION);
-    let peer = is_relayed.then(|| attribute(datagram, XOR_PEER_ADDRESS)).flatten()?;
-    Some((peer.get(..20).unwrap_or(peer), attribute(datagram, DATA)?))
+/// What a relay passes on, and whose it is, if that can be read.
+fn relayed(datagram: &[u8]) -> Option<(Option<Peer>, &[u8])> {
+    if is_stun(datagram, DATA_INDICATION) {
+        let peer = attribute(datagram, XOR_PEER_ADDRESS).and_then(|value| xor_address(value, datagram));
+        return Some((peer.map(Peer::Address), attribute(datagram, DATA)?));
+    }
+    match datagram {
+        [high @ 0x40..=0x7f, low, len_high, len_low, data @ ..] => {
+            let len = usize::from(u16::from_be_bytes([*len_high, *len_low]));
+            Some((Some(Peer::Channel([*high, *low])), data.get(..len)?))
+        }
+        _ => None,
+    }
+}
+
+/// An address as a relay writes it (RFC 8489 §14.2) in a message that has a header.
+fn xor_address(value: &[u8], message: &[u8]) -> Option<SocketAddr> {
+    let [_, family, port_high, port_low, address @ ..] = value else { return None };
+    let port = u16::from_be_bytes([port_high ^ COOKIE[0], port_low ^ COOKIE[1]]);
+    let xor = |at: usize| address[at] ^ message[4 + at];
+    let ip = match (family, address.len()) {
+        (1, 4) => IpAddr::from(Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(xor))),
+        (2, 16) => IpAddr::from(Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(xor))),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
 }
 
 fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
@@ -99,8 +189,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    fn message(kind: [u8; 2], attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut message = [&kind[..], &[0, 0], &COOKIE, &[7; 12]].concat();
+    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut message = [&kind.to_be_bytes()[..], &[0, 0], &COOKIE, &[7; 12]].concat();
         for (kind, value) in attributes {
             message.extend(kind.to_be_bytes());
             message.extend((value.len() as u16).to_be_bytes());
@@ -114,8 +204,8 @@ pub(super) mod tests {
         message(BINDING_REQUEST, &[(0x8022, b"who?"), (USERNAME, username.as_bytes())])
     }
 
-    fn relayed(peer: &[u8]) -> Vec<u8> {
-        message(DATA_INDICATION, &[(XOR_PEER_ADDRESS, peer), (DATA, &check("us:them"))])
+    fn relayed(peer: &[u8], username: &str) -> Vec<u8> {
+        message(DATA_INDICATION, &[(XOR_PEER_ADDRESS, peer), (DATA, &check(username))])
     }
 
     fn address(port: u16) -> SocketAddr {
@@ -139,28 +229,79 @@ pub(super) mod tests {
         }
         assert!(!admits(&checks(), &message(BINDING_REQUEST, &[])));
         assert!(!admits(&Checks::default(), &check("us:them")), "nobody was told our name yet");
-        assert!(admits(&Checks::default(), &message([1, 1], &[])), "an answer");
+        assert!(admits(&Checks::default(), &message(0x0101, &[])), "an answer");
         assert!(admits(&Checks::default(), &[22; 40]), "something else");
+    }
+
+    /// They look like something else, and the engine takes them for checks all the same.
+    #[test]
+    fn checks_in_disguise_are_checks() {
+        let wrong = check("them:us");
+        let admits = |datagram: &[u8]| checks().admits(address(1), address(2), datagram, Instant::now());
+        for bits in [0x40, 0x80, 0xc0] {
+            let mut disguised = wrong.clone();
+            disguised[0] |= bits;
+            assert!(!admits(&disguised), "{bits:x}");
+            let mut passed_on = relayed(&[0, 1, 9, 9, 9, 9, 9, 9], "them:us");
+            passed_on[0] |= bits;
+            assert!(!admits(&passed_on), "{bits:x}, from a relay");
+        }
+        let len = (wrong.len() as u16).to_be_bytes();
+        assert!(!admits(&[&[0x40, 0][..], &len, &wrong].concat()), "on a channel of a relay");
+        assert!(!admits(&relayed(&[0, 3, 9, 9], "us:them")), "of nobody");
+        assert!(admits(&[&[0x40, 0][..], &[0, 4], &wrong[..4]].concat()), "data on a channel");
+    }
+
+    fn candidate(port: u16, kind: &str) -> Candidate {
+        Candidate::of_line(&format!("candidate:1 1 udp 2122265343 192.0.2.1 {port} typ {kind}"))
+    }
+
+    #[test]
+    fn the_more_candidates_we_have_the_fewer_of_a_peer_are_tried() {
+        let tried = |ours: usize| {
+            let checks = checks();
+            checks.set_ours(ours);
+            let candidates = (0..100).map(|port| candidate(port, "relay"));
+            candidates.filter(|candidate| checks.admits_candidate(candidate)).count()
+        };
+        assert_eq!([0, 1, 2, 4, 8, 100].map(tried), [64, 64, 64, 32, 16, 16]);
+    }
+
+    /// Peers send them in this order.
+    #[test]
+    fn hosts_leave_room_for_what_leads_to_a_peer_where_they_do_not() {
+        let checks = checks();
+        checks.set_ours(8);
+        let tried = |kind: &str, ports: std::ops::Range<u16>| {
+            ports.filter(|port| checks.admits_candidate(&candidate(*port, kind))).count()
+        };
+        assert_eq!(tried("host", 0..20), 8);
+        assert_eq!(tried("host", 0..20), 0, "each once");
+        assert_eq!(tried("srflx", 20..40), 4);
+        assert_eq!(tried("relay", 40..60), 4);
     }
 
     #[test]
     fn checks_from_ever_new_addresses_have_a_bound_and_those_from_known_ones_go_on() {
         let (checks, now) = (checks(), Instant::now());
+        checks.set_ours(4);
+        assert!(checks.admits_candidate(&candidate(999, "host")));
         let from = |port: u16| checks.admits(address(port), address(1), &check("us:them"), now);
-        assert_eq!((0..1000).filter(|port| from(*port)).count(), PATHS_MAX);
+        assert_eq!((0..900).filter(|port| from(*port)).count(), FOUND_PAIRS_MAX / 4);
         assert!(from(0));
         assert!(!from(1000));
-        assert!(!checks.admits(address(0), address(1), &relayed(&[9; 8]), now), "a relay's peers are others");
+        assert!(from(999), "it was named");
+        let other = [0, 1, 0x21, 0x13, 192 ^ 0x21, 0x12, 2 ^ 0xa4, 9 ^ 0x42];
+        assert!(!checks.admits(address(0), address(1), &relayed(&other, "us:them"), now), "192.0.2.9:1");
+        let first = [0, 1, 0x21, 0x12, 192 ^ 0x21, 0x12, 2 ^ 0xa4, 1 ^ 0x42];
+        assert!(checks.admits(address(77), address(1), &relayed(&first, "us:them"), now), "192.0.2.1:0");
     }
 
     #[test]
-    fn what_a_relay_passes_on_is_counted_by_whose_it_is() {
+    fn paths_have_a_bound() {
         let (checks, now) = (checks(), Instant::now());
-        let from = |peer: u16| {
-            let peer = [[0, 1], peer.to_be_bytes(), [9, 9], [9, 9]].concat();
-            checks.admits(address(1), address(2), &relayed(&peer), now)
-        };
-        assert_eq!((0..1000).filter(|peer| from(*peer)).count(), PATHS_MAX);
+        let to = |port: u16| checks.admits(address(1), address(port), &check("us:them"), now);
+        assert_eq!((0..1000).filter(|port| to(*port)).count(), PATHS_MAX);
     }
 
     #[test]
@@ -189,8 +330,9 @@ pub(super) mod tests {
             let mut datagram = message(kind, &attributes);
             datagram.truncate(cut);
             let checks = checks();
-            checks.admits(address(1), address(2), &datagram, Instant::now());
-            prop_assert!(checks.paths.lock().expect("whole").keys().all(|(_, _, peer)| peer.len() <= 20));
+            let is_check = is_stun(&datagram, BINDING_REQUEST);
+            let is_admitted = checks.admits(address(1), address(2), &datagram, Instant::now());
+            prop_assert_eq!(is_check && is_admitted, is_check && checks.names_us(&datagram));
         }
     }
 }

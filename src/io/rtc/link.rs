@@ -10,7 +10,7 @@
 //! The task never waits for the consumer: what it has to say itself lies in a short outbox. The readers do wait, and
 //! start only when `Connected` has left the outbox, so nothing arrives from a peer before the consumer knows who it is.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,6 @@ use super::session::{attribute, fingerprint_of, fingerprints};
 use super::signal::Signal;
 use super::{Engine, Shared};
 use crate::core::peer::{Channel, Fingerprint, Path, Payload, PeerClosed, PeerCommand, PeerEvent};
-use crate::wire::limits::CANDIDATES_MAX;
 use crate::wire::{Candidate, Sdp};
 
 /// From the first working candidate pair to the end of the DTLS handshake: four flights, with the retransmissions
@@ -47,11 +46,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the selected pair is looked at.
 const PATH_EVERY: Duration = Duration::from_secs(5);
-
-/// Pairs of candidates that are checked, and how many of a peer are tried however many we have. Each step of the engine goes
-/// through all checks of the last four seconds for each pair (rtc-ice 0.21): 128 pairs cost it a twentieth of a core.
-const PAIRS_MAX: usize = 128;
-const REMOTE_CANDIDATES_LEAST: usize = 16;
 
 /// What the driver asks of a link.
 #[derive(Debug)]
@@ -96,8 +90,6 @@ pub(super) struct Link {
     role: Role,
     remote: Option<Sdp>,
     local_ufrag: Option<String>,
-    local_candidates: usize,
-    remote_candidates: BTreeSet<String>,
     connected: bool,
     disconnected: bool,
     dtls_deadline: Option<Instant>,
@@ -141,8 +133,6 @@ pub(super) async fn run(
         role: Role::Offerer,
         remote: None,
         local_ufrag: None,
-        local_candidates: 0,
-        remote_candidates: BTreeSet::new(),
         connected: false,
         disconnected: false,
         dtls_deadline: None,
@@ -291,10 +281,7 @@ impl Link {
     async fn add_candidate(&mut self, candidate: Option<Candidate>) {
         let Some(candidate) = candidate else { return };
         // The engine would dial a TCP candidate, wherever it leads, and ends the connection when that fails.
-        let is_wanted = candidate.is_udp()
-            && self.remote_candidates.len() < remote_candidates_max(self.local_candidates)
-            && self.remote_candidates.insert(candidate.candidate.clone());
-        if !is_wanted {
+        if !candidate.is_udp() || !self.pulse.checks.admits_candidate(&candidate) {
             return;
         }
         let init = RTCIceCandidateInit {
@@ -359,7 +346,6 @@ impl Link {
     }
 
     fn report_candidate(&mut self, candidate: String) {
-        self.local_candidates += 1;
         self.outbox.push_back(PeerEvent::Candidate(Some(Candidate {
             candidate,
             sdp_mid: Some("0".to_owned()),
@@ -519,11 +505,6 @@ enum Freshness {
     Changed,
 }
 
-/// How many candidates of a peer are tried, where we have so many.
-fn remote_candidates_max(local: usize) -> usize {
-    (PAIRS_MAX / local.max(1)).clamp(REMOTE_CANDIDATES_LEAST, CANDIDATES_MAX)
-}
-
 fn refuse<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, PeerClosed> {
     result.map_err(|error| {
         debug!(%error, "{what} was refused");
@@ -598,14 +579,4 @@ async fn outstanding(channels: &[Arc<dyn DataChannel>]) -> usize {
         bytes += channel.outstanding_bytes().await.unwrap_or(0);
     }
     bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_more_addresses_we_have_the_fewer_candidates_of_a_peer_are_tried() {
-        assert_eq!([0, 1, 2, 4, 8, 100].map(remote_candidates_max), [64, 64, 64, 32, 16, 16]);
-    }
 }

@@ -12,7 +12,7 @@
 //! | one received message | what both ends announced, 262,144 bytes at most | the engine drops it, the connection goes on |
 //! | channels a peer opens | 16 | the connection is closed, [`PeerClosed::Failed`] |
 //! | candidates of a peer, in its description or after it | 128 pairs with ours, or 16 | further ones are ignored |
-//! | connectivity checks of a peer | from 128 addresses, 10 a second from each | further ones are ignored |
+//! | connectivity checks of a peer | from addresses that make 64 pairs besides, or 16; 10 a second on each of 128 paths | further ones are ignored |
 
 mod addresses;
 mod channel;
@@ -214,6 +214,8 @@ impl Shared {
 
     async fn build(&self, mdns: bool) -> webrtc::error::Result<Engine> {
         let pulse = Arc::new(Pulse::default());
+        let addresses = addresses::bind_addresses(&self.config.bind);
+        pulse.checks.set_ours(addresses.len() * (1 + self.config.ice_servers.len()));
         let inflow = Arc::new(Inflow::new(Arc::clone(&pulse)));
         let crypto = Watched { inner: Arc::clone(&self.crypto), inflow: Arc::clone(&inflow) };
         let (signals, noticed) = mpsc::unbounded_channel();
@@ -227,7 +229,7 @@ impl Shared {
             .with_setting_engine(self.config.setting_engine(self.window_bytes, mdns, Arc::new(crypto)))
             .with_runtime(Arc::new(runtime))
             .with_handler(Arc::new(Reporter::new(signals.clone())))
-            .with_udp_addrs(addresses::bind_addresses(&self.config.bind))
+            .with_udp_addrs(addresses)
             .with_data_channel_send_buffer_limit(SEND_BUFFER_BYTES)
             .build()
             .await?;
