@@ -31,7 +31,7 @@ impl Candidate {
 
     /// Whether the candidate is of type `host` (RFC 8839 §5.1): an address of the machine itself.
     pub fn is_host(&self) -> bool {
-        self.candidate.is_empty() || self.candidate.contains(" typ host")
+        self.candidate.is_empty() || self.kind() == Some("host")
     }
 
     /// What kind of candidate it is: `host`, `srflx`, `prflx` or `relay` (RFC 8839 §5.1).
@@ -47,9 +47,11 @@ impl Candidate {
         Some(SocketAddr::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     }
 
-    /// Whether the candidate is reached over UDP. Others are TCP (RFC 6544), which this program does not speak.
+    /// Whether the candidate is reached over UDP, by its third field (RFC 8839 §5.1). Others are TCP (RFC 6544), which this program
+    /// does not speak.
     pub fn is_udp(&self) -> bool {
-        line_is_udp(&self.candidate)
+        let transport = self.candidate.split_ascii_whitespace().nth(2);
+        transport.is_some_and(|transport| transport.eq_ignore_ascii_case("udp"))
     }
 
     /// As JSON each of them takes six bytes, so a candidate within its limit could be a message over the limit.
@@ -63,11 +65,6 @@ impl Candidate {
         let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         self.candidate.len() + optional(&self.sdp_mid) + optional(&self.username_fragment)
     }
-}
-
-/// Whether the third field of a candidate line, its transport, is UDP (RFC 8839 §5.1).
-pub(super) fn line_is_udp(line: &str) -> bool {
-    line.split_ascii_whitespace().nth(2).is_some_and(|transport| transport.eq_ignore_ascii_case("udp"))
 }
 
 /// Reads what stands for a candidate: an object, or one of the ways to say that there are no more (`null`, `""`, an

@@ -384,11 +384,8 @@ async fn a_bounded_number_of_candidates_is_tried() {
     let candidates: Vec<_> = sockets
         .iter()
         .map(|socket| socket.local_addr().expect("bound").port())
-        .map(|port| Candidate {
-            candidate: format!("candidate:{port} 1 udp 2122265343 127.0.0.1 {port} typ host"),
-            sdp_mid: Some("0".to_owned()),
-            sdp_m_line_index: Some(0),
-            username_fragment: None,
+        .map(|port| {
+            Candidate::of_line(&format!("candidate:{port} 1 udp 2122265343 127.0.0.1 {port} typ host"))
         })
         .collect();
     let (mut offerer, mut answerer) = (Peer::new(), Peer::new());

@@ -15,8 +15,7 @@ use crate::wire::Candidate;
 use crate::wire::limits::CANDIDATES_MAX;
 
 /// Pairs with candidates that the peer names, and with addresses found by its checks; and how many of each are known however many
-/// candidates we have. 128 pairs cost the engine a twentieth of a core while a connection comes up, and the cost grows with
-/// their square.
+/// candidates we have. What they cost the engine while a connection comes up grows with their square.
 const NAMED_PAIRS_MAX: usize = 128;
 const FOUND_PAIRS_MAX: usize = 64;
 const ADDRESSES_LEAST: usize = 16;

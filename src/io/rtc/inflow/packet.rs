@@ -4,7 +4,8 @@ use std::ops::Range;
 
 /// SCTP's common header, where its parts are, and that of a chunk and of a parameter (RFC 9260 §3.1, §3.2, §3.2.1).
 const HEADER_BYTES: usize = 12;
-const PORTS: Range<usize> = 0..4;
+const SOURCE_PORT_AT: usize = 0;
+const DESTINATION_PORT_AT: usize = 2;
 const TAG_AT: usize = 4;
 const CHECKSUM: Range<usize> = 8..12;
 const CHUNK_HEADER_BYTES: usize = 4;
@@ -57,8 +58,8 @@ pub(super) struct Malformed;
 /// those.
 pub(super) fn tag_of(packet: &[u8]) -> Option<u32> {
     let header = packet.get(..HEADER_BYTES)?;
-    let (source, destination) = (u16_at(header, PORTS.start), u16_at(header, PORTS.start + 2));
-    let is_sound = header[CHECKSUM] == checksum(packet).to_le_bytes() && source != 0 && destination != 0;
+    let has_ports = u16_at(header, SOURCE_PORT_AT) != 0 && u16_at(header, DESTINATION_PORT_AT) != 0;
+    let is_sound = has_ports && header[CHECKSUM] == checksum(packet).to_le_bytes();
     is_sound.then(|| u32_at(header, TAG_AT))
 }
 
