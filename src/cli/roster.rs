@@ -112,6 +112,13 @@ impl Roster {
         if self.has_twin(id, name) { format!("{name}#{}", self.short_id(id)) } else { name.to_string() }
     }
 
+    /// What a peer is called in front of what it says, with a mark if it ought to have proved the room's key and has not.
+    /// No label has a space in front of a number sign, so the mark is part of none.
+    pub fn speaker(&self, peer: &PeerInfo, keyed: bool) -> String {
+        let doubt = if keyed && !peer.verified { " #?" } else { "" };
+        self.label(&peer.id) + doubt
+    }
+
     /// What everyone here is called.
     pub fn labels(&self) -> Vec<String> {
         self.peers.keys().map(|id| self.label(id)).collect()
@@ -199,9 +206,11 @@ pub fn plain_id(id: &UserId) -> String {
     id.as_str().chars().map(plain).collect()
 }
 
-/// The backslash begins what stands for other characters, so it never stands for itself.
+/// The backslash begins what stands for other characters, so it never stands for itself; the borders of names are in no
+/// id, as they are in no name.
 fn plain(c: char) -> String {
-    if c.is_ascii_graphic() && c != '\\' { c.into() } else { c.escape_unicode().to_string() }
+    let stands_for_itself = c.is_ascii_graphic() && !matches!(c, '\\' | '<' | '>' | '#');
+    if stands_for_itself { c.into() } else { c.escape_unicode().to_string() }
 }
 
 #[cfg(test)]

@@ -64,16 +64,9 @@ impl PipeFace {
     /// Each line of a message has its name in front, so that no line is anybody else's. Nothing is cut: whoever reads this
     /// is a program.
     fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
-        let label = self.roster.label(&from.id);
-        let doubt = if self.keyed && !from.verified { "?" } else { "" };
-        if let Some(what) = commands::action(message) {
-            return text::split_lines(what)
-                .map(|line| format!("* {label}{doubt} {}", text::whole_line(line)))
-                .collect();
-        }
-        text::split_lines(message)
-            .map(|line| format!("<{label}{doubt}> {}", text::whole_line(line)))
-            .collect()
+        let name = self.roster.speaker(from, self.keyed);
+        let (kind, said) = commands::spoken(message);
+        text::split_lines(said).map(|line| format!("{kind}<{name}> {}", text::whole_line(line))).collect()
     }
 
     fn transfer(&mut self, event: &TransferEvent) -> Step {
@@ -126,7 +119,11 @@ mod tests {
     fn each_line_of_a_message_has_its_name() {
         let step = face(false).on_event(&message("one\n<eve> two\r\n"));
         assert_eq!(step.out, ["<ada> one", "<ada> <eve> two"]);
-        assert_eq!(face(false).on_event(&message("/me waves")).out, ["* ada waves"]);
+        assert_eq!(face(false).on_event(&message("/me waves\nand")).out, ["* <ada> waves", "* <ada> and"]);
+        let mut from = peer("1111", "ada");
+        from.verified = false;
+        let event = Event::Message { from, text: "hi".into(), direct: false };
+        assert_eq!(face(false).on_event(&event).out, ["<ada #?> hi"]);
     }
 
     #[test]

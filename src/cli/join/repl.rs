@@ -228,17 +228,14 @@ impl Repl {
     }
 
     fn message(&self, from: &PeerInfo, message: &str, direct: bool) -> Vec<String> {
-        let label = self.roster.label(&from.id);
-        let doubt = if self.keyed && !from.verified { "?" } else { "" };
-        let whom = if direct { " to you" } else { "" };
-        let lines = text::lines(commands::action(message).unwrap_or(message));
+        let name = self.roster.speaker(from, self.keyed);
+        let (kind, said) = commands::spoken(message);
+        // Behind the name it could be something that was said to everyone.
+        let front = if direct { format!("(to you) {kind}") } else { kind.to_owned() };
+        let lines = text::lines(said);
         let mentioned = direct || lines.iter().any(|line| self.roster.mentions_us(line));
-        let name = self.palette.paint(self.roster.ink(&from.id), &format!("{label}{doubt}{whom}"));
-        let width = term::width(&label) + doubt.len() + whom.len() + 3;
-        let head = match commands::action(message) {
-            Some(_) => format!("* {name} "),
-            None => format!("<{name}> "),
-        };
+        let head = format!("{front}<{}> ", self.palette.paint(self.roster.ink(&from.id), &name));
+        let width = term::width(&format!("{front}<{name}> "));
         let mut shown = self.stamped(&head, width, &lines, mentioned.then_some(Ink::Bold));
         if mentioned && let Some(first) = shown.first_mut() {
             first.insert_str(0, BELL);
