@@ -254,7 +254,12 @@ impl Repl {
     fn direct(&self, rest: &str) -> Step {
         match self.roster.find_prefix(rest) {
             Ok((_, "")) => self.complain("usage: /msg NAME TEXT"),
-            Ok((peer, text)) => self.say(text, To::Peers(vec![peer])),
+            Ok((peer, text)) => {
+                let (kind, said) = commands::spoken(text);
+                let head = format!("(to {}) {kind}<{}> ", self.roster.label(&peer), self.roster.own());
+                let lines = self.stamped(&head, term::width(&head), &text::lines(said), Some(Ink::Dim));
+                Step { lines, ..self.say(text, To::Peers(vec![peer])) }
+            }
             Err(error) => self.complain(&error.to_string()),
         }
     }

@@ -145,7 +145,6 @@ fn what_is_typed_is_asked_of_the_node() {
         asks => format!("{asks:?} {:?}", step.lines),
     };
     assert_eq!(asked(repl.on_line("hi")), r#"Say { text: "hi", to: Everyone }"#);
-    assert_eq!(asked(repl.on_line("/msg ada hi you")), r#"Say { text: "hi you", to: Peers(["1111"]) }"#);
     assert_eq!(asked(repl.on_line("/nick eve")), r#"Rename { name: "eve" }"#);
     assert_eq!(repl.prompt(), "eve> ");
     assert_eq!(asked(repl.on_line("/ignore bob")), r#"Ignore { peer: "2222", ignored: true }"#);
@@ -156,6 +155,26 @@ fn what_is_typed_is_asked_of_the_node() {
         r#"[] ["nobody here is called eve; /peers shows who is here"]"#
     );
     assert_eq!(asked(repl.on_line("/accept")), r#"[] ["nothing waits for an answer"]"#);
+}
+
+#[test]
+fn what_is_said_to_one_is_shown_with_whom_it_went_to() {
+    let mut repl = repl(&[]);
+    let step = repl.on_line("/msg ada hi you");
+    assert_eq!(step.lines, ["12:01 (to ada) <me> hi you"]);
+    let [Ask::Command(command)] = step.asks.as_slice() else { panic!("{:?}", step.asks) };
+    assert_eq!(format!("{command:?}"), r#"Say { text: "hi you", to: Peers(["1111"]) }"#);
+    assert_eq!(repl.on_line("/msg 2222 /me waves").lines, ["12:01 (to bob) * <me> waves"]);
+
+    repl.on_event(&Event::Opened(peer("3333", "ada the")));
+    let step = repl.on_line("/msg ada the password is hunter2");
+    assert!(step.asks.is_empty());
+    let way_out = "write 1111 for ada, 3333 for ada the";
+    assert_eq!(step.lines, [format!("that can be for more than one: instead of the name, {way_out}")]);
+    assert_eq!(
+        repl.on_line("/msg 1111 the password is hunter2").lines,
+        ["12:01 (to ada) <me> the password is hunter2"]
+    );
 }
 
 #[test]
