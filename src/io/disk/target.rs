@@ -513,7 +513,7 @@ fn is_piece(manifest: &Manifest, piece: u32, file: &File) -> io::Result<bool> {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use super::super::source::{Source, SourceFile};
+    use super::super::source::{Links, Root, Source, SourceFile};
     use super::super::{Store, Stores};
     use super::*;
     use crate::core::transfer::{DiskDone, DiskJob};
@@ -581,7 +581,12 @@ mod tests {
         }
         let (manifest, mtime) = (manifest(), file.metadata().expect("there").modified().ok());
         let transfer = Manifest::id_of(&manifest.to_bytes());
-        let files = vec![SourceFile { path: path.clone(), size: SIZE, mtime }];
+        let files = vec![SourceFile {
+            root: Arc::new(Root::new(&path, Links::Refused)),
+            path: path.clone(),
+            size: SIZE,
+            mtime,
+        }];
         let stores = Stores::new(io::sink());
         stores.lock().insert(transfer, Store::Source(Arc::new(Source::new(manifest, files, None))));
         for piece in KNOWN {
