@@ -160,13 +160,6 @@ pub fn parse(line: &str) -> Result<Typed<'_>, TypedError> {
     }
 }
 
-/// What stands in front of the name of whoever said that, and what was said: `/me waves` is shown as `* <ada> waves`. Where
-/// a name has a border on both sides, none can take in what stands around it.
-pub fn spoken(message: &str) -> (&'static str, &str) {
-    let action = message.strip_prefix("/me ").map(str::trim_start).filter(|what| !what.is_empty());
-    action.map_or(("", message), |action| ("* ", action))
-}
-
 fn needed<'a>(command: &'static str, rest: &'a str) -> Result<&'a str, TypedError> {
     if rest.is_empty() { Err(usage(command)) } else { Ok(rest) }
 }

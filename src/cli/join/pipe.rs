@@ -1,6 +1,5 @@
 //! The face of a pipe: lines of stdin are said, stdout has `<name> text`, the rest is on stderr.
 
-use super::commands;
 use crate::cli::ask;
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::roster::Roster;
@@ -15,7 +14,6 @@ pub struct PipeFace {
     roster: Roster,
     shelf: Shelf,
     consent: Consent,
-    keyed: bool,
     narrator: Narrator,
 }
 
@@ -33,7 +31,7 @@ pub struct Step {
 impl PipeFace {
     /// A fresh face.
     pub fn new(roster: Roster, consent: Consent, keyed: bool) -> Self {
-        Self { roster, shelf: Shelf::default(), consent, keyed, narrator: Narrator::new(keyed) }
+        Self { roster, shelf: Shelf::default(), consent, narrator: Narrator::new(keyed) }
     }
 
     /// How many peers are here.
@@ -64,9 +62,8 @@ impl PipeFace {
     /// Each line of a message has its name in front, so that no line is anybody else's. Nothing is cut: whoever reads this
     /// is a program.
     fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
-        let name = self.roster.speaker(from, self.keyed);
-        let (kind, said) = commands::spoken(message);
-        text::split_lines(said).map(|line| format!("{kind}<{name}> {}", text::whole_line(line))).collect()
+        let (head, said) = self.narrator.head(from, message, &self.roster);
+        text::split_lines(said).map(|line| format!("{head}{}", text::whole_line(line))).collect()
     }
 
     fn transfer(&mut self, event: &TransferEvent) -> Step {

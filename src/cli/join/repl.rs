@@ -229,9 +229,8 @@ impl Repl {
 
     fn message(&self, from: &PeerInfo, message: &str, direct: bool) -> Vec<String> {
         let name = self.roster.speaker(from, self.keyed);
-        let (kind, said) = commands::spoken(message);
-        // Behind the name it could be something that was said to everyone.
-        let front = if direct { format!("(to you) {kind}") } else { kind.to_owned() };
+        let (kind, said) = words::spoken(message);
+        let front = if direct { format!("{}{kind}", words::TO_US) } else { kind.to_owned() };
         let lines = text::lines(said);
         let mentioned = direct || lines.iter().any(|line| self.roster.mentions_us(line));
         let head = format!("{front}<{}> ", self.palette.paint(self.roster.ink(&from.id), &name));
@@ -255,7 +254,7 @@ impl Repl {
         match self.roster.find_prefix(rest) {
             Ok((_, "")) => self.complain("usage: /msg NAME TEXT"),
             Ok((peer, text)) => {
-                let (kind, said) = commands::spoken(text);
+                let (kind, said) = words::spoken(text);
                 let head = format!("(to {}) {kind}<{}> ", self.roster.label(&peer), self.roster.own());
                 let lines = self.stamped(&head, term::width(&head), &text::lines(said), Some(Ink::Dim));
                 Step { lines, ..self.say(text, To::Peers(vec![peer])) }
