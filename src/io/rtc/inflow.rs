@@ -212,8 +212,10 @@ impl Inflow {
         let is_full = self.waiting_messages() >= SHUT_MESSAGES;
         let told_bytes = if is_full { 0 } else { window_bytes.saturating_sub(RESERVE_BYTES) };
         set_window(packet, told_bytes);
+        // Whoever is told so for the number of messages may have sent some before it knew; for these there is a place.
         let taken = self.taken_messages.load(Ordering::Relaxed);
-        self.shut_at.store(if told_bytes == 0 { taken } else { u64::MAX }, Ordering::Relaxed);
+        let is_shut = window_bytes <= RESERVE_BYTES;
+        self.shut_at.store(if is_shut { taken } else { u64::MAX }, Ordering::Relaxed);
         if window_bytes == 0 {
             self.starved.notify_one();
         }
@@ -519,6 +521,9 @@ mod tests {
         tell(&inflow, 0, WINDOW_BYTES);
         assert!((1..=SHUT_MESSAGES as u32).all(|tsn| inflow.admits(&packet(&[data(tsn, true, 1)]))));
         assert_eq!(tell(&inflow, 0, WINDOW_BYTES), 0, "many short messages are unread");
+        let on_their_way = SHUT_MESSAGES as u32 + 1..=UNREAD_MAX_MESSAGES as u32 - 1;
+        assert!(on_their_way.clone().all(|tsn| inflow.admits(&packet(&[data(tsn, true, 1)]))));
+        on_their_way.for_each(|_| inflow.note_taken());
         inflow.note_taken();
         assert_eq!(tell(&inflow, 0, WINDOW_BYTES), WINDOW_BYTES - RESERVE_BYTES);
     }
