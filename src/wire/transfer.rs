@@ -170,6 +170,12 @@ pub enum StopReason {
     /// The manifest was refused.
     #[error("the list of files was refused there")]
     Manifest,
+    /// What it waited for did not come.
+    #[error("it waited in vain there")]
+    GaveUp,
+    /// There is too much under way.
+    #[error("there is no room for more there")]
+    NoRoom,
     /// A word this version does not know.
     #[error("it failed there")]
     #[serde(other)]

@@ -250,6 +250,12 @@ pub enum FailReason {
     /// The manifest is malformed or hostile.
     #[error("the list of files was refused: {0}")]
     Manifest(String),
+    /// Whoever offered it never sent the manifest, or left before it was here.
+    #[error("its list of files did not come; ask for it to be sent again")]
+    NoManifest,
+    /// The manifests of all that is received take all the memory that there is for them.
+    #[error("there is no room for one more list of files; have it sent again when others are done")]
+    NoRoom,
 }
 
 impl From<DiskError> for FailReason {

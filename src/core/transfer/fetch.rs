@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use super::download::Arrived;
 use super::exchange::{Exchange, Phase};
 use super::machine::{Pending, TICK, Transfers};
-use super::negotiate::unexpected;
+use super::membership::unexpected;
 use super::share::{Answer, Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskJob, FailReason, Reason, TransferEvent, Written};
 use crate::wire::frame::{Frame, FrameKind};

@@ -361,5 +361,7 @@ fn stop_word(reason: &FailReason) -> StopReason {
         FailReason::Disk(DiskError::Full { .. }) => StopReason::DiskFull,
         FailReason::Disk(_) => StopReason::Disk,
         FailReason::Manifest(_) => StopReason::Manifest,
+        FailReason::NoManifest => StopReason::GaveUp,
+        FailReason::NoRoom => StopReason::NoRoom,
     }
 }

@@ -31,6 +31,8 @@ mod event;
 mod exchange;
 mod fetch;
 mod machine;
+mod manifest;
+mod membership;
 mod negotiate;
 mod pieces;
 mod progress;

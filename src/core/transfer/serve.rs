@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::exchange::{Member, Phase};
 use super::machine::{Pending, TICK, Transfers};
-use super::negotiate::unexpected;
+use super::membership::unexpected;
 use super::share::{Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskError, DiskJob, FailReason, Output, Reason};
 use crate::wire::limits::CONTROL_MAX_BYTES;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::exchange::Exchange;
+use super::manifest::MANIFEST_CHUNK_BYTES;
 use super::{Direction, OfferInfo};
 use crate::wire::manifest::Manifest;
 use crate::wire::transfer::{AUDIENCE_MAX, OFFER_NAME_MAX_BYTES, Offer};
@@ -73,14 +74,29 @@ pub(super) struct Fetch {
     pub(super) from: Option<UserId>,
     pub(super) asked_at: Instant,
     pub(super) heard_at: Instant,
+    /// When anything last came, from whomever; at first, when somebody was asked.
+    pub(super) came_at: Instant,
     /// How often all holders were asked before.
     pub(super) round: u32,
     pub(super) buffer: Vec<u8>,
 }
 
 impl Fetch {
-    pub(super) fn new(now: Instant, from: Option<UserId>, round: u32) -> Self {
-        Self { from, asked_at: now, heard_at: now, round, buffer: Vec::new() }
+    /// Somebody is asked for the first time.
+    pub(super) fn new(now: Instant, from: UserId) -> Self {
+        Self { from: Some(from), asked_at: now, heard_at: now, came_at: now, round: 0, buffer: Vec::new() }
+    }
+
+    /// Somebody is asked from the beginning again, or for the first time if nobody was here any more.
+    pub(super) fn again(&self, now: Instant, from: UserId) -> Self {
+        let Some(before) = &self.from else { return Self::new(now, from) };
+        let round = self.round + u32::from(*before >= from);
+        Self { round, came_at: self.came_at, ..Self::new(now, from) }
+    }
+
+    /// Nobody is here any more to be asked.
+    pub(super) fn lose(&mut self) {
+        (self.from, self.buffer) = (None, Vec::new());
     }
 }
 
@@ -195,11 +211,18 @@ impl Share {
             == (&offer.name, offer.files, offer.folders, offer.bytes, offer.manifest_bytes)
     }
 
-    /// What a transfer that we receive keeps in memory for its manifest, in bytes.
+    /// What a transfer that we receive keeps in memory for its manifest, in bytes: what is here and what may come unasked.
     pub(super) fn manifest_cost(&self) -> u64 {
-        match self.direction {
-            Direction::Send => 0,
-            Direction::Receive => u64::from(self.manifest_len) + SHARE_BYTES,
-        }
+        let len = u64::from(self.manifest_len);
+        let held_bytes = match (&self.direction, &self.stage) {
+            (Direction::Send, _) => return 0,
+            (Direction::Receive, Stage::Offered) => 0,
+            (Direction::Receive, Stage::Fetching(fetch)) if fetch.from.is_none() => 0,
+            (Direction::Receive, Stage::Fetching(fetch)) => {
+                len.min((fetch.buffer.len() + MANIFEST_CHUNK_BYTES) as u64)
+            }
+            (Direction::Receive, Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_)) => len,
+        };
+        held_bytes + SHARE_BYTES
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
-    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskDone, DiskError, DiskJob,
+    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DiskDone, DiskError, DiskJob, FailReason,
     Input, OpId, Output, Summary, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
@@ -106,6 +106,11 @@ impl Victim {
         for op in std::mem::take(&mut self.finishing) {
             self.hear(Input::Disk { op, done: DiskDone::Finished(Summary { path: None }) });
         }
+    }
+
+    fn offers_of(&self, peer: &str) -> usize {
+        let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
+        self.events.iter().filter(is_theirs).count()
     }
 
     fn has_failed(&self) -> bool {
@@ -257,26 +262,105 @@ fn nobody_takes_all_the_places_of_offers_that_wait() {
         victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
     }
     victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
-    let is_ada =
-        |event: &TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user("ada"));
-    assert_eq!(victim.events.iter().filter(|event| is_ada(event)).count(), 1);
-    assert!(
-        victim.events.iter().filter(|event| matches!(event, TransferEvent::Offered { .. })).count() < 100
-    );
+    assert_eq!(victim.offers_of("ada"), 1);
+    assert!(victim.offers_of("mallory") < 100);
+}
+
+/// An offer of something that its sender can't have: of its manifest any bytes may be sent, as long as some are missing.
+fn large_offer(from: &str, number: u16) -> Offer {
+    let id = TransferId(*blake3::hash(format!("{from} {number}").as_bytes()).as_bytes());
+    Offer { id, origin: user(from), ..made_up_offer(number, MANIFEST_MAX_BYTES) }
 }
 
 #[test]
 fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
     let manifest = one_file(MIB);
-    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
-    for number in 0..1000 {
-        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, MANIFEST_MAX_BYTES)));
+    let names: Vec<String> = (0..10).map(|number| format!("mallory{number}")).collect();
+    let peers: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &peers);
+    let offers: Vec<Offer> =
+        peers.iter().flat_map(|name| (0..2).map(|number| large_offer(name, number))).collect();
+    for offer in &offers {
+        victim.control(offer.origin.as_str(), &TransferMessage::Offer(offer.clone()));
     }
-    let is_declined = |message: &TransferMessage| {
-        matches!(message, TransferMessage::Decline { reason: DeclineReason::TooManyOffers, .. })
+    let part = Bytes::from(vec![0; 32 * 1024]);
+    let chunks = u64::from(MANIFEST_MAX_BYTES) / MIB - 1;
+    for chunk in 0..chunks {
+        for offer in &offers {
+            for part_at in 0..32 {
+                let offset = (chunk * MIB) as u32 + part_at * 32 * 1024;
+                let (short, content) = (offer.id.short(), part.clone());
+                let frame = Frame { short, kind: FrameKind::Manifest, offset, content }.encode();
+                victim.hear(Input::Bulk { peer: offer.origin.clone(), frame });
+            }
+        }
+    }
+    let failed =
+        |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::NoRoom, .. });
+    let kept = offers.len() - victim.events.iter().filter(|event| failed(event)).count();
+    let last = (chunks * MIB) as u32;
+    let is_last = |message: &TransferMessage| matches!(message, TransferMessage::Manifest { offset, .. } if *offset == last);
+    let whole: usize = peers.iter().map(|name| victim.said_to(name, is_last)).sum();
+    assert_eq!(whole, kept, "what is not given up goes on to its end");
+    assert!((7..=8).contains(&kept), "{kept} manifests of 32 MiB in 256 MiB");
+}
+
+#[test]
+fn offers_that_are_accepted_and_never_served_keep_nobody_else_from_offering() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+    for number in 0..8 {
+        let offer = large_offer("mallory", number);
+        let transfer = offer.id;
+        victim.control("mallory", &TransferMessage::Offer(offer));
+        victim.hear(Input::Command(TransferCommand::Accept { transfer, scope: AcceptScope::Once }));
+    }
+    assert_eq!(victim.offers_of("ada"), 0);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    assert_eq!(victim.offers_of("ada"), 1);
+    victim.hear(Input::PeerGone { peer: user("mallory") });
+    for number in 0..8 {
+        let offer = large_offer("ada", number);
+        victim.control("ada", &TransferMessage::Offer(offer));
+    }
+    assert_eq!(victim.offers_of("ada"), 9);
+}
+
+#[test]
+fn what_nobody_sends_the_list_of_files_of_is_given_up() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["bob", "mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(large_offer("mallory", 0)));
+    victim.control("bob", &TransferMessage::Offer(large_offer("bob", 0)));
+    victim.hear(Input::PeerGone { peer: user("bob") });
+    victim.wait(Duration::from_secs(110));
+    assert!(!victim.has_failed(), "somebody may come back, or be slow");
+    victim.wait(Duration::from_secs(11));
+    let given_up = |event: &&TransferEvent| {
+        matches!(event, TransferEvent::Failed { reason: FailReason::NoManifest, .. })
     };
-    let (accepted, declined) = (victim.said_to("mallory", is_accept), victim.said_to("mallory", is_declined));
-    assert!(accepted <= 8 && accepted + declined == 1000, "{accepted} accepted, {declined} declined");
+    assert_eq!(victim.events.iter().filter(given_up).count(), 2);
+    let is_told = |message: &TransferMessage| {
+        matches!(message, TransferMessage::Stop { reason: StopReason::GaveUp, .. })
+    };
+    assert_eq!(victim.said_to("mallory", is_told), 1);
+    let before = victim.said.len();
+    victim.wait(Duration::from_secs(60));
+    assert_eq!(victim.said.len(), before, "nobody is asked any more");
+}
+
+#[test]
+fn whoever_comes_back_with_the_list_of_files_is_asked_for_it() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada"]);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.hear(Input::PeerGone { peer: user("ada") });
+    victim.wait(Duration::from_secs(119));
+    victim.hear(Input::PeerReady { peer: user("ada") });
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.wait(Duration::from_secs(4));
+    victim.manifest("ada", &manifest);
+    assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
 }
 
 /// A transfer of the victim's own, for `audience`.
