@@ -253,6 +253,9 @@ pub enum FailReason {
     /// Whoever offered it never sent the manifest, or left before it was here.
     #[error("its list of files did not come; ask for it to be sent again")]
     NoManifest,
+    /// Nobody here has the rest, and others need the room.
+    #[error("nobody here has the rest; what is here stays and is used when it is offered again")]
+    Abandoned,
     /// The manifests of all that is received take all the memory that there is for them.
     #[error("there is no room for one more list of files; have it sent again when others are done")]
     NoRoom,

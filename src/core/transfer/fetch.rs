@@ -276,6 +276,8 @@ impl Transfers {
             from_others_bytes: from_others,
             skipped,
         });
+        // Only so many of those that are complete are kept.
+        self.make_room(0);
     }
 
     /// A peer has everything in place.
@@ -339,6 +341,7 @@ impl Transfers {
         if is_waiting {
             self.wake(Reason::Requests, now + TICK);
         }
+        self.start_queued(now);
     }
 
     fn tick_share(&mut self, now: Instant, id: TransferId) -> bool {
@@ -355,7 +358,9 @@ impl Transfers {
                 self.feed_all(id);
                 is_waiting
             }
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => false,
+            Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
+                false
+            }
         }
     }
 

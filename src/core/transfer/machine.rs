@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::budget::Received;
 use super::share::{Share, Stage};
 use super::upload::Uploads;
 use super::{
-    AcceptPolicy, Audience, Config, CutOffReason, Direction, DiskDone, DiskError, DiskJob, DiskOp,
-    FailReason, Input, OpId, Output, Reason, SendToken, TransferCommand, TransferEvent,
+    AcceptPolicy, Audience, Config, CutOffReason, DeclineReason, Direction, DiskDone, DiskError, DiskJob,
+    DiskOp, FailReason, Input, OpId, Output, Reason, SendToken, TransferCommand, TransferEvent,
 };
 use crate::core::transfer::rate::Bucket;
 use crate::wire::transfer::{StopReason, TransferMessage};
@@ -38,6 +39,8 @@ pub struct Transfers {
     pub(super) by_short: BTreeMap<[u8; 8], TransferId>,
     /// Offers that a person declined; asked about no more.
     pub(super) declined: BTreeSet<TransferId>,
+    /// What was received and is not served any more, the oldest first.
+    pub(super) received: VecDeque<Received>,
     pub(super) uploads: Uploads,
     pub(super) down: Bucket,
     /// Whom more may be asked, in which transfer.
@@ -118,6 +121,7 @@ impl Transfers {
             shares: BTreeMap::new(),
             by_short: BTreeMap::new(),
             declined: BTreeSet::new(),
+            received: VecDeque::new(),
             hungry: BTreeSet::new(),
             out: Outbox::default(),
             timers: BTreeMap::new(),
@@ -321,14 +325,22 @@ impl Transfers {
     /// Takes part in a transfer no more: tells everyone who does, and forgets it.
     pub(super) fn end(&mut self, transfer: TransferId, reason: &FailReason) -> Option<Direction> {
         let mut share = self.shares.remove(&transfer)?;
-        let word = stop_word(reason);
+        let word = match &share.stage {
+            // It was never asked for.
+            Stage::Queued => TransferMessage::Decline { id: transfer, reason: DeclineReason::NotWanted },
+            Stage::Offered
+            | Stage::Fetching(_)
+            | Stage::Opening(_)
+            | Stage::Asking(_)
+            | Stage::Sharing(_) => TransferMessage::Stop { id: transfer, reason: stop_word(reason) },
+        };
         let mut told: BTreeSet<UserId> = share.holders.clone();
         told.extend(share.answers.keys().cloned());
         if let Some(exchange) = share.exchange() {
             told.extend(exchange.members.keys().cloned());
         }
         for peer in told.iter().filter(|peer| self.ready.contains_key(*peer)) {
-            self.out.control(peer, TransferMessage::Stop { id: transfer, reason: word });
+            self.out.control(peer, word.clone());
         }
         self.drop_share(transfer);
         Some(share.direction)
@@ -361,7 +373,7 @@ fn stop_word(reason: &FailReason) -> StopReason {
         FailReason::Disk(DiskError::Full { .. }) => StopReason::DiskFull,
         FailReason::Disk(_) => StopReason::Disk,
         FailReason::Manifest(_) => StopReason::Manifest,
-        FailReason::NoManifest => StopReason::GaveUp,
+        FailReason::NoManifest | FailReason::Abandoned => StopReason::GaveUp,
         FailReason::NoRoom => StopReason::NoRoom,
     }
 }

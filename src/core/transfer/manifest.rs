@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::machine::{TICK, Transfers};
-use super::share::{Content, Fetch, Share, Stage};
+use super::share::{Content, Fetch, Stage};
 use super::{CutOffReason, FailReason, Reason};
 use crate::wire::frame::{self, Frame, FrameKind};
-use crate::wire::manifest::{MANIFEST_MAX_BYTES, Manifest};
+use crate::wire::manifest::Manifest;
 use crate::wire::transfer::TransferMessage;
 use crate::wire::{TransferId, UserId};
 
@@ -32,23 +32,14 @@ const MANIFEST_ROUNDS_MAX: u32 = 10;
 /// A transfer of whose manifest nothing came for so long, from anybody, is given up. On a slow path much may come before it.
 const MANIFEST_GIVE_UP: Duration = Duration::from_secs(120);
 
-/// What the manifests of all that was accepted may take in memory: eight of the largest.
-const MANIFESTS_MAX_BYTES: u64 = 8 * MANIFEST_MAX_BYTES as u64;
-
 impl Transfers {
-    /// Whether so much of a manifest may come besides what is here and on its way. What an offer says costs nothing.
-    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
-        let held_bytes: u64 = self.shares.values().map(Share::manifest_cost).sum();
-        held_bytes + bytes <= MANIFESTS_MAX_BYTES
-    }
-
     /// Asks one holder for the manifest from the beginning.
     pub(super) fn fetch_from(&mut self, now: Instant, id: TransferId, peer: UserId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         self.out.control(&peer, TransferMessage::Accept { id });
         let fetch = match &share.stage {
             Stage::Fetching(fetch) => fetch.again(now, peer),
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
+            Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
                 Fetch::new(now, peer)
             }
         };
@@ -129,7 +120,7 @@ impl Transfers {
         }
         if fetch.buffer.len().is_multiple_of(MANIFEST_CHUNK_BYTES) {
             let offset = fetch.buffer.len() as u32;
-            if !self.has_room_for(0) {
+            if !self.make_room(0) {
                 return self.fail(id, FailReason::NoRoom);
             }
             self.out.control(peer, TransferMessage::Manifest { id, offset });

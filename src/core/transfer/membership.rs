@@ -62,11 +62,16 @@ impl Transfers {
         if exchange.have_bytes > 0 {
             self.out.event(TransferEvent::Resumed { transfer: id, bytes: exchange.have_bytes, total });
         }
-        self.shares.get_mut(&id).expect("it was being opened").stage = Stage::Sharing(Box::new(exchange));
+        let share = self.shares.get_mut(&id).expect("it was being opened");
+        share.stage = Stage::Sharing(Box::new(exchange));
+        let was_left = share.holders.is_empty();
         let peers: Vec<UserId> = self.ready.keys().cloned().collect();
         peers.iter().for_each(|peer| self.join(now, id, peer));
         self.wake(Reason::Progress, now);
         self.advance(now, id);
+        if was_left {
+            self.check_stalled(id);
+        }
     }
 
     /// Tells a peer that we take part, and with what.
@@ -107,7 +112,12 @@ impl Transfers {
                 let reason = "who offered it is gone, and others say otherwise what it is".to_owned();
                 return self.refuse_manifest(now, id, reason);
             }
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
+            Stage::Queued if share.holders.is_empty() => {
+                let rivals = std::mem::take(&mut share.rivals);
+                self.fail(id, FailReason::NoManifest);
+                return self.hear_rivals(now, rivals);
+            }
+            Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(_) => self.fetch_again(now, id),
             Stage::Sharing(exchange) => {
                 exchange.remove(peer);

@@ -25,6 +25,7 @@
 //! fewest others were shown, so that receivers fetch different pieces and exchange them: the sender's uplink carries the file
 //! about once.
 
+mod budget;
 mod disk;
 mod download;
 mod event;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::exchange::Phase;
 use super::machine::{Pending, Transfers};
-use super::manifest::MANIFEST_CHUNK_BYTES;
 use super::membership::unexpected;
 use super::share::{Answer, Content, Share, Stage};
 use super::{
@@ -19,6 +18,10 @@ use crate::wire::{TransferId, UserId};
 /// The most offers that wait for an answer, in all and of one peer: nobody takes the others' places.
 const OFFERS_MAX: usize = 256;
 const OFFERS_PEER_MAX: usize = 32;
+
+/// The same, with those that were accepted and wait for their turn.
+const WAITING_MAX: usize = 1024;
+const WAITING_PEER_MAX: usize = 256;
 
 /// The most declined offers that are remembered.
 const DECLINED_MAX: usize = 1024;
@@ -96,6 +99,9 @@ impl Transfers {
         if self.shares.contains_key(&id) {
             return self.offered_again(now, peer, offer);
         }
+        if let Some(received) = self.received.iter().find(|received| received.id == id) {
+            return self.out.control(peer, received.done());
+        }
         let refusal = self.refusal(peer, &offer);
         let share = Share::offered(now, peer, offer);
         if let Some(reason) = refusal {
@@ -125,6 +131,7 @@ impl Transfers {
         share.holders.insert(peer.clone());
         match &mut share.stage {
             Stage::Offered if self.config.accept.welcomes(peer) => self.accept(now, id, peer.clone()),
+            Stage::Queued => self.start_queued(now),
             Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(fetch) if fetch.from.is_none() => self.fetch_from(now, id, peer.clone()),
             Stage::Fetching(_) => {}
@@ -147,7 +154,7 @@ impl Transfers {
                 self.drop_share(id);
                 self.offer_came(now, peer, offer);
             }
-            Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
                 share.rivals.insert(peer.clone(), offer);
             }
             // The manifest is here: the newcomer is wrong.
@@ -176,14 +183,20 @@ impl Transfers {
         if entries > self.config.max_entries.min(ENTRIES_MAX).into() {
             return Some(DeclineReason::TooManyFiles);
         }
-        let waiting = || self.shares.values().filter(|share| matches!(share.stage, Stage::Offered));
-        let of_peer = waiting().filter(|share| share.from == *peer).count();
-        let first_bytes = offer.manifest_bytes.min(MANIFEST_CHUNK_BYTES as u32);
-        let is_too_much = waiting().count() >= OFFERS_MAX
-            || of_peer >= OFFERS_PEER_MAX
-            || !self.has_room_for(first_bytes.into());
+        let is_too_much = self.waits_too_much(peer);
         let is_ambiguous = self.by_short.contains_key(&offer.id.short());
         (is_too_much || is_ambiguous).then_some(DeclineReason::TooManyOffers)
+    }
+
+    /// Whether one more offer of a peer would be too much. Whoever has none may always have one.
+    fn waits_too_much(&self, peer: &UserId) -> bool {
+        let count = |is: &dyn Fn(&Share) -> bool| self.shares.values().filter(|share| is(share)).count();
+        let is_offered = |share: &Share| matches!(share.stage, Stage::Offered);
+        let is_waiting = |share: &Share| matches!(share.stage, Stage::Offered | Stage::Queued);
+        let waiting_of_peer = count(&|share| is_waiting(share) && share.from == *peer);
+        waiting_of_peer >= WAITING_PEER_MAX
+            || count(&|share| is_offered(share) && share.from == *peer) >= OFFERS_PEER_MAX
+            || waiting_of_peer > 0 && (count(&is_offered) >= OFFERS_MAX || count(&is_waiting) >= WAITING_MAX)
     }
 
     /// Accepts a waiting offer by policy, or asks.
@@ -243,19 +256,16 @@ impl Transfers {
 
     fn accept(&mut self, now: Instant, id: TransferId, from: UserId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
-        share.since = now;
-        self.out.event(TransferEvent::Accepting { from: from.clone(), offer: share.info.clone() });
-        // The origin counts who accepted; ask it if it is among those who offer.
-        let origin = share.info.origin.clone();
-        let first = if share.holders.contains(&origin) { origin } else { from };
-        self.fetch_from(now, id, first);
+        (share.since, share.payer, share.stage) = (now, from.clone(), Stage::Queued);
+        self.out.event(TransferEvent::Accepting { from, offer: share.info.clone() });
+        self.start_queued(now);
     }
 
     pub(super) fn reject_command(&mut self, now: Instant, id: TransferId) {
         let Some(share) = self.shares.get(&id) else { return };
         match share.stage {
             Stage::Offered => self.decline(now, id, DeclineReason::NotWanted),
-            Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
+            Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
                 self.fail(id, FailReason::Stopped);
             }
         }

@@ -160,9 +160,14 @@ impl Transfers {
                 Some(Stage::Sharing(exchange)) => {
                     exchange.copies[piece as usize].max(exchange.served.contains(piece).into())
                 }
-                Some(Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_)) | None => {
-                    u16::MAX
-                }
+                Some(
+                    Stage::Offered
+                    | Stage::Queued
+                    | Stage::Fetching(_)
+                    | Stage::Opening(_)
+                    | Stage::Asking(_),
+                )
+                | None => u16::MAX,
             };
             let Some(next) = self.uploads.next_read(now, copies) else { break };
             if let Some(exchange) = self.shares.get_mut(&next.transfer).and_then(Share::exchange) {

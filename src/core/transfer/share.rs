@@ -26,6 +26,8 @@ pub(super) struct Share {
     pub(super) audience: Option<BTreeSet<UserId>>,
     /// Who offered it to us first, and whom a person is asked about.
     pub(super) from: UserId,
+    /// Against whose part of what may be received at once it counts.
+    pub(super) payer: UserId,
     /// Who offered it to us in the same words and has not left since.
     pub(super) holders: BTreeSet<UserId>,
     /// Who offered it in other words. The id stands for one manifest, so that only one of them can be right; until it is
@@ -57,6 +59,8 @@ pub(super) enum Answer {
 pub(super) enum Stage {
     /// Offered to us; nobody has answered yet.
     Offered,
+    /// Accepted; others come first.
+    Queued,
     /// Accepted; the manifest is coming.
     Fetching(Fetch),
     /// The manifest is here; the disk makes room and looks what is there.
@@ -124,6 +128,7 @@ impl Share {
             direction: Direction::Receive,
             audience: offer.audience.map(BTreeSet::from_iter),
             from: from.clone(),
+            payer: from.clone(),
             holders: BTreeSet::from([from.clone()]),
             rivals: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -156,7 +161,8 @@ impl Share {
             manifest_len: content.bytes.len() as u32,
             direction: Direction::Send,
             audience,
-            from: own,
+            from: own.clone(),
+            payer: own,
             holders: BTreeSet::new(),
             rivals: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -193,7 +199,9 @@ impl Share {
     pub(super) fn exchange(&mut self) -> Option<&mut Exchange> {
         match &mut self.stage {
             Stage::Sharing(exchange) => Some(exchange),
-            Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => None,
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                None
+            }
         }
     }
 
@@ -216,7 +224,7 @@ impl Share {
         let len = u64::from(self.manifest_len);
         let held_bytes = match (&self.direction, &self.stage) {
             (Direction::Send, _) => return 0,
-            (Direction::Receive, Stage::Offered) => 0,
+            (Direction::Receive, Stage::Offered | Stage::Queued) => return 0,
             (Direction::Receive, Stage::Fetching(fetch)) if fetch.from.is_none() => 0,
             (Direction::Receive, Stage::Fetching(fetch)) => {
                 len.min((fetch.buffer.len() + MANIFEST_CHUNK_BYTES) as u64)

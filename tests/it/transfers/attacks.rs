@@ -1,5 +1,6 @@
 //! Members who offer, ask and answer in bad faith, towards one machine that follows the rules.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use fast_rtc_swarm::core::transfer::{
     Input, OpId, Output, Summary, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
-use fast_rtc_swarm::wire::manifest::{MANIFEST_MAX_BYTES, Manifest};
+use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, MANIFEST_MAX_BYTES, Manifest};
+use fast_rtc_swarm::wire::path::SafePath;
 use fast_rtc_swarm::wire::transfer::{Bits, Offer, StopReason, TransferMessage};
 use fast_rtc_swarm::wire::{TransferId, UserId};
 
@@ -30,6 +32,7 @@ struct Victim {
     said: Vec<(UserId, TransferMessage)>,
     events: Vec<TransferEvent>,
     reads: usize,
+    closed: BTreeSet<TransferId>,
     /// Files that are to get their names, while the disk takes its time.
     finishing: Vec<OpId>,
 }
@@ -44,6 +47,7 @@ impl Victim {
             said: Vec::new(),
             events: Vec::new(),
             reads: 0,
+            closed: BTreeSet::new(),
             finishing: Vec::new(),
         };
         for peer in peers {
@@ -68,6 +72,9 @@ impl Victim {
                     if matches!(op.job, DiskJob::Finish { .. }) {
                         self.finishing.push(op.id);
                         continue;
+                    }
+                    if let DiskJob::Close { transfer } = op.job {
+                        self.closed.insert(transfer);
                     }
                     for done in (self.disk)(op.job) {
                         self.machine.handle(self.now, Input::Disk { op: op.id, done });
@@ -361,6 +368,143 @@ fn whoever_comes_back_with_the_list_of_files_is_asked_for_it() {
     victim.wait(Duration::from_secs(4));
     victim.manifest("ada", &manifest);
     assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+}
+
+#[test]
+fn one_member_has_so_many_transfers_under_way_and_the_others_wait_for_their_turn() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for number in 0..300 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    let accepts = victim.said_to("mallory", is_accept);
+    assert_eq!((accepts, victim.said_to("mallory", is_declined)), (8, 300 - 8 - 256));
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+
+    let stopped = TransferId(made_up_offer(0, 100).id.0);
+    victim.hear(Input::Command(TransferCommand::Reject { transfer: stopped }));
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(victim.said_to("mallory", is_accept), 9, "the next");
+}
+
+#[test]
+fn large_lists_of_one_member_come_one_after_the_other() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    for number in 0..8 {
+        victim.control("mallory", &TransferMessage::Offer(large_offer("mallory", number)));
+    }
+    assert_eq!(victim.said_to("mallory", is_accept), 2);
+}
+
+#[test]
+fn many_members_together_do_not_take_the_turn_of_one_who_has_nothing_under_way() {
+    let manifest = one_file(MIB);
+    let names: Vec<String> = (0..20).map(|number| format!("mallory{number}")).collect();
+    let mut peers: Vec<&str> = names.iter().map(String::as_str).collect();
+    peers.push("ada");
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &peers);
+    for name in &names {
+        for number in 0..200 {
+            let id = TransferId(*blake3::hash(format!("{name} {number}").as_bytes()).as_bytes());
+            let offer = Offer { id, ..made_up_offer(number, 100) };
+            victim.control(name, &TransferMessage::Offer(offer));
+        }
+    }
+    let accepts: usize = names.iter().map(|name| victim.said_to(name, is_accept)).sum();
+    assert!((64..=64 + names.len()).contains(&accepts), "{accepts} at once");
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+}
+
+#[test]
+fn who_repeats_anothers_offer_does_not_make_it_wait() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for number in 0..9 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&manifest, "mallory")));
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    let is_the_file = |message: &TransferMessage| matches!(message, TransferMessage::Accept { id } if *id == id_of(&manifest));
+    let asked = victim.said_to("ada", is_the_file) + victim.said_to("mallory", is_the_file);
+    assert_eq!(asked, 1);
+}
+
+#[test]
+fn what_waits_for_its_turn_ends_when_it_is_rejected_or_everyone_who_offered_it_left() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    for number in 0..10 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    let transfer = made_up_offer(8, 100).id;
+    victim.hear(Input::Command(TransferCommand::Reject { transfer }));
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    assert_eq!(victim.said_to("mallory", is_declined), 1);
+    victim.hear(Input::PeerGone { peer: user("mallory") });
+    let failed = victim.events.iter().filter_map(|event| match event {
+        TransferEvent::Failed { transfer, reason, .. } => Some((transfer.0[1], reason.clone())),
+        _ => None,
+    });
+    let expected = [(8, FailReason::Stopped), (9, FailReason::NoManifest)];
+    assert_eq!(failed.collect::<Vec<_>>(), expected);
+}
+
+/// One file of this name, without content.
+fn empty_file(name: &str) -> Arc<Manifest> {
+    let path = SafePath::parse(name).expect("a name");
+    let kind = EntryKind::File { size: 0, executable: false };
+    Arc::new(Manifest::new(18, vec![(Entry { path, kind, mtime: 0 }, Vec::new())]).expect("a manifest"))
+}
+
+#[test]
+fn of_what_was_received_the_oldest_is_forgotten_and_not_received_again() {
+    let files: Vec<Arc<Manifest>> = (0..200).map(|number| empty_file(&format!("{number}.txt"))).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &files[0], &["ada", "bob"]);
+    for file in &files {
+        victim.control("ada", &TransferMessage::Offer(offer_of(file, "ada")));
+        victim.manifest("ada", file);
+        victim.finish();
+        victim.now += Duration::from_millis(1);
+    }
+    let count = |victim: &Victim| {
+        victim.events.iter().filter(|event| matches!(event, TransferEvent::Done { .. })).count()
+    };
+    assert_eq!(count(&victim), files.len());
+    let forgotten: BTreeSet<TransferId> = files[..200 - 128].iter().map(|file| id_of(file)).collect();
+    assert_eq!(victim.closed, forgotten, "the disk is told to forget the oldest, too");
+    let is_done = |message: &TransferMessage| matches!(message, TransferMessage::Done { .. });
+    let before = victim.said_to("bob", is_done);
+    for file in &files {
+        victim.control("bob", &TransferMessage::Offer(offer_of(file, "ada")));
+    }
+    assert_eq!((victim.said_to("bob", is_done) - before, victim.said_to("bob", is_accept)), (200, 0));
+    assert_eq!(count(&victim), files.len());
+}
+
+#[test]
+fn of_what_nobody_has_the_rest_of_the_oldest_is_given_up_when_there_is_too_much() {
+    let manifests: Vec<Arc<Manifest>> = (1..=140).map(|size| one_file(size * MIB / 4)).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifests[0], &[]);
+    for (number, manifest) in manifests.iter().enumerate() {
+        victim.disk = disk(manifest.clone());
+        let name = format!("mallory{number}");
+        victim.hear(Input::PeerReady { peer: user(&name) });
+        victim.control(&name, &TransferMessage::Offer(offer_of(manifest, &name)));
+        victim.manifest(&name, manifest);
+        victim.hear(Input::PeerGone { peer: user(&name) });
+        victim.now += Duration::from_millis(1);
+    }
+    let abandoned = victim.events.iter().filter_map(|event| match event {
+        TransferEvent::Failed { transfer, reason: FailReason::Abandoned, .. } => Some(*transfer),
+        _ => None,
+    });
+    let oldest = manifests.iter().map(|manifest| id_of(manifest)).take(11);
+    assert!(abandoned.eq(oldest), "{:?}", victim.closed.len());
+    assert_eq!(victim.closed.len(), 11);
 }
 
 /// A transfer of the victim's own, for `audience`.

@@ -162,6 +162,27 @@ fn many_small_files_arrive() {
 }
 
 #[test]
+fn everything_that_one_peer_sends_arrives_however_much_of_it_at_once() {
+    let (from, to) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let mut world = World::new();
+    world.add(config(0, Path::new("/nonexistent")), FAST, disk());
+    world.add(config(1, to.path()), FAST, disk());
+    for number in 0..200 {
+        let name = format!("{number:03}.txt");
+        let file = write(&from.path().join(&name), name.as_bytes());
+        world.command(&id(0), send(&[&file]));
+    }
+    let done = |world: &World, is: fn(&TransferEvent) -> bool| {
+        world.events.iter().filter(|(_, _, event)| is(event)).count()
+    };
+    let is_over =
+        |world: &World| done(world, |event| matches!(event, TransferEvent::Delivered { .. })) == 200;
+    assert!(world.run(LIMIT, is_over), "{:?}", world.events.last());
+    assert_eq!(done(&world, |event| matches!(event, TransferEvent::Done { .. })), 200);
+    assert_eq!(names(to.path()).len(), 200);
+}
+
+#[test]
 fn nothing_is_written_before_acceptance() {
     let (from, to) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
     let file = write(&from.path().join("a.txt"), b"hello");
