@@ -61,7 +61,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pending {
     Scan { token: SendToken, audience: Audience },
-    Free { transfer: TransferId, from: UserId },
+    Free { transfer: TransferId },
     Open { transfer: TransferId },
     Read { transfer: TransferId, peer: UserId, piece: u32, len: u64 },
     Write { transfer: TransferId, piece: u32 },
@@ -92,7 +92,7 @@ impl Outbox {
         // Reads are still counted against their peer when they come back; the rest is nobody's business any more.
         self.pending.retain(|_, pending| match pending {
             Pending::Scan { .. } | Pending::Read { .. } => true,
-            Pending::Free { transfer: of, .. }
+            Pending::Free { transfer: of }
             | Pending::Open { transfer: of }
             | Pending::Write { transfer: of, .. }
             | Pending::Emit { transfer: of, .. }
@@ -234,8 +234,9 @@ impl Transfers {
             TransferCommand::Send { token, paths, options, audience } => {
                 self.out.disk(Pending::Scan { token, audience }, DiskJob::Scan { paths, options });
             }
-            TransferCommand::Accept { transfer, scope } => self.accept_command(now, transfer, scope),
+            TransferCommand::Accept { from, offer, scope } => self.accept_command(now, from, &offer, scope),
             TransferCommand::Reject { transfer } => self.reject_command(now, transfer),
+            TransferCommand::RejectFrom { transfer, from } => self.reject_from(now, transfer, &from),
             TransferCommand::Resolve { transfer, conflict } => self.resolve(transfer, conflict),
             TransferCommand::SetAccept(policy) => self.set_accept(now, policy),
             TransferCommand::SetRates { up_bps, down_bps } => {
@@ -267,7 +268,7 @@ impl Transfers {
         let Some(pending) = self.out.pending.remove(&op) else { return };
         match pending {
             Pending::Scan { token, audience } => self.scanned(now, token, audience, done),
-            Pending::Free { transfer, from } => self.free_known(transfer, from, done),
+            Pending::Free { transfer } => self.free_known(transfer, done),
             Pending::Open { transfer } => self.opened(now, transfer, done),
             Pending::Read { transfer, peer, piece, len } => self.piece_read(transfer, peer, piece, len, done),
             Pending::Write { transfer, piece } => self.piece_written(now, transfer, piece, done),

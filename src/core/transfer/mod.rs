@@ -163,17 +163,29 @@ pub enum TransferCommand {
         /// To whom.
         audience: Audience,
     },
-    /// Accepts an offered transfer.
+    /// Accepts an offered transfer, as [`TransferEvent::Offered`] said it. If that is not what is offered any more, nothing
+    /// happens: there is, or will be, other news of it.
     Accept {
-        /// Which.
-        transfer: TransferId,
+        /// Whose offer is meant. Others who offer the same may serve it.
+        from: UserId,
+        /// What is meant.
+        offer: OfferInfo,
         /// Whether later offers of the same peer are meant too.
         scope: AcceptScope,
     },
-    /// Declines an offered transfer, or stops one under way (what was received stays on disk, to be resumed).
+    /// Declines an offered transfer, whoever offers it, now and later; or stops one under way (what was received stays on
+    /// disk, to be resumed).
     Reject {
         /// Which.
         transfer: TransferId,
+    },
+    /// Declines one peer's offer, because of the peer. Whoever else offers the same, or the same id in other words, still waits
+    /// for an answer, and so does this peer if it offers again. Does nothing to what was accepted.
+    RejectFrom {
+        /// Which.
+        transfer: TransferId,
+        /// Whose.
+        from: UserId,
     },
     /// Answers [`TransferEvent::Conflicts`]. [`ConflictPolicy::Ask`] is taken as [`ConflictPolicy::Rename`].
     Resolve {

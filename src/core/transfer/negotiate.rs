@@ -8,8 +8,8 @@ use super::machine::{Pending, Transfers};
 use super::membership::unexpected;
 use super::share::{Answer, Content, Share, Stage};
 use super::{
-    AcceptPolicy, AcceptScope, Audience, DeclineReason, Direction, DiskDone, DiskJob, FailReason, Reason,
-    Scanned, SendToken, TransferEvent,
+    AcceptPolicy, AcceptScope, Audience, DeclineReason, Direction, DiskDone, DiskJob, FailReason, OfferInfo,
+    Reason, Scanned, SendToken, TransferEvent,
 };
 use crate::wire::manifest::{ENTRIES_MAX, MANIFEST_MAX_BYTES, Manifest};
 use crate::wire::transfer::{Offer, TransferMessage};
@@ -128,9 +128,11 @@ impl Transfers {
         if !share.agrees_with(&offer) {
             return self.contradicted(now, peer, offer);
         }
-        share.holders.insert(peer.clone());
+        let is_new = share.holders.insert(peer.clone());
+        share.rivals.remove(peer);
         match &mut share.stage {
             Stage::Offered if self.config.accept.welcomes(peer) => self.accept(now, id, peer.clone()),
+            Stage::Offered if is_new => self.tell_offer(id, peer),
             Stage::Queued => self.start_queued(now),
             Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(fetch) if fetch.from.is_none() => self.fetch_from(now, id, peer.clone()),
@@ -147,18 +149,30 @@ impl Transfers {
     /// at once if it is trusted and the first is not.
     fn contradicted(&mut self, now: Instant, peer: &UserId, offer: Offer) {
         let id = offer.id;
+        if let Some(reason) = self.excess(&offer) {
+            return self.out.control(peer, TransferMessage::Decline { id, reason });
+        }
         let share = self.shares.get_mut(&id).expect("the caller found it");
+        if matches!(share.stage, Stage::Offered) && share.holders.contains(peer) {
+            // Its last word counts, and nobody is taken at the one before.
+            self.leave(now, peer, id, None);
+            return self.offer_came(now, peer, offer);
+        }
+        let is_new = share.rivals.get(peer) != Some(&offer);
         match share.stage {
-            Stage::Offered if self.config.accept.welcomes(peer) => {
-                self.shares.remove(&id);
-                self.drop_share(id);
-                self.offer_came(now, peer, offer);
-            }
+            // The manifest is here: the newcomer is wrong.
+            Stage::Sharing(_) => {}
             Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
                 share.rivals.insert(peer.clone(), offer);
             }
-            // The manifest is here: the newcomer is wrong.
-            Stage::Sharing(_) => {}
+        }
+        if !matches!(share.stage, Stage::Offered) {
+            return;
+        }
+        if self.config.accept.welcomes(peer) {
+            self.accept(now, id, peer.clone());
+        } else if is_new {
+            self.tell_offer(id, peer);
         }
     }
 
@@ -176,16 +190,23 @@ impl Transfers {
         if self.config.accept == AcceptPolicy::Nobody || self.declined.contains(&offer.id) {
             return Some(DeclineReason::NotWanted);
         }
-        if offer.bytes > self.config.max_bytes || offer.manifest_bytes > MANIFEST_MAX_BYTES {
-            return Some(DeclineReason::TooLarge);
-        }
+        let is_too_much = || {
+            let is_ambiguous = self.by_short.contains_key(&offer.id.short());
+            (is_ambiguous || self.waits_too_much(peer)).then_some(DeclineReason::TooManyOffers)
+        };
+        self.excess(offer).or_else(is_too_much)
+    }
+
+    /// Which limit an offer is over.
+    fn excess(&self, offer: &Offer) -> Option<DeclineReason> {
+        let is_too_large = offer.bytes > self.config.max_bytes || offer.manifest_bytes > MANIFEST_MAX_BYTES;
         let entries = u64::from(offer.files) + u64::from(offer.folders);
-        if entries > self.config.max_entries.min(ENTRIES_MAX).into() {
-            return Some(DeclineReason::TooManyFiles);
+        let are_too_many = entries > self.config.max_entries.min(ENTRIES_MAX).into();
+        match (is_too_large, are_too_many) {
+            (true, _) => Some(DeclineReason::TooLarge),
+            (false, true) => Some(DeclineReason::TooManyFiles),
+            (false, false) => None,
         }
-        let is_too_much = self.waits_too_much(peer);
-        let is_ambiguous = self.by_short.contains_key(&offer.id.short());
-        (is_too_much || is_ambiguous).then_some(DeclineReason::TooManyOffers)
     }
 
     /// Whether one more offer of a peer would be too much. Whoever has none may always have one.
@@ -211,35 +232,49 @@ impl Transfers {
         match welcome.cloned() {
             Some(from) => self.accept(now, id, from),
             None => {
-                let from = share.from.clone();
-                self.out.disk(
-                    Pending::Free { transfer: id, from },
-                    DiskJob::Free { target: self.config.target.clone() },
-                );
+                let target = self.config.target.clone();
+                self.out.disk(Pending::Free { transfer: id }, DiskJob::Free { target });
             }
         }
     }
 
-    /// Now the person can be asked.
-    pub(super) fn free_known(&mut self, id: TransferId, from: UserId, done: DiskDone) {
-        let Some(share) = self.shares.get(&id) else { return };
-        if !matches!(share.stage, Stage::Offered) {
-            return;
-        }
-        let free_bytes = if let DiskDone::Free(bytes) = done { bytes } else { None };
-        self.out.event(TransferEvent::Offered { from, offer: share.info.clone(), free_bytes });
+    /// Now whoever can answer is told who offers it: first whoever came first.
+    pub(super) fn free_known(&mut self, id: TransferId, done: DiskDone) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        share.free = Some(if let DiskDone::Free(bytes) = done { bytes } else { None });
+        let others = share.holders.iter().filter(|holder| **holder != share.from);
+        let told: Vec<UserId> =
+            [&share.from].into_iter().chain(others).chain(share.rivals.keys()).cloned().collect();
+        told.iter().for_each(|peer| self.tell_offer(id, peer));
     }
 
-    pub(super) fn accept_command(&mut self, now: Instant, id: TransferId, scope: AcceptScope) {
-        let Some(share) = self.shares.get(&id) else { return };
-        let (Stage::Offered, Some(any)) = (&share.stage, share.holders.first()) else { return };
-        // The person was asked about the first, whoever offers the same meanwhile.
-        let asked_about = share.from.clone();
-        let from = if share.holders.contains(&asked_about) { asked_about.clone() } else { any.clone() };
-        if scope == AcceptScope::Peer {
-            self.welcome(asked_about);
+    /// Tells whoever can answer that this peer offers it, too; not before they can be told of the first.
+    fn tell_offer(&mut self, id: TransferId, peer: &UserId) {
+        let Some(share) = self.shares.get(&id).filter(|share| matches!(share.stage, Stage::Offered)) else {
+            return;
+        };
+        if let (Some(free_bytes), Some(offer)) = (share.free, share.offer_of(peer)) {
+            self.out.event(TransferEvent::Offered { from: peer.clone(), offer, free_bytes });
         }
-        self.accept(now, id, from);
+    }
+
+    pub(super) fn accept_command(
+        &mut self,
+        now: Instant,
+        from: UserId,
+        meant: &OfferInfo,
+        scope: AcceptScope,
+    ) {
+        let Some(share) = self.shares.get(&meant.transfer) else { return };
+        // Who offered it may have left; the others offer the same.
+        let offered = share.offer_of(&from).unwrap_or_else(|| share.info.clone());
+        if !matches!(share.stage, Stage::Offered) || !offered.says_the_same(meant) {
+            return;
+        }
+        if scope == AcceptScope::Peer {
+            self.welcome(from.clone());
+        }
+        self.accept(now, meant.transfer, from);
     }
 
     fn welcome(&mut self, peer: UserId) {
@@ -254,10 +289,15 @@ impl Transfers {
         }
     }
 
+    /// Accepts what `from` offers, in its words.
     fn accept(&mut self, now: Instant, id: TransferId, from: UserId) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
+        let Some(mut share) = self.shares.remove(&id) else { return };
+        if share.rivals.contains_key(&from) {
+            share = share.in_words_of(now, &from);
+        }
         (share.since, share.payer, share.stage) = (now, from.clone(), Stage::Queued);
         self.out.event(TransferEvent::Accepting { from, offer: share.info.clone() });
+        self.shares.insert(id, share);
         self.start_queued(now);
     }
 
@@ -267,6 +307,27 @@ impl Transfers {
             Stage::Offered => self.decline(now, id, DeclineReason::NotWanted),
             Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
                 self.fail(id, FailReason::Stopped);
+            }
+        }
+    }
+
+    /// An offer is not taken from this peer; nothing else follows from that.
+    pub(super) fn reject_from(&mut self, now: Instant, id: TransferId, from: &UserId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        if !matches!(share.stage, Stage::Offered) || share.offer_of(from).is_none() {
+            return;
+        }
+        self.out.control(from, TransferMessage::Decline { id, reason: DeclineReason::NotWanted });
+        share.rivals.remove(from);
+        share.holders.remove(from);
+        match share.holders.first() {
+            Some(_) if share.from != *from => {}
+            Some(next) => share.from = next.clone(),
+            None => {
+                let rivals = std::mem::take(&mut share.rivals);
+                self.shares.remove(&id);
+                self.drop_share(id);
+                self.hear_rivals(now, rivals);
             }
         }
     }

@@ -16,6 +16,9 @@ use crate::wire::{TransferId, UserId};
 /// What a transfer costs in memory besides its manifest, roughly.
 const SHARE_BYTES: u64 = 4096;
 
+/// Bytes free where files would go, if the system says.
+pub(super) type FreeBytes = Option<u64>;
+
 /// One transfer.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -24,6 +27,8 @@ pub(super) struct Share {
     pub(super) direction: Direction,
     /// For whom it is, besides the origin; `None` is everyone.
     pub(super) audience: Option<BTreeSet<UserId>>,
+    /// What the disk said of free space, once it has. From then on whoever can answer is told of every offer.
+    pub(super) free: Option<FreeBytes>,
     /// Who offered it to us first, and whom a person is asked about.
     pub(super) from: UserId,
     /// Against whose part of what may be received at once it counts.
@@ -114,19 +119,12 @@ pub(super) struct Content {
 impl Share {
     /// A transfer that `from` offers.
     pub(super) fn offered(now: Instant, from: &UserId, offer: Offer) -> Self {
-        let info = OfferInfo {
-            transfer: offer.id,
-            name: offer.name,
-            files: offer.files,
-            folders: offer.folders,
-            bytes: offer.bytes,
-            origin: offer.origin,
-        };
         Self {
-            info,
             manifest_len: offer.manifest_bytes,
             direction: Direction::Receive,
-            audience: offer.audience.map(BTreeSet::from_iter),
+            audience: offer.audience.clone().map(BTreeSet::from_iter),
+            info: offer.into(),
+            free: None,
             from: from.clone(),
             payer: from.clone(),
             holders: BTreeSet::from([from.clone()]),
@@ -135,6 +133,30 @@ impl Share {
             since: now,
             stage: Stage::Offered,
             reported: None,
+        }
+    }
+
+    /// The same transfer in the words of a rival, with whoever agrees. The others are the rivals now.
+    pub(super) fn in_words_of(self, now: Instant, rival: &UserId) -> Self {
+        let words = self.offer();
+        let Some(offer) = self.rivals.get(rival).cloned() else { return self };
+        let mut share = Self { free: self.free, ..Self::offered(now, rival, offer) };
+        let losers = self.holders.into_iter().map(|holder| (holder, words.clone()));
+        for (peer, offer) in self.rivals.into_iter().chain(losers) {
+            if share.agrees_with(&offer) {
+                share.holders.insert(peer);
+            } else {
+                share.rivals.insert(peer, offer);
+            }
+        }
+        share
+    }
+
+    /// What a peer offers, in its words.
+    pub(super) fn offer_of(&self, peer: &UserId) -> Option<OfferInfo> {
+        match self.rivals.get(peer) {
+            Some(offer) => Some(offer.clone().into()),
+            None => self.holders.contains(peer).then(|| self.info.clone()),
         }
     }
 
@@ -161,6 +183,7 @@ impl Share {
             manifest_len: content.bytes.len() as u32,
             direction: Direction::Send,
             audience,
+            free: None,
             from: own.clone(),
             payer: own,
             holders: BTreeSet::new(),

@@ -115,6 +115,17 @@ impl Victim {
         }
     }
 
+    /// The user takes what this peer offers.
+    fn accept(&mut self, from: &str, offer: Offer, scope: AcceptScope) {
+        let command = TransferCommand::Accept { from: user(from), offer: offer.into(), scope };
+        self.hear(Input::Command(command));
+    }
+
+    /// The user did not say that anything of this peer is taken.
+    fn reject_from(&mut self, from: &str, transfer: TransferId) {
+        self.hear(Input::Command(TransferCommand::RejectFrom { transfer, from: user(from) }));
+    }
+
     fn offers_of(&self, peer: &str) -> usize {
         let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
         self.events.iter().filter(is_theirs).count()
@@ -254,11 +265,124 @@ fn who_repeats_anothers_offer_is_not_trusted_in_its_place() {
     let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["eve", "zoe"]);
     victim.control("zoe", &TransferMessage::Offer(offer_of(&manifest, "zoe")));
     victim.control("eve", &TransferMessage::Offer(offer_of(&manifest, "zoe")));
-    let transfer = id_of(&manifest);
-    victim.hear(Input::Command(TransferCommand::Accept { transfer, scope: AcceptScope::Peer }));
+    victim.accept("zoe", offer_of(&manifest, "zoe"), AcceptScope::Peer);
     victim.control("eve", &TransferMessage::Offer(made_up_offer(1, 100)));
     victim.control("zoe", &TransferMessage::Offer(made_up_offer(2, 100)));
     assert_eq!((victim.said_to("eve", is_accept), victim.said_to("zoe", is_accept)), (0, 2));
+}
+
+/// What `ada` offers, and lies about it: the same, other words, and other words that show only in the manifest.
+fn truth_and_lies(manifest: &Manifest) -> (Offer, [Offer; 3]) {
+    let truth = offer_of(manifest, "ada");
+    let lies =
+        [truth.clone(), Offer { bytes: 3, ..truth.clone() }, Offer { manifest_bytes: 99, ..truth.clone() }];
+    (truth, lies)
+}
+
+#[test]
+fn everybody_who_offers_what_waits_for_an_answer_is_told_of() {
+    let manifest = one_file(MIB);
+    let (truth, lies) = truth_and_lies(&manifest);
+    for lie in lies {
+        let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "bob", "mallory"]);
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        for _ in 0..2 {
+            victim.control("bob", &TransferMessage::Offer(truth.clone()));
+            victim.control("ada", &TransferMessage::Offer(truth.clone()));
+        }
+        let told = ["mallory", "bob", "ada"].map(|name| victim.offers_of(name));
+        assert_eq!(told, [1, 1, 1], "and once");
+        victim.accept("ada", truth.clone(), AcceptScope::Once);
+        assert_eq!(victim.said_to("ada", is_accept), 1);
+        victim.manifest("ada", &manifest);
+        assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+        assert_eq!(victim.cut_off(), []);
+    }
+}
+
+#[test]
+fn a_no_to_one_peer_is_none_to_others_who_offer_the_same() {
+    let manifest = one_file(MIB);
+    let (truth, lies) = truth_and_lies(&manifest);
+    for lie in lies {
+        for comes_before in [true, false] {
+            let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+            victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+            if comes_before {
+                victim.control("ada", &TransferMessage::Offer(truth.clone()));
+            }
+            victim.reject_from("mallory", truth.id);
+            let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+            assert_eq!(victim.said_to("mallory", is_declined), 1);
+            if !comes_before {
+                victim.control("ada", &TransferMessage::Offer(truth.clone()));
+            }
+            assert!(victim.offers_of("ada") > 0);
+            assert_eq!(victim.said_to("ada", is_declined), 0);
+            victim.accept("ada", truth.clone(), AcceptScope::Once);
+            assert_eq!((victim.said_to("ada", is_accept), victim.said_to("mallory", is_accept)), (1, 0));
+            victim.reject_from("ada", truth.id);
+            assert!(!victim.has_failed(), "what was accepted goes on");
+        }
+    }
+}
+
+#[test]
+fn a_persons_no_is_one_to_everybody() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "bob"]);
+    let offer = offer_of(&manifest, "ada");
+    victim.control("ada", &TransferMessage::Offer(offer.clone()));
+    victim.hear(Input::Command(TransferCommand::Reject { transfer: offer.id }));
+    victim.control("bob", &TransferMessage::Offer(offer));
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    assert_eq!(["ada", "bob"].map(|name| victim.said_to(name, is_declined)), [1, 1]);
+    assert_eq!(victim.offers_of("bob"), 0);
+}
+
+#[test]
+fn what_was_accepted_is_what_was_told_and_not_what_stands_in_its_place() {
+    let manifest = one_file(MIB);
+    let other = offer_of(&manifest, "mallory");
+    for changed in [
+        Offer { name: "a.txt".into(), ..other.clone() },
+        Offer { bytes: 10, ..other.clone() },
+        Offer { files: 50, ..other.clone() },
+        Offer { folders: 7, ..other.clone() },
+    ] {
+        for takes_back in [true, false] {
+            let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["mallory"]);
+            victim.control("mallory", &TransferMessage::Offer(changed.clone()));
+            if takes_back {
+                let stop = TransferMessage::Stop { id: other.id, reason: StopReason::Stopped };
+                victim.control("mallory", &stop);
+            }
+            victim.control("mallory", &TransferMessage::Offer(other.clone()));
+            victim.accept("mallory", changed.clone(), AcceptScope::Peer);
+            assert_eq!(victim.said_to("mallory", is_accept), 0, "{changed:?}");
+            victim.accept("mallory", other.clone(), AcceptScope::Once);
+            assert_eq!(victim.said_to("mallory", is_accept), 1);
+        }
+    }
+}
+
+#[test]
+fn who_is_accepted_in_other_words_than_the_first_is_within_the_limits_too() {
+    let manifest = one_file(MIB);
+    let truth = offer_of(&manifest, "ada");
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+    victim.control("ada", &TransferMessage::Offer(truth.clone()));
+    let lies = [
+        Offer { files: u32::MAX, ..truth.clone() },
+        Offer { manifest_bytes: MANIFEST_MAX_BYTES + 1, ..truth },
+    ];
+    for lie in lies {
+        victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+        victim.accept("mallory", lie, AcceptScope::Once);
+    }
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    assert_eq!((victim.said_to("mallory", is_declined), victim.said_to("mallory", is_accept)), (2, 0));
+    assert_eq!((victim.offers_of("mallory"), victim.offers_of("ada")), (0, 1));
 }
 
 #[test]
@@ -318,9 +442,8 @@ fn offers_that_are_accepted_and_never_served_keep_nobody_else_from_offering() {
     let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
     for number in 0..8 {
         let offer = large_offer("mallory", number);
-        let transfer = offer.id;
-        victim.control("mallory", &TransferMessage::Offer(offer));
-        victim.hear(Input::Command(TransferCommand::Accept { transfer, scope: AcceptScope::Once }));
+        victim.control("mallory", &TransferMessage::Offer(offer.clone()));
+        victim.accept("mallory", offer, AcceptScope::Once);
     }
     assert_eq!(victim.offers_of("ada"), 0);
     victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));

@@ -198,7 +198,7 @@ fn nothing_is_written_before_acceptance() {
     world.run(Duration::from_secs(60), |_| false);
     assert_eq!(names(to.path()), [""; 0]);
 
-    world.command(&id(1), TransferCommand::Accept { transfer: offer.transfer, scope: AcceptScope::Once });
+    world.command(&id(1), TransferCommand::Accept { from: id(0), offer, scope: AcceptScope::Once });
     assert!(world.run(LIMIT, |world| is_done(world, 1)));
     assert_eq!(fs::read(to.path().join("a.txt")).expect("a file"), b"hello");
 }
@@ -412,14 +412,14 @@ fn a_part_folder_that_is_a_link_is_refused() {
     let file = write(&from.path().join("a.txt"), b"hello");
     let mut world = pair(&[&file], Config::new(id(1), to.path().to_owned()), disk());
     assert!(world.run(LIMIT, |world| has(world, 1, |event| matches!(event, TransferEvent::Offered { .. }))));
-    let transfer = world.events.iter().find_map(|(_, _, event)| match event {
-        TransferEvent::Offered { offer, .. } => Some(offer.transfer),
+    let offer = world.events.iter().find_map(|(_, _, event)| match event {
+        TransferEvent::Offered { offer, .. } => Some(offer.clone()),
         _ => None,
     });
-    let transfer = transfer.expect("it was offered");
-    let part = format!(".swarm-{}.part", &transfer.to_string()[..16]);
+    let offer = offer.expect("it was offered");
+    let part = format!(".swarm-{}.part", &offer.transfer.to_string()[..16]);
     symlink(outside.path(), to.path().join(part)).expect("a link");
-    world.command(&id(1), TransferCommand::Accept { transfer, scope: AcceptScope::Once });
+    world.command(&id(1), TransferCommand::Accept { from: id(0), offer, scope: AcceptScope::Once });
     assert!(world.run(LIMIT, |world| failure(world, 1).is_some()));
     assert_eq!(names(outside.path()), [""; 0]);
 }
