@@ -880,6 +880,50 @@ fn peers_that_are_asked_and_send_nothing_do_not_keep_others_from_being_asked() {
     assert!(victim.said_to("ada", is_request) > 0);
 }
 
+/// One file of a single piece of this length.
+fn one_piece(len: u32) -> Arc<Manifest> {
+    let path = SafePath::parse("film.mkv").expect("a name");
+    let kind = EntryKind::File { size: len.into(), executable: false };
+    let entry = Entry { path, kind, mtime: 0 };
+    Arc::new(Manifest::new(22, vec![(entry, vec![[7; 32]])]).expect("a manifest"))
+}
+
+#[test]
+fn one_peer_has_no_more_under_way_in_many_transfers_than_in_one() {
+    const PIECE: u32 = 4 * MIB as u32;
+    let manifests: Vec<Arc<Manifest>> = (0..40).map(|less| one_piece(PIECE - less)).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifests[0], &["ada"]);
+    let names: Vec<String> = (0..5).map(|number| format!("mallory{number}")).collect();
+    // Each has eight under way; one of them takes part in all.
+    for (name, manifests) in names.iter().zip(manifests.chunks(8)) {
+        victim.hear(Input::PeerReady { peer: user(name) });
+        for manifest in manifests {
+            victim.control(name, &TransferMessage::Offer(offer_of(manifest, name)));
+            victim.manifest(name, manifest);
+            victim.control("ada", &whole(id_of(manifest), manifest));
+        }
+    }
+    let asked = |victim: &Victim| victim.said_to("ada", is_request);
+    assert_eq!(asked(&victim), 8, "32 MiB");
+    // What comes by the drop is a sign of life, and takes memory.
+    for step in 0..4 {
+        for manifest in &manifests {
+            let (short, content) = (id_of(manifest).short(), Bytes::from(vec![0; 4096]));
+            let frame = Frame { short, kind: FrameKind::Piece { piece: 0 }, offset: step * 4096, content };
+            victim.hear(Input::Bulk { peer: user("ada"), frame: frame.encode() });
+        }
+        victim.wait(Duration::from_secs(9));
+    }
+    assert_eq!((asked(&victim), victim.cut_off()), (8, vec![]));
+    victim.control("mallory0", &whole(id_of(&manifests[7]), &manifests[7]));
+    let all: Vec<usize> = names.iter().map(|name| victim.said_to(name, is_request)).collect();
+    for (name, manifests) in names.iter().zip(manifests.chunks(8)) {
+        manifests.iter().for_each(|manifest| victim.control(name, &whole(id_of(manifest), manifest)));
+    }
+    let more: Vec<usize> = names.iter().map(|name| victim.said_to(name, is_request)).collect();
+    assert_eq!((all, more), (vec![1, 0, 0, 0, 0], vec![1; 5]), "one piece of each other peer");
+}
+
 #[test]
 fn slow_peers_do_not_keep_the_last_piece_to_themselves() {
     let manifest = one_file(MIB / 4);
