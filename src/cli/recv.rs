@@ -22,7 +22,7 @@ use super::shelf::{self, Item, State};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
 use super::values::{Arrival, Resolution, ResolutionError};
-use crate::core::transfer::{Direction, OfferInfo, Target, TransferCommand, TransferEvent};
+use crate::core::transfer::{Direction, OfferInfo, Streams, Target, TransferCommand, TransferEvent};
 use crate::node::api::{Command, Event};
 use crate::wire::{TransferId, UserId};
 
@@ -44,7 +44,8 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let mut room = room::enter(&config, Files::new(&args.accept, target)).await?;
+    let streams = if args.keep { Streams::InTurns } else { Streams::One };
+    let mut room = room::enter(&config, Files { streams, ..Files::new(&args.accept, target) }).await?;
     let server = room.server.take();
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "send PATH")?;

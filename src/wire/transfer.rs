@@ -145,6 +145,9 @@ pub enum DeclineReason {
     /// More offers than can wait at once.
     #[error("too many offers wait for an answer")]
     TooManyOffers,
+    /// Another goes where only one can.
+    #[error("the receiver writes one file to a stream, and that is another")]
+    Streaming,
     /// A word this version does not know.
     #[error("for a reason this version does not know")]
     #[serde(other)]

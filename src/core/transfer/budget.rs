@@ -7,7 +7,7 @@ use super::exchange::{Member, Phase};
 use super::machine::{TICK, Transfers};
 use super::manifest::MANIFEST_CHUNK_BYTES;
 use super::share::{Share, Stage};
-use super::{Direction, FailReason, Reason};
+use super::{Direction, FailReason, Reason, Target};
 use crate::wire::manifest::MANIFEST_MAX_BYTES;
 use crate::wire::transfer::TransferMessage;
 use crate::wire::{TransferId, UserId};
@@ -84,7 +84,11 @@ impl Transfers {
         if queued.is_empty() {
             return;
         }
+        self.wake(Reason::Requests, now + TICK);
         queued.sort_unstable();
+        if self.config.target == Target::Stdout {
+            queued.truncate(usize::from(!self.stream_is_taken()));
+        }
         let mut load = Load::of(self.shares.values());
         for (_, id) in queued {
             let share = self.shares.get_mut(&id).expect("only what is over gives way");
@@ -99,7 +103,17 @@ impl Transfers {
             }
             self.fetch_from(now, id, first);
         }
-        self.wake(Reason::Requests, now + TICK);
+    }
+
+    /// Whether standard output belongs to a transfer that is not complete. One of which nobody here has the rest gives way.
+    fn stream_is_taken(&mut self) -> bool {
+        let is_at_it = |share: &&Share| is_under_way(share) || idleness(share) == Some(Idleness::Abandoned);
+        let Some(share) = self.shares.values().find(is_at_it) else { return false };
+        let (id, is_over) = (share.info.transfer, idleness(share).is_some());
+        if is_over {
+            self.give_way(id);
+        }
+        !is_over
     }
 
     /// Lets what is over give way until so much of a manifest may come besides what is here and on its way. `false`: that is

@@ -41,6 +41,8 @@ pub struct Transfers {
     pub(super) declined: BTreeSet<TransferId>,
     /// What was received and is not served any more, the oldest first.
     pub(super) received: VecDeque<Received>,
+    /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
+    pub(super) streamed: bool,
     pub(super) uploads: Uploads,
     pub(super) down: Bucket,
     /// Whom more may be asked, in which transfer.
@@ -121,6 +123,7 @@ impl Transfers {
             shares: BTreeMap::new(),
             by_short: BTreeMap::new(),
             declined: BTreeSet::new(),
+            streamed: false,
             received: VecDeque::new(),
             hungry: BTreeSet::new(),
             out: Outbox::default(),
@@ -326,6 +329,9 @@ impl Transfers {
     /// Takes part in a transfer no more: tells everyone who does, and forgets it.
     pub(super) fn end(&mut self, transfer: TransferId, reason: &FailReason) -> Option<Direction> {
         let mut share = self.shares.remove(&transfer)?;
+        if share.direction == Direction::Receive && !share.has_written() {
+            self.streamed = false;
+        }
         let word = match &share.stage {
             // It was never asked for.
             Stage::Queued => TransferMessage::Decline { id: transfer, reason: DeclineReason::NotWanted },

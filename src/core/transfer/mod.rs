@@ -69,6 +69,8 @@ pub struct Config {
     pub own: UserId,
     /// Where accepted files go.
     pub target: Target,
+    /// How many of them, where that is standard output.
+    pub streams: Streams,
     /// Who is accepted without asking.
     pub accept: AcceptPolicy,
     /// The largest transfer taken, in bytes of content; larger ones are declined without asking.
@@ -89,6 +91,7 @@ impl Config {
         Self {
             own,
             target: Target::Folder(folder),
+            streams: Streams::One,
             accept: AcceptPolicy::Ask,
             max_bytes: u64::MAX,
             max_entries: crate::wire::manifest::ENTRIES_MAX,
@@ -97,6 +100,15 @@ impl Config {
             down_bps: None,
         }
     }
+}
+
+/// How many transfers go to standard output. Never two at a time: whoever reads it could not tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// The first that was accepted. Others are declined, unless it ends before anything was written.
+    One,
+    /// One after the other; one of which nobody here has the rest is given up when another waits.
+    InTurns,
 }
 
 /// Whose offers are accepted without asking.

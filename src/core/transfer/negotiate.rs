@@ -9,7 +9,7 @@ use super::membership::unexpected;
 use super::share::{Answer, Content, Share, Stage};
 use super::{
     AcceptPolicy, AcceptScope, Audience, DeclineReason, Direction, DiskDone, DiskJob, FailReason, OfferInfo,
-    Reason, Scanned, SendToken, TransferEvent,
+    Reason, Scanned, SendToken, Streams, Target, TransferEvent,
 };
 use crate::wire::manifest::{ENTRIES_MAX, MANIFEST_MAX_BYTES, Manifest};
 use crate::wire::transfer::{Offer, TransferMessage};
@@ -194,7 +194,13 @@ impl Transfers {
             let is_ambiguous = self.by_short.contains_key(&offer.id.short());
             (is_ambiguous || self.waits_too_much(peer)).then_some(DeclineReason::TooManyOffers)
         };
-        self.excess(offer).or_else(is_too_much)
+        let is_streaming = || self.has_streamed().then_some(DeclineReason::Streaming);
+        self.excess(offer).or_else(is_streaming).or_else(is_too_much)
+    }
+
+    /// Whether standard output was given to a transfer, and takes no other.
+    fn has_streamed(&self) -> bool {
+        self.config.target == Target::Stdout && self.config.streams == Streams::One && self.streamed
     }
 
     /// Which limit an offer is over.
@@ -292,6 +298,13 @@ impl Transfers {
     /// Accepts what `from` offers, in its words.
     fn accept(&mut self, now: Instant, id: TransferId, from: UserId) {
         let Some(mut share) = self.shares.remove(&id) else { return };
+        if self.has_streamed() {
+            let (reason, offer) = (DeclineReason::Streaming, share.info.clone());
+            self.shares.insert(id, share);
+            self.decline(now, id, reason);
+            return self.out.event(TransferEvent::Refused { from, offer, reason });
+        }
+        self.streamed = true;
         if share.rivals.contains_key(&from) {
             share = share.in_words_of(now, &from);
         }
@@ -336,7 +349,8 @@ impl Transfers {
         let Some(share) = self.shares.remove(&id) else { return };
         self.drop_share(id);
         // What was declined is these words; others for the same id may be the true ones.
-        if share.rivals.is_empty() && self.declined.len() < DECLINED_MAX {
+        let is_final = reason == DeclineReason::NotWanted && share.rivals.is_empty();
+        if is_final && self.declined.len() < DECLINED_MAX {
             self.declined.insert(id);
         }
         for holder in &share.holders {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Phase};
 use super::manifest::MANIFEST_CHUNK_BYTES;
 use super::{Direction, OfferInfo};
 use crate::wire::manifest::Manifest;
@@ -224,6 +224,19 @@ impl Share {
             Stage::Sharing(exchange) => Some(exchange),
             Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
                 None
+            }
+        }
+    }
+
+    /// Whether something of it went to standard output, or all of it, which may be nothing.
+    pub(super) fn has_written(&self) -> bool {
+        match &self.stage {
+            Stage::Sharing(exchange) => {
+                let has_begun = exchange.emit.is_some_and(|emit| emit.busy || emit.next > 0);
+                has_begun || exchange.phase != Phase::Downloading
+            }
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                false
             }
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
-    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DiskDone, DiskError, DiskJob, FailReason,
-    Input, OpId, Output, Summary, TransferCommand, TransferEvent, Transfers,
+    AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskDone, DiskError, DiskJob,
+    FailReason, Input, OpId, Output, Streams, Summary, Target, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
 use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, MANIFEST_MAX_BYTES, Manifest};
@@ -40,6 +40,17 @@ struct Victim {
 impl Victim {
     fn new(accept: AcceptPolicy, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
         let config = Config { accept, ..Config::new(user("victim"), "/nowhere".into()) };
+        Self::with(config, manifest, peers)
+    }
+
+    /// Whose files go to standard output.
+    fn streaming(streams: Streams, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
+        let (accept, target) = (AcceptPolicy::Everyone, Target::Stdout);
+        let config = Config { accept, target, streams, ..Config::new(user("victim"), "/nowhere".into()) };
+        Self::with(config, manifest, peers)
+    }
+
+    fn with(config: Config, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
         let mut victim = Self {
             machine: Transfers::new(config, [7; 32]),
             disk: disk(manifest.clone()),
@@ -105,6 +116,15 @@ impl Victim {
             let content = bytes.slice(offset as usize..(offset + len) as usize);
             let frame = Frame { short: id.short(), kind: FrameKind::Manifest, offset, content }.encode();
             self.hear(Input::Bulk { peer: user(from), frame });
+        }
+    }
+
+    /// Sends the first piece as `from`.
+    fn first_piece(&mut self, from: &str, manifest: &Manifest) {
+        for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
+            let (short, kind) = (id_of(manifest).short(), FrameKind::Piece { piece: 0 });
+            let frame = Frame { short, kind, offset, content: Bytes::from(vec![0; len as usize]) };
+            self.hear(Input::Bulk { peer: user(from), frame: frame.encode() });
         }
     }
 
@@ -782,12 +802,7 @@ fn receiver_that_can_not_read(manifest: &Arc<Manifest>) -> Victim {
     let id = id_of(manifest);
     let mut victim = receiver(manifest, &["ada", "bob"]);
     victim.control("ada", &whole(id, manifest));
-    for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
-        let kind = FrameKind::Piece { piece: 0 };
-        let content = Bytes::from(vec![0; len as usize]);
-        let frame = Frame { short: id.short(), kind, offset, content }.encode();
-        victim.hear(Input::Bulk { peer: user("ada"), frame });
-    }
+    victim.first_piece("ada", manifest);
     assert_eq!(victim.finishing.len(), 1);
     let gone = DiskDone::Failed(DiskError::NotFound { path: "film.mkv".into() });
     victim.disk = Box::new(move |_| vec![gone.clone()]);
@@ -947,4 +962,93 @@ fn slow_peers_do_not_keep_the_last_piece_to_themselves() {
         victim.wait(Duration::from_secs(4));
     }
     assert_eq!(victim.cut_off(), []);
+}
+
+fn is_other_stream(message: &TransferMessage) -> bool {
+    matches!(message, TransferMessage::Decline { reason: DeclineReason::Streaming, .. })
+}
+
+#[test]
+fn what_goes_to_standard_output_is_one_transfer_and_the_others_are_told() {
+    let (ours, other, third) = (one_file(MIB / 4), one_file(MIB), one_file(2 * MIB));
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada", "mallory"]);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&ours, "ada")));
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&other, "mallory")));
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("mallory", is_accept)), (1, 0));
+    assert_eq!(victim.said_to("mallory", is_other_stream), 1);
+    victim.manifest("ada", &ours);
+    victim.control("ada", &whole(id_of(&ours), &ours));
+    victim.first_piece("ada", &ours);
+    victim.finish();
+    assert!(victim.events.iter().any(|event| matches!(event, TransferEvent::Done { .. })));
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&third, "mallory")));
+    assert_eq!((victim.said_to("mallory", is_accept), victim.said_to("mallory", is_other_stream)), (0, 2));
+}
+
+#[test]
+fn of_two_offers_that_are_accepted_at_once_one_goes_to_standard_output() {
+    let (ours, other) = (one_file(MIB / 4), one_file(MIB));
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada", "mallory"]);
+    victim.hear(Input::Command(TransferCommand::SetAccept(AcceptPolicy::Ask)));
+    let (ours, other) = (offer_of(&ours, "ada"), offer_of(&other, "mallory"));
+    victim.control("ada", &TransferMessage::Offer(ours.clone()));
+    victim.control("mallory", &TransferMessage::Offer(other.clone()));
+    victim.accept("ada", ours, AcceptScope::Once);
+    victim.accept("mallory", other, AcceptScope::Once);
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("mallory", is_other_stream)), (1, 1));
+}
+
+#[test]
+fn a_stream_that_never_began_keeps_no_other_out() {
+    let (ours, other) = (one_file(MIB / 4), one_file(MIB));
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada", "mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&other, "mallory")));
+    victim.wait(Duration::from_secs(121));
+    assert!(victim.has_failed());
+    victim.control("ada", &TransferMessage::Offer(offer_of(&ours, "ada")));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+}
+
+#[test]
+fn a_stream_that_broke_off_is_not_begun_again_in_the_middle() {
+    let ours = one_file(MIB);
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada"]);
+    let offer = TransferMessage::Offer(offer_of(&ours, "ada"));
+    victim.control("ada", &offer);
+    victim.manifest("ada", &ours);
+    victim.control("ada", &whole(id_of(&ours), &ours));
+    victim.first_piece("ada", &ours);
+    victim.control("ada", &TransferMessage::Stop { id: id_of(&ours), reason: StopReason::SourceChanged });
+    assert!(victim.has_failed());
+    victim.control("ada", &offer);
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("ada", is_other_stream)), (1, 1));
+}
+
+#[test]
+fn streams_come_one_after_the_other_and_one_that_nobody_goes_on_with_gives_way() {
+    let manifests = [one_file(MIB / 4), one_file(MIB), one_file(2 * MIB)];
+    let names = ["ada", "mallory", "zoe"];
+    let mut victim = Victim::streaming(Streams::InTurns, &manifests[0], &names);
+    for (name, manifest) in names.iter().zip(&manifests) {
+        victim.now += Duration::from_millis(1);
+        victim.control(name, &TransferMessage::Offer(offer_of(manifest, name)));
+    }
+    let accepts = |victim: &Victim| names.map(|name| victim.said_to(name, is_accept));
+    assert_eq!(accepts(&victim), [1, 0, 0]);
+    victim.manifest("ada", &manifests[0]);
+    victim.control("ada", &whole(id_of(&manifests[0]), &manifests[0]));
+    victim.first_piece("ada", &manifests[0]);
+    victim.finish();
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(accepts(&victim), [1, 1, 0]);
+    victim.disk = disk(manifests[1].clone());
+    victim.manifest("mallory", &manifests[1]);
+    victim.control("mallory", &whole(id_of(&manifests[1]), &manifests[1]));
+    victim.first_piece("mallory", &manifests[1]);
+    victim.hear(Input::PeerGone { peer: user("mallory") });
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(accepts(&victim), [1, 1, 1]);
+    let given_up =
+        |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::Abandoned, .. });
+    assert!(victim.events.iter().any(given_up));
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use fast_rtc_swarm::core::transfer::{
     AcceptPolicy, AcceptScope, Audience, Config, ConflictPolicy, DeclineReason, Direction, DiskDone,
-    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Target, TransferCommand,
-    TransferEvent,
+    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Streams, Target,
+    TransferCommand, TransferEvent,
 };
 use fast_rtc_swarm::io::disk::Stores;
 use fast_rtc_swarm::wire::UserId;
@@ -554,16 +554,48 @@ fn a_stream_is_written_in_order() {
     let from = TempDir::new().expect("a folder");
     let file = write(&from.path().join("film.mkv"), &content(5 * MIB + 1));
     let pipe = Pipe::default();
+    let receiver = Config { target: Target::Stdout, ..config(1, Path::new("/nonexistent")) };
+    let mut world = pair(&[&file], receiver, to_pipe(&pipe));
+    assert!(world.run(LIMIT, |world| is_done(world, 1)));
+    assert!(*pipe.0.lock().expect("no panic") == content(5 * MIB + 1));
+}
+
+fn to_pipe(pipe: &Pipe) -> DiskFn {
     let stores = Stores::new(pipe.clone());
-    let to_pipe: DiskFn = Box::new(move |job| {
+    Box::new(move |job| {
         let is_close = matches!(job, DiskJob::Close { .. });
         let done = stores.run(job, |_| ());
         if is_close { Vec::new() } else { vec![done] }
-    });
-    let receiver = Config { target: Target::Stdout, ..config(1, Path::new("/nonexistent")) };
-    let mut world = pair(&[&file], receiver, to_pipe);
-    assert!(world.run(LIMIT, |world| is_done(world, 1)));
-    assert!(*pipe.0.lock().expect("no panic") == content(5 * MIB + 1));
+    })
+}
+
+#[test]
+fn two_who_send_to_a_stream_are_not_mixed_in_it() {
+    let from = TempDir::new().expect("a folder");
+    let contents = [content(3 * MIB + 1), vec![7; 2 * MIB]];
+    let files = ["a", "b"].map(|name| from.path().join(name));
+    files.iter().zip(&contents).for_each(|(file, content)| drop(write(file, content)));
+    for (streams, count) in [(Streams::One, 1), (Streams::InTurns, 2)] {
+        let pipe = Pipe::default();
+        let mut world = World::new();
+        world.add(config(0, Path::new("/nonexistent")), FAST, disk());
+        world.add(config(2, Path::new("/nonexistent")), FAST, disk());
+        let receiver = Config { target: Target::Stdout, streams, ..config(1, Path::new("/nonexistent")) };
+        world.add(receiver, FAST, to_pipe(&pipe));
+        // Nobody but the receiver takes what the other sends.
+        world.command(&id(0), TransferCommand::SetAccept(AcceptPolicy::Nobody));
+        world.command(&id(2), TransferCommand::SetAccept(AcceptPolicy::Nobody));
+        world.command(&id(0), send(&[&files[0]]));
+        world.command(&id(2), send(&[&files[1]]));
+        world.run(Duration::from_secs(60), |_| false);
+        let is_done =
+            |(_, _, event): &&(Duration, UserId, TransferEvent)| matches!(event, TransferEvent::Done { .. });
+        assert_eq!(world.events.iter().filter(is_done).count(), count);
+        let written = pipe.0.lock().expect("no panic");
+        let [a, b] = &contents;
+        let in_turns = [[&a[..], b].concat(), [&b[..], a].concat()];
+        assert!(if count == 1 { contents.contains(&*written) } else { in_turns.contains(&*written) });
+    }
 }
 
 #[test]
