@@ -196,7 +196,7 @@ pub struct RecvArgs {
     #[arg(long)]
     pub keep: bool,
 
-    /// Give up when nothing was offered or received for this many seconds
+    /// Give up when nothing was accepted or received for this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=values::SECONDS_MAX))]
     pub timeout: Option<u64>,
 

@@ -184,7 +184,7 @@ impl Counter {
                 Happening::Event(event) => {
                     desk.tell(&event)?;
                     if let Event::Transfer(event) = &event {
-                        if self.is_news(event) {
+                        if is_news(event, self.can_ask) {
                             active_at = Instant::now();
                         }
                         self.on_transfer(event, desk);
@@ -214,15 +214,6 @@ impl Counter {
                 Happening::Ended(ended) => return verdict.unwrap_or_else(|| exit_of(ended.as_ref())),
             }
         }
-    }
-
-    /// Whether something was offered to somebody who can take it, or goes on.
-    fn is_news(&self, event: &TransferEvent) -> bool {
-        let is_offer = matches!(
-            event,
-            TransferEvent::Offered { .. } | TransferEvent::Withdrawn { .. } | TransferEvent::Refused { .. }
-        );
-        self.can_ask || !is_offer
     }
 
     fn on_transfer(&mut self, event: &TransferEvent, desk: &mut Desk) {
@@ -337,6 +328,15 @@ fn command_for(question: Question, item: &Item, answer: &str) -> Result<Command,
     }
 }
 
+/// Whether something goes on, or was offered to somebody who can take it. Offers that are declined, or taken back, are none.
+fn is_news(event: &TransferEvent, can_ask: bool) -> bool {
+    let is_offer = matches!(
+        event,
+        TransferEvent::Offered { .. } | TransferEvent::Withdrawn { .. } | TransferEvent::Refused { .. }
+    );
+    can_ask || !is_offer
+}
+
 /// A transfer that we are receiving.
 fn running(desk: &Desk) -> Option<&Item> {
     let items = desk.shelf.items();
@@ -402,6 +402,16 @@ mod tests {
         let (from, reason) = (id("1111"), DeclineReason::TooLarge);
         let refused = TransferEvent::Refused { from, offer: offer(1, "film.mkv", "1111"), reason };
         assert_eq!(story(&[refused]), Err("Refused swarm: all that was offered was declined".into()));
+    }
+
+    #[test]
+    fn offers_that_nobody_takes_do_not_keep_it_from_giving_up() {
+        let (from, offer) = (id("1111"), offer(1, "film.mkv", "1111"));
+        let offered = TransferEvent::Offered { from: from.clone(), offer: offer.clone(), free_bytes: None };
+        let withdrawn = TransferEvent::Withdrawn { transfer: TRANSFER };
+        assert!(!is_news(&offered, false) && !is_news(&withdrawn, false));
+        assert!(is_news(&offered, true), "somebody is asked");
+        assert!(is_news(&TransferEvent::Accepting { from, offer }, false));
     }
 
     #[test]
