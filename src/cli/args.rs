@@ -150,7 +150,7 @@ pub struct SendArgs {
 /// What of the paths is sent, and to whom: for `swarm send` and for `/send` in a chat.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct SourceArgs {
-    /// Only to the peers of this name (may be given again)
+    /// Only to the peer of this name or id (may be given again)
     #[arg(long, value_name = "NAME")]
     pub to: Vec<String>,
 

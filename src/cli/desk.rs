@@ -8,11 +8,12 @@ use super::config::Telling;
 use super::exit::{Exit, Failure};
 use super::invite;
 use super::json::{ErrorCode, Event as JsonEvent, Translator, to_line};
+use super::layout;
 use super::room::Room;
 use super::roster::Roster;
 use super::shelf::{Item, Shelf, State};
 use super::term::{self, Ink};
-use super::words::{Narrator, Note};
+use super::words::{self, Narrator, Note};
 use crate::core::transfer::{Direction, TransferEvent};
 use crate::node::api::Event;
 use crate::wire::text::{self, Name};
@@ -76,10 +77,12 @@ impl Desk {
             Voice::People { narrator, bars } => {
                 if let Event::Transfer(event) = event {
                     tell_transfer(event, &mut self.shelf, &self.roster, bars);
-                } else if let Event::Message { from, text, .. } = event {
-                    let label = self.roster.label(&from.id);
-                    let lines = text::lines(text).into_iter().map(|line| format!("<{label}> {line}"));
-                    lines.for_each(|line| bars.note(&Note::new(Ink::Dim, line)));
+                } else if let Event::Message { from, text, direct } = event {
+                    let whom = if *direct { words::TO_US } else { "" };
+                    let (head, said) = narrator.head(from, text, &self.roster);
+                    let columns = terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0);
+                    let lines = behind(&format!("{whom}{head}"), said, columns);
+                    lines.into_iter().for_each(|line| bars.note(&Note::new(Ink::Dim, line)));
                 } else if let Some(note) = narrator.event(event, &self.roster) {
                     bars.note(&note);
                 }
@@ -164,7 +167,35 @@ fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars
     }
 }
 
+/// Each line of a message behind its head, folded where a terminal shows them: what it would wrap by itself could look
+/// like another line.
+fn behind(head: &str, said: &str, columns: Option<u16>) -> Vec<String> {
+    let room = columns.map(|columns| usize::from(columns).saturating_sub(term::width(head)));
+    let lines = text::lines(said).into_iter();
+    let folded =
+        lines.flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room)));
+    folded.map(|line| format!("{head}{line}")).collect()
+}
+
 /// `film.mkv (256 MiB)`.
 pub fn what(item: &Item) -> String {
     format!("{} ({})", item.name(), item.size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_has_its_head_however_long_it_is() {
+        let forged = format!("hi{}<bob> I owe you", " ".repeat(22));
+        assert_eq!(behind("<ada> ", "one\ntwo", None), ["<ada> one", "<ada> two"]);
+        assert_eq!(behind("<ada> ", &forged, None), [format!("<ada> {forged}")]);
+        let folded = behind("<ada> ", &forged, Some(30));
+        assert!(folded.len() > 1);
+        assert!(
+            folded.iter().all(|line| line.starts_with("<ada> ") && term::width(line) <= 30),
+            "{folded:?}"
+        );
+    }
 }

@@ -108,6 +108,8 @@ impl OwnServer {
 
 /// Enters the room: starts a server if it is to be our own, and a node.
 pub async fn enter(config: &RoomConfig, files: Files) -> Result<Room, Failure> {
+    // Each link takes some, and so does each transfer under way.
+    open_files::raise();
     let (invite, origin, server) = match &config.place {
         Place::Invited(invite) => (invite.clone(), Origin::Given, None),
         Place::New(invite) => (invite.clone(), Origin::Made { reach: Reach::Network }, None),
@@ -129,7 +131,7 @@ async fn start_server(
     let access = Access::Guarded { tokens: vec![token.clone()], keys: Vec::new() };
     let mut config = ServerConfig::new(listen, access);
     // The other half is for links and files.
-    config.capacity = Capacity::of(open_files::raise() / 2);
+    config.capacity = Capacity::of(open_files::limit() / 2);
     let server = Server::bind(config)
         .await
         .with_context(|| format!("can't listen on {listen}; another --listen address or port may be free"))?;

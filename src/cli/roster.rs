@@ -1,25 +1,33 @@
 //! Who is here, and what each is called on the screen.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::term::Ink;
 use crate::node::api::{Event, PeerInfo};
 use crate::wire::UserId;
+use crate::wire::limits::NAME_MAX_CHARS;
 use crate::wire::text::{self, Name};
 
 /// The shortest part of an id that stands for it, in characters.
 const ID_MIN_CHARS: usize = 4;
 
-/// Names of those who left that are remembered.
+/// Those who left that are remembered.
 const DEPARTED_MAX: usize = 100;
+
+/// The longest of what was typed that an error repeats, in characters.
+const SHOWN_MAX_CHARS: usize = 80;
+
+/// What stands for a name where there is none.
+const NAMELESS: &str = "peer";
 
 /// The peers in the room. Everything it gives out is safe for a terminal.
 #[derive(Debug)]
 pub struct Roster {
     own: Name,
     peers: BTreeMap<UserId, Entry>,
-    /// The names of those who left, the last one last: news about their transfers may come after them.
-    departed: VecDeque<(UserId, Name)>,
+    /// Those who left, the last one last: news about their transfers may come after them, and what was typed for one of
+    /// them is for nobody else.
+    departed: VecDeque<(UserId, Option<Name>)>,
 }
 
 #[derive(Debug)]
@@ -37,6 +45,9 @@ pub enum FindError {
     /// Several.
     #[error("more than one is called {0}: say {1}")]
     Several(String, String),
+    /// In `NAME text`, several beginnings are somebody's.
+    #[error("that can be for more than one: instead of the name, write {0}")]
+    Unclear(String),
 }
 
 impl Roster {
@@ -72,18 +83,17 @@ impl Roster {
     /// Forgets who left. To be called after the event was put into words, which still need the name.
     pub fn forget(&mut self, event: &Event) {
         let Event::Closed { peer, .. } = event else { return };
-        if let Some(name) = self.peers.remove(&peer.id).and_then(|entry| entry.name) {
-            self.departed.retain(|(id, _)| *id != peer.id);
-            self.departed.push_back((peer.id.clone(), name));
-            if self.departed.len() > DEPARTED_MAX {
-                self.departed.pop_front();
-            }
+        let Some(entry) = self.peers.remove(&peer.id) else { return };
+        self.departed.push_back((peer.id.clone(), entry.name));
+        if self.departed.len() > DEPARTED_MAX {
+            self.departed.pop_front();
         }
     }
 
     /// A peer came, or something about it is new.
     pub fn upsert(&mut self, info: &PeerInfo) {
         let entry = Entry { info: info.clone(), name: Name::from_remote(&info.name) };
+        self.departed.retain(|(id, _)| *id != info.id);
         self.peers.insert(info.id.clone(), entry);
     }
 
@@ -104,12 +114,33 @@ impl Roster {
 
     /// What a peer is called: its name, with a part of its id where it has none or another's looks like it.
     pub fn label(&self, id: &UserId) -> String {
-        let here = self.peers.get(id).and_then(|entry| entry.name.as_ref());
-        let gone = || self.departed.iter().find(|(other, _)| other == id).map(|(_, name)| name);
-        let Some(name) = here.or_else(gone) else {
-            return format!("peer#{}", self.short_id(id));
-        };
-        if self.has_twin(id, name) { format!("{name}#{}", self.short_id(id)) } else { name.to_string() }
+        match self.name(id) {
+            Some(name) if !self.has_twin(id, name) => name.to_string(),
+            Some(_) | None => self.full_label(id),
+        }
+    }
+
+    /// Its name and a part of its id, which together are nobody else's.
+    fn full_label(&self, id: &UserId) -> String {
+        let name = self.name(id).map_or(NAMELESS, Name::as_str);
+        format!("{name}#{}", self.short_id(id))
+    }
+
+    fn name(&self, id: &UserId) -> Option<&Name> {
+        self.known().find(|(other, _)| *other == id).and_then(|(_, name)| name)
+    }
+
+    /// Everyone who is here, and those who left and are remembered.
+    fn known(&self) -> impl Iterator<Item = (&UserId, Option<&Name>)> {
+        let here = self.peers.iter().map(|(id, entry)| (id, entry.name.as_ref()));
+        here.chain(self.departed.iter().map(|(id, name)| (id, name.as_ref())))
+    }
+
+    /// What a peer is called in front of what it says, with a mark if it ought to have proved the room's key and has not.
+    /// No label has a space in front of a number sign, so the mark is part of none.
+    pub fn speaker(&self, peer: &PeerInfo, keyed: bool) -> String {
+        let doubt = if keyed && !peer.verified { " #?" } else { "" };
+        self.label(&peer.id) + doubt
     }
 
     /// What everyone here is called.
@@ -122,43 +153,78 @@ impl Roster {
         ids.iter().map(|id| self.label(id)).collect::<Vec<_>>().join(", ")
     }
 
-    /// The peer whom somebody means: by label, by name in any case, or by the beginning of the id.
-    pub fn find(&self, typed: &str) -> Result<UserId, FindError> {
-        let typed = typed.trim().trim_start_matches('@');
-        let by_label = |id: &&UserId| self.label(id) == typed;
-        if let Some(id) = self.peers.keys().find(by_label) {
-            return Ok(id.clone());
-        }
-        let lower = typed.to_lowercase();
-        let named =
-            |entry: &Entry| entry.name.as_ref().is_some_and(|name| name.as_str().to_lowercase() == lower);
-        let by_name: Vec<_> =
-            self.peers.iter().filter(|(_, entry)| named(entry)).map(|(id, _)| id.clone()).collect();
-        let id_part = typed.rsplit_once('#').map_or(typed, |(_, part)| part);
-        let by_id = || {
-            let long_enough = id_part.chars().count() >= ID_MIN_CHARS;
-            let ids = self.peers.keys().filter(|id| long_enough && id.as_str().starts_with(id_part));
-            ids.cloned().collect()
-        };
-        let found: Vec<UserId> = if by_name.is_empty() { by_id() } else { by_name };
-        match found.as_slice() {
-            [one] => Ok(one.clone()),
-            [] => Err(FindError::Nobody(text::line(typed, 80).into_owned())),
-            several => Err(FindError::Several(text::line(typed, 80).into_owned(), self.phrase(several))),
-        }
+    /// The peer whom a program means: by its whole id, or by its name in any case. Nothing that only begins like it counts,
+    /// or whoever chose such an id would get what is meant for somebody who has just left.
+    pub fn find_exactly(&self, said: &str) -> Result<UserId, FindError> {
+        self.only(said, &self.called(said))
     }
 
-    /// Splits `NAME text`, where names may have spaces: the longest beginning that is somebody's wins.
+    /// The peer whom a person means: as a program would say it, as it is shown, or by the beginning of its id.
+    pub fn find(&self, typed: &str) -> Result<UserId, FindError> {
+        let typed = typed.trim();
+        self.only(typed, &self.meant(typed))
+    }
+
+    /// Splits `NAME text`, where names may have spaces. Whoever calls itself like somebody else and the first words that
+    /// may follow does not get them: where several beginnings are somebody's, nobody is meant.
     pub fn find_prefix<'a>(&self, typed: &'a str) -> Result<(UserId, &'a str), FindError> {
         let typed = typed.trim_start();
         let cuts = typed.match_indices(char::is_whitespace).map(|(at, _)| at).chain([typed.len()]);
-        let mut cuts: Vec<usize> = cuts.take(crate::wire::limits::NAME_MAX_CHARS).collect();
-        let first = cuts.first().copied().unwrap_or(0);
-        cuts.reverse();
-        let longest = cuts
+        let cuts: Vec<usize> = cuts.take(NAME_MAX_CHARS).collect();
+        let beginnings: Vec<_> = cuts
             .iter()
-            .find_map(|at| self.find(&typed[..*at]).ok().map(|id| (id, typed[*at..].trim_start())));
-        longest.map_or_else(|| self.find(&typed[..first]).map(|id| (id, "")), Ok)
+            .map(|at| (*at, self.meant(&typed[..*at])))
+            .filter(|(_, meant)| !meant.is_empty())
+            .collect();
+        let Some((longest, meant)) = beginnings.last() else {
+            return Err(FindError::Nobody(shown(&typed[..cuts.first().copied().unwrap_or(0)])));
+        };
+        if beginnings.iter().any(|(_, other)| other != meant) {
+            let all: BTreeSet<&UserId> = beginnings.iter().flat_map(|(_, meant)| meant).collect();
+            let here = all.into_iter().filter(|id| self.peers.contains_key(*id));
+            let ways: Vec<_> =
+                here.map(|id| format!("{} for {}", self.short_id(id), self.label(id))).collect();
+            return Err(FindError::Unclear(ways.join(", ")));
+        }
+        Ok((self.only(&typed[..*longest], meant)?, typed[*longest..].trim_start()))
+    }
+
+    /// The one of `found` who is here, if nobody else is meant.
+    fn only(&self, typed: &str, found: &BTreeSet<UserId>) -> Result<UserId, FindError> {
+        let here: Vec<UserId> = found.iter().filter(|id| self.peers.contains_key(*id)).cloned().collect();
+        match here.as_slice() {
+            [one] if found.len() == 1 => Ok(one.clone()),
+            [] => Err(FindError::Nobody(shown(typed))),
+            several => {
+                let labels: Vec<_> = several.iter().map(|id| self.full_label(id)).collect();
+                Err(FindError::Several(shown(typed), labels.join(", ")))
+            }
+        }
+    }
+
+    /// Those who have this id, and those here who have this name or are shown so.
+    fn called(&self, said: &str) -> BTreeSet<UserId> {
+        let named = |entry: &Entry| entry.name.as_ref().is_some_and(|name| is_name(name.as_str(), said));
+        let here = self.peers.iter().filter(|(id, entry)| named(entry) || self.label(id) == said);
+        let with_id = self.known().map(|(id, _)| id).filter(|id| id.as_str() == said);
+        here.map(|(id, _)| id).chain(with_id).cloned().collect()
+    }
+
+    /// Those whom it can mean, as it is or behind an `@`.
+    fn meant(&self, typed: &str) -> BTreeSet<UserId> {
+        let bare = typed.strip_prefix('@').map(|bare| self.fitting(bare));
+        self.fitting(typed).into_iter().chain(bare.into_iter().flatten()).collect()
+    }
+
+    /// Those who are called so, whose id begins so, and those whose name and beginning of the id it is.
+    fn fitting(&self, typed: &str) -> BTreeSet<UserId> {
+        let mut meant = self.called(typed);
+        meant.extend(begins(self.known().map(|(id, _)| id), typed));
+        if let Some((name, part)) = typed.split_once('#') {
+            let namesakes = self.known().filter(|(_, of)| is_name(of.map_or(NAMELESS, Name::as_str), name));
+            meant.extend(begins(namesakes.map(|(id, _)| id), part));
+        }
+        meant
     }
 
     /// The colour of a peer, the same as long as it is here.
@@ -184,14 +250,33 @@ impl Roster {
         names.into_iter().any(|other| other.skeleton() == skeleton)
     }
 
-    /// The beginning of an id, as long as it takes to tell it from everyone else's here.
+    /// The beginning of an id, as long as it takes to tell it from everyone else's.
     fn short_id(&self, id: &UserId) -> String {
         let shared = |other: &UserId| {
             other.as_str().chars().zip(id.as_str().chars()).take_while(|(a, b)| a == b).count()
         };
-        let longest = self.peers.keys().filter(|other| *other != id).map(shared).max().unwrap_or(0);
+        let others = self.known().map(|(other, _)| other).filter(|other| *other != id);
+        let longest = others.map(shared).max().unwrap_or(0);
         id.as_str().chars().take(ID_MIN_CHARS.max(longest + 1)).map(plain).collect()
     }
+}
+
+/// The one of these ids that it is, or else those that begin so.
+fn begins<'a>(ids: impl Iterator<Item = &'a UserId>, part: &str) -> Vec<UserId> {
+    let (whole, others): (Vec<_>, Vec<_>) = ids.cloned().partition(|id| plain_id(id) == part);
+    if !whole.is_empty() || part.chars().count() < ID_MIN_CHARS {
+        return whole;
+    }
+    others.into_iter().filter(|id| plain_id(id).starts_with(part)).collect()
+}
+
+/// Whether somebody who typed that means this name.
+fn is_name(name: &str, typed: &str) -> bool {
+    name.to_lowercase() == typed.to_lowercase()
+}
+
+fn shown(typed: &str) -> String {
+    text::line(typed, SHOWN_MAX_CHARS).into_owned()
 }
 
 /// An id that no other looks like: only ASCII stands for itself, since other scripts have letters that look like it.
@@ -199,9 +284,11 @@ pub fn plain_id(id: &UserId) -> String {
     id.as_str().chars().map(plain).collect()
 }
 
-/// The backslash begins what stands for other characters, so it never stands for itself.
+/// The backslash begins what stands for other characters, so it never stands for itself; the borders of names are in no
+/// id, as they are in no name.
 fn plain(c: char) -> String {
-    if c.is_ascii_graphic() && c != '\\' { c.into() } else { c.escape_unicode().to_string() }
+    let stands_for_itself = c.is_ascii_graphic() && !matches!(c, '\\' | '<' | '>' | '#');
+    if stands_for_itself { c.into() } else { c.escape_unicode().to_string() }
 }
 
 #[cfg(test)]
@@ -227,6 +314,11 @@ pub(crate) mod tests {
             roster.upsert(&peer(id, name));
         }
         roster
+    }
+
+    fn leave(roster: &mut Roster, id: &str, name: &str) {
+        let reason = crate::node::api::CloseReason::Left;
+        roster.forget(&Event::Closed { peer: peer(id, name), reason });
     }
 
     fn labels(peers: &[(&str, &str)]) -> Vec<String> {
@@ -264,21 +356,98 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_id_is_nobody_elses_however_it_goes_on() {
+        let mut roster = roster(&[("1111-a", "ada"), ("1111-ax", "eve")]);
+        let ada = UserId::new("1111-a").expect("an id");
+        for find in [Roster::find, Roster::find_exactly] {
+            assert_eq!(find(&roster, "1111-a"), Ok(ada.clone()));
+        }
+        assert_eq!(roster.find("ada#1111-a"), Ok(ada.clone()));
+        assert_eq!(roster.find("1111-ax").map(|id| id.to_string()), Ok("1111-ax".into()));
+        leave(&mut roster, "1111-a", "ada");
+        // Not even whoever takes her name, too.
+        for name in ["1111-a", "ada", "eve"] {
+            roster.upsert(&peer("1111-ax", name));
+            assert!(roster.find_exactly("1111-a").is_err(), "{name}");
+            for typed in ["1111-a", "1111", "ada#1111-a", "ada#1111"] {
+                assert!(roster.find(typed).is_err(), "{typed} {name}");
+                assert!(roster.find_prefix(&format!("{typed} psst")).is_err(), "{typed} {name}");
+            }
+        }
+        roster.upsert(&peer("1111-a", "ada"));
+        assert_eq!(roster.find_exactly("1111-a"), Ok(ada), "she is back");
+    }
+
+    #[test]
+    fn programs_say_whole_ids_and_names() {
+        let roster = roster(&[("1111-a", "Ada"), ("2222-b", "bob"), ("3333-c", "bob")]);
+        let found = |said| roster.find_exactly(said).map(|id| id.to_string()).ok();
+        assert_eq!(found("1111-a").as_deref(), Some("1111-a"));
+        assert_eq!(found("ada").as_deref(), Some("1111-a"));
+        for said in ["bob", "1111", "1111-", "ada#1111", "x#1111-a", "", "#"] {
+            assert_eq!(found(said), None, "{said}");
+        }
+    }
+
+    #[test]
+    fn who_chooses_an_id_that_is_anothers_name_does_not_get_what_is_meant_for_that_one() {
+        let roster = roster(&[("1111-a", "ada"), ("ada", "eve"), ("5555-e", "1111-a")]);
+        for find in [Roster::find, Roster::find_exactly] {
+            let several = FindError::Several("ada".into(), "ada#1111, eve#ada".into());
+            assert_eq!(find(&roster, "ada"), Err(several));
+            assert!(find(&roster, "1111-a").is_err());
+        }
+        let found = roster.find("ada#1111").expect("as the error says");
+        assert_eq!(found.as_str(), "1111-a");
+    }
+
+    #[test]
     fn a_name_with_spaces_is_told_from_the_text_behind_it() {
-        let roster = roster(&[("1111-a", "Ada Lovelace"), ("2222-b", "Ada")]);
+        let roster = roster(&[("1111-a", "Ada Lovelace"), ("2222-b", "Bob")]);
         let found = |typed| roster.find_prefix(typed).map(|(id, rest)| (id.to_string(), rest));
         assert_eq!(found("Ada Lovelace hello  you"), Ok(("1111-a".into(), "hello  you")));
-        assert_eq!(found("Ada hello"), Ok(("2222-b".into(), "hello")));
-        assert_eq!(found("Ada"), Ok(("2222-b".into(), "")));
+        assert_eq!(found("@bob hello"), Ok(("2222-b".into(), "hello")));
+        assert_eq!(found("2222 hello"), Ok(("2222-b".into(), "hello")));
+        assert_eq!(found("bob#2222 hello"), Ok(("2222-b".into(), "hello")));
+        assert_eq!(found("Bob"), Ok(("2222-b".into(), "")));
         assert_eq!(found("eve hi"), Err(FindError::Nobody("eve".into())));
+        assert_eq!(found("bob# hi"), Err(FindError::Nobody("bob#".into())));
         assert_eq!(found(""), Err(FindError::Nobody(String::new())));
+    }
+
+    #[test]
+    fn who_is_called_like_another_and_the_first_words_to_it_does_not_get_the_rest() {
+        let room = roster(&[("1111-a", "ada"), ("2222-b", "ada the")]);
+        let error = room.find_prefix("ada the password is hunter2").expect_err("unclear");
+        let way_out = "instead of the name, write 1111 for ada, 2222 for ada the";
+        assert_eq!(error.to_string(), format!("that can be for more than one: {way_out}"));
+        let meant = |typed| room.find_prefix(typed).map(|(id, rest)| (id.to_string(), rest));
+        assert_eq!(meant("1111 the password"), Ok(("1111-a".into(), "the password")));
+        assert_eq!(meant("ada please"), Ok(("1111-a".into(), "please")));
+
+        let at = roster(&[("1111-a", "@ada"), ("2222-b", "ada")]);
+        assert!(at.find_prefix("@ada psst").is_err());
+
+        let twins = roster(&[("1111-a", "ada"), ("2222-b", "ada"), ("3333-c", "ada the")]);
+        assert!(matches!(twins.find_prefix("ada the password"), Err(FindError::Unclear(_))));
+        let several = FindError::Several("ada".into(), "ada#1111, ada#2222".into());
+        assert_eq!(twins.find_prefix("ada please"), Err(several));
+    }
+
+    #[test]
+    fn a_number_sign_in_the_text_leads_to_nobody() {
+        let roster = roster(&[("1111-a", "ada"), ("1234-b", "eve")]);
+        let found = |typed| roster.find_prefix(typed).map(|(id, rest)| (id.to_string(), rest));
+        assert_eq!(found("ada see #1234 please"), Ok(("1111-a".into(), "see #1234 please")));
+        assert_eq!(found("ada#1111 see eve#1234"), Ok(("1111-a".into(), "see eve#1234")));
+        assert_eq!(roster.find("ada#1234"), Err(FindError::Nobody("ada#1234".into())));
+        assert_eq!(roster.find("#1234"), Err(FindError::Nobody("#1234".into())));
     }
 
     #[test]
     fn who_left_is_still_called_by_name() {
         let mut roster = roster(&[("1111-a", "ada")]);
-        let reason = crate::node::api::CloseReason::Left;
-        roster.forget(&Event::Closed { peer: peer("1111-a", "ada"), reason });
+        leave(&mut roster, "1111-a", "ada");
         assert!(roster.is_empty());
         assert_eq!(roster.label(&UserId::new("1111-a").expect("an id")), "ada");
     }

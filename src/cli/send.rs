@@ -153,7 +153,7 @@ fn audience(plan: &Plan, desk: &Desk) -> Option<To> {
     if plan.to.is_empty() {
         return Some(To::Everyone);
     }
-    plan.to.iter().map(|name| desk.roster.find(name).ok()).collect::<Option<Vec<_>>>().map(To::Peers)
+    plan.to.iter().map(|name| desk.roster.find_exactly(name).ok()).collect::<Option<Vec<_>>>().map(To::Peers)
 }
 
 /// What became of one peer that could take it.
@@ -385,6 +385,18 @@ mod tests {
         }
         let desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
         assert!(matches!(delivery.verdict(&desk), Some(Ok(Exit::Done))));
+    }
+
+    #[test]
+    fn files_for_an_id_wait_for_that_id() {
+        let mut desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
+        let (paths, to) = (vec!["film.mkv".into()], vec!["1111".to_owned()]);
+        let plan = Plan { paths, options: SourceOptions::default(), to, receivers: None };
+        desk.tell(&opened("1111x")).expect("stderr");
+        assert!(audience(&plan, &desk).is_none(), "it only begins so");
+        desk.tell(&opened("1111")).expect("stderr");
+        let Some(To::Peers(peers)) = audience(&plan, &desk) else { panic!("it is here") };
+        assert_eq!(peers, [id("1111")]);
     }
 
     #[test]

@@ -365,7 +365,7 @@ impl Shelf {
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, SendToken};
+    use crate::core::transfer::{DeclineReason, DiskError, SendToken};
     use crate::wire::transfer::StopReason;
 
     pub(crate) fn id(text: &str) -> UserId {
@@ -482,6 +482,16 @@ pub(crate) mod tests {
         assert_eq!(
             say(&mut shelf, &refused),
             "declined film.mkv (1.0 MiB) from ada: larger than the receiver takes"
+        );
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_sent_can_not_move_the_cursor() {
+        let error = DiskError::Changed { path: "\x1b]52;c;eA==\x07\x1b[2J\u{202e}".into() };
+        let not_prepared = TransferEvent::NotPrepared { token: SendToken(0), error };
+        assert_eq!(
+            say(&mut Shelf::default(), &not_prepared),
+            "can't send that: ␛]52;c;eA==␇␛[2J� changed while it was being sent; send it again"
         );
     }
 

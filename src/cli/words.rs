@@ -74,6 +74,12 @@ impl Narrator {
         }
     }
 
+    /// What stands in front of each line of a message, and what was said.
+    pub fn head<'a>(&self, from: &PeerInfo, message: &'a str, roster: &Roster) -> (String, &'a str) {
+        let (kind, said) = spoken(message);
+        (format!("{kind}<{}> ", roster.speaker(from, self.keyed)), said)
+    }
+
     /// Nothing while all is well.
     fn signaling(&mut self, state: &SignalingState) -> Option<Note> {
         let was_away = self.server_away;
@@ -100,6 +106,16 @@ impl Narrator {
         }
     }
 }
+
+/// What stands in front of the name of whoever said that, and what was said: `/me waves` is shown as `* <ada> waves`. Where
+/// a name has a border on both sides, none can take in what stands around it.
+pub fn spoken(message: &str) -> (&'static str, &str) {
+    let action = message.strip_prefix("/me ").map(str::trim_start).filter(|what| !what.is_empty());
+    action.map_or(("", message), |action| ("* ", action))
+}
+
+/// What stands in front of what was said to us alone: behind the name it could be something that was said to everyone.
+pub const TO_US: &str = "(to you) ";
 
 fn ready(members: Option<usize>) -> Note {
     let text = match members {

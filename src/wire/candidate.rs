@@ -48,10 +48,24 @@ impl Candidate {
     }
 
     /// Whether the candidate is reached over UDP, by its third field (RFC 8839 §5.1). Others are TCP (RFC 6544), which this program
-    /// does not speak.
+    /// does not speak. What is not as that grammar has it, ASCII with spaces, is neither: others might find other fields in it.
     pub fn is_udp(&self) -> bool {
+        let is_plain = self.candidate.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         let transport = self.candidate.split_ascii_whitespace().nth(2);
-        transport.is_some_and(|transport| transport.eq_ignore_ascii_case("udp"))
+        is_plain && transport.is_some_and(|transport| transport.eq_ignore_ascii_case("udp"))
+    }
+
+    /// The same candidate without the address that it is the outside of, which is for diagnosis only (RFC 8839 §5.1: `0.0.0.0 9`
+    /// keeps it private).
+    pub fn without_related_address(self) -> Self {
+        let mut words: Vec<&str> = self.candidate.split(' ').collect();
+        for (name, nothing) in [("raddr", "0.0.0.0"), ("rport", "9")] {
+            let value = words.iter().position(|word| *word == name).map(|at| at + 1);
+            if let Some(value) = value.and_then(|at| words.get_mut(at)) {
+                *value = nothing;
+            }
+        }
+        Self { candidate: words.join(" "), ..self }
     }
 
     /// As JSON each of them takes six bytes, so a candidate within its limit could be a message over the limit.
@@ -104,6 +118,32 @@ mod tests {
     struct Field {
         #[serde(deserialize_with = "or_end")]
         candidate: Option<Candidate>,
+    }
+
+    #[test]
+    fn a_candidate_is_read_in_one_way() {
+        let is_udp = |line: &str| Candidate::of_line(line).is_udp();
+        assert!(is_udp("candidate:1 1 UDP 1 192.0.2.1 9 typ host"));
+        assert!(!is_udp("candidate:1 1 tcp 1 192.0.2.1 9 typ host tcptype passive"));
+        let words = "candidate:1\u{a0}1\u{a0}tcp\u{a0}1\u{a0}192.0.2.1 9 udp host tcptype passive";
+        assert!(!is_udp(words), "others take the first for a space");
+    }
+
+    #[test]
+    fn what_is_behind_a_relay_is_not_told() {
+        let told = |line: &str| Candidate::of_line(line).without_related_address().candidate;
+        let relayed =
+            "candidate:1 1 udp 9 203.0.113.9 55555 typ relay raddr 192.0.2.2 rport 50354 generation 0";
+        assert_eq!(
+            told(relayed),
+            "candidate:1 1 udp 9 203.0.113.9 55555 typ relay raddr 0.0.0.0 rport 9 generation 0"
+        );
+        for host in [
+            "candidate:1 1 udp 9 192.0.2.2 55555 typ host",
+            "candidate:1 1 udp 9 192.0.2.2 5 typ srflx raddr",
+        ] {
+            assert_eq!(told(host), host);
+        }
     }
 
     #[test]

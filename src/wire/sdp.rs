@@ -17,6 +17,7 @@ pub struct Sdp(String);
 
 /// How a line with a candidate begins (RFC 8839 §5.1).
 const CANDIDATE: &str = "a=candidate:";
+const CANDIDATE_NAME: &str = "candidate:";
 
 /// The text is no session description this program accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,9 +59,10 @@ impl Sdp {
         Self(format!("{session}{line_end}{MARKER}\r\n{media}"))
     }
 
-    /// The description without candidates, which are counted and sorted out where those are that come by themselves.
+    /// The description without candidates, which are counted and sorted out where those are that come by themselves. What might
+    /// be one to somebody who reads less strictly goes, too.
     pub fn without_candidates(&self) -> Self {
-        let is_other = |line: &&str| !line.starts_with(CANDIDATE);
+        let is_other = |line: &&str| !line.contains(CANDIDATE_NAME);
         Self(self.0.split_inclusive('\n').filter(is_other).collect())
     }
 
@@ -115,5 +117,22 @@ mod tests {
         let sdp = Sdp::new(format!("v=0\r\na={tcp}\r\na={udp}\na=mid:0\r\n")).expect("short");
         assert_eq!(sdp.without_candidates().as_str(), "v=0\r\na=mid:0\r\n");
         assert_eq!(sdp.candidates().collect::<Vec<_>>(), [tcp, udp]);
+    }
+
+    /// The engine trims values, and takes a carriage return for the end of a line.
+    #[test]
+    fn candidates_are_taken_out_however_they_are_written() {
+        for hidden in [
+            "a= candidate:1",
+            "\ra=candidate:1",
+            "a=mid:0\ra=candidate:1",
+            " a=candidate:1",
+            "a=\u{a0}candidate:1",
+        ] {
+            let sdp =
+                Sdp::new(format!("v=0\r\n{hidden} 1 udp 9 192.0.2.2 9 typ host\r\na=end-of-candidates\r\n"));
+            let left = sdp.expect("short").without_candidates();
+            assert_eq!(left.as_str(), "v=0\r\na=end-of-candidates\r\n", "{hidden:?}");
+        }
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite;
 
+#[cfg(target_os = "linux")]
+use crate::process::limited_command;
 use crate::process::{PATIENCE, Process, swarm, swarm_command};
 use crate::scene::{Arrival, Kind, Scene, Sight};
 
@@ -213,6 +215,19 @@ fn nobody_to_send_to_is_said_in_time() {
     let scene = Scene::new();
     let send = ["send", file!(), "--url", &scene.url, "--room", "den", "--timeout", "1"];
     ends(&send, 1, "nobody came");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn members_may_open_as_many_files_as_the_system_lets_them() {
+    let scene = Scene::new();
+    for command in [&["join"][..], &["recv", "--yes"], &["send", file!()]] {
+        let args = [command, &["--json", "--url", &scene.url, "--room", "den"]].concat();
+        let mut limited = limited_command("ulimit -Sn 100 && ulimit -Hn 500", &args);
+        let mut member = Process::start(command[0], &mut limited);
+        member.wait_event("ready");
+        assert_eq!(member.open_files_limits(), ["500", "500"], "{command:?}");
+    }
 }
 
 #[test]

@@ -172,15 +172,11 @@ async fn strangers_with_codes_do_not_take_the_places_of_members() {
     connect(&member).await.expect("members have places of their own");
 }
 
-/// What `sh` limits before it becomes the server.
 #[cfg(target_os = "linux")]
 fn limited(limits: &str) -> (crate::process::Process, String) {
-    let mut command = crate::process::swarm_command(&[]);
-    let program = command.get_program().to_owned();
-    command = std::process::Command::new("sh");
-    command.arg("-c").arg(format!(r#"{limits} && exec "$0" "$@""#)).arg(program);
-    command.args(["serve", "--open", "--listen", "127.0.0.1:0", "--json"]).env("SWARM_LOG", "warn");
-    let mut server = crate::process::Process::start("serve", &mut command);
+    let serve = ["serve", "--open", "--listen", "127.0.0.1:0", "--json"];
+    let mut command = crate::process::limited_command(limits, &serve);
+    let mut server = crate::process::Process::start("serve", command.env("SWARM_LOG", "warn"));
     let url = server.wait_event("listening")["url"].as_str().expect("a URL").to_owned();
     (server, url)
 }
@@ -189,10 +185,7 @@ fn limited(limits: &str) -> (crate::process::Process, String) {
 #[test]
 fn the_server_may_open_as_many_files_as_the_system_lets_it() {
     let (server, _) = limited("ulimit -Sn 100 && ulimit -Hn 500");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).expect("it is running");
-    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
-    let files: Vec<&str> = files.split_whitespace().skip(3).take(2).collect();
-    assert_eq!(files, ["500", "500"]);
+    assert_eq!(server.open_files_limits(), ["500", "500"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -34,6 +34,8 @@ enum Line {
     Err(String),
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_swarm");
+
 /// The program under test.
 pub fn swarm(name: &str, args: &[&str]) -> Process {
     Process::start(name, &mut swarm_command(args))
@@ -41,8 +43,20 @@ pub fn swarm(name: &str, args: &[&str]) -> Process {
 
 /// The program under test, not yet started, with nothing from the environment of whoever runs the tests.
 pub fn swarm_command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_swarm"));
+    let mut command = Command::new(PROGRAM);
     command.args(args);
+    without_environment(command)
+}
+
+/// The program under test, not yet started, under limits that `sh` sets before it becomes the program.
+#[cfg(target_os = "linux")]
+pub fn limited_command(limits: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!(r#"{limits} && exec "$0" "$@""#)).arg(PROGRAM).args(args);
+    without_environment(command)
+}
+
+fn without_environment(mut command: Command) -> Command {
     for variable in ["SWARM_TOKEN", "SWARM_URL", "SWARM_INVITE", "SWARM_NAME", "SWARM_LOG"] {
         command.env_remove(variable);
     }
@@ -118,6 +132,14 @@ impl Process {
     pub fn command_line(&self) -> String {
         let path = format!("/proc/{}/cmdline", self.child.id());
         String::from_utf8_lossy(&std::fs::read(path).expect("it runs")).replace('\0', " ")
+    }
+
+    /// How many files it may open now, and at most.
+    #[cfg(target_os = "linux")]
+    pub fn open_files_limits(&self) -> Vec<String> {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.id())).expect("it is running");
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+        files.split_whitespace().skip(3).take(2).map(str::to_owned).collect()
     }
 
     /// Sends a signal by name: `KILL`, `STOP`, `CONT`, `TERM`.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 const LINK: LinkKey = LinkKey(1);
 
 /// Long enough for a loaded machine; nothing here waits for it to pass.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn loopback() -> RtcConfig {
     RtcConfig { bind: Bind::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]), ..RtcConfig::default() }
@@ -459,6 +459,71 @@ async fn a_consumer_that_does_not_listen_slows_its_peers_and_can_still_command()
     assert_eq!(received, sent);
 }
 
+/// SCTP gives up on a piece that was refused for half a minute (rtc-sctp 0.21), whatever is read after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_pauses_hears_everything_after_it() {
+    let stalling = || RtcConfig { event_queue: 4, ..loopback() };
+    let (mut offerer, mut answerer) = (Peer::new(), Peer::with(stalling()));
+    let (mut chatter, mut listener) = (Peer::new(), Peer::with(stalling()));
+    connect(&mut offerer, &mut answerer).await;
+    connect(&mut chatter, &mut listener).await;
+    offerer.opened(Channel::Fast).await;
+    chatter.opened(Channel::Fast).await;
+    // More of each than is taken that nobody reads: of the long ones a thousand and SCTP's window, of short ones 16,384.
+    let (long, short) = (3_500, 40_000);
+    for number in 0..long {
+        offerer.say(Channel::Fast, binary(4 * 1024, number as u8));
+    }
+    for number in 0..short {
+        chatter.say(Channel::Fast, text(&number.to_string()));
+    }
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    for number in 0..long {
+        assert_eq!(answerer.message().await, (Channel::Fast, binary(4 * 1024, number as u8)));
+    }
+    for number in 0..short {
+        assert_eq!(listener.message().await, (Channel::Fast, text(&number.to_string())));
+    }
+}
+
+/// What anybody can send who reaches the socket of a connection, or in the name of the peer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_can_neither_silence_a_connection_nor_end_the_process() {
+    let (mut offerer, mut answerer) = pair().await;
+    let path = answerer.wait(|event| match event {
+        PeerEvent::Path(path) => Some(path.clone()),
+        _ => None,
+    });
+    let sockets = path.await.local;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let record = |kind: u8, epoch: u16, number: u32, body: &[u8]| {
+        let header = [&[kind, 0xfe, 0xfd][..], &epoch.to_be_bytes(), &[0, 0], &number.to_be_bytes()].concat();
+        [&header, &(body.len() as u16).to_be_bytes()[..], body].concat()
+    };
+    // The peer's records would be of an old epoch after that.
+    stranger.send_to(&record(20, 1, u32::MAX, &[1]), sockets).await.expect("sent");
+    // Each of these parts of a handshake message would be a step down the stack.
+    for numbers in (0..40_000_u32).collect::<Vec<_>>().rchunks(50) {
+        for message in [6, 7] {
+            let parts = numbers.iter().rev().map(|from| {
+                let body = [11, 0, 255, 255, 0, message, 0, (from >> 8) as u8, *from as u8, 0, 0, 1];
+                record(22, 0, *from, &body)
+            });
+            stranger.send_to(&parts.collect::<Vec<_>>().concat(), sockets).await.expect("sent");
+        }
+    }
+    for numbers in 0..1000_u32 {
+        let rtp = [&[128, 96, 0, 1, 0, 0, 0, 0][..], &numbers.to_be_bytes(), &[7; 16]].concat();
+        stranger.send_to(&rtp, sockets).await.expect("sent");
+    }
+    for number in 0..50 {
+        offerer.say(Channel::Fast, text(&number.to_string()));
+        assert_eq!(answerer.message().await, (Channel::Fast, text(&number.to_string())));
+        answerer.say(Channel::Fast, text("yes"));
+        assert_eq!(offerer.message().await, (Channel::Fast, text("yes")));
+    }
+}
+
 /// The engine hands over 256 messages in a round, and looks for the others only when a packet comes (rtc 0.21).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_short_lines_at_once_arrive_without_another_packet() {
@@ -618,6 +683,11 @@ mod stranger {
                 pc.add_ice_candidate(init).await.expect("a good candidate");
             }
             Self { pc, channels }
+        }
+
+        /// What of all that was sent on a channel has not been acknowledged.
+        pub async fn outstanding_bytes(&self, channel: usize) -> usize {
+            self.channels[channel].outstanding_bytes().await.expect("it is open")
         }
 
         /// Sends on a channel as soon as it is there.

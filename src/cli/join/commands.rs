@@ -160,11 +160,6 @@ pub fn parse(line: &str) -> Result<Typed<'_>, TypedError> {
     }
 }
 
-/// What a line says if it is an action: `/me waves`.
-pub fn action(line: &str) -> Option<&str> {
-    line.strip_prefix("/me ").map(str::trim_start).filter(|what| !what.is_empty())
-}
-
 fn needed<'a>(command: &'static str, rest: &'a str) -> Result<&'a str, TypedError> {
     if rest.is_empty() { Err(usage(command)) } else { Ok(rest) }
 }

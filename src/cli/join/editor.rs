@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::commands::{COMMANDS, send_options};
 use crate::cli::input::Input;
 use crate::cli::term;
+use crate::wire::text;
 
 /// Lines kept between runs.
 const HISTORY_LINES: usize = 1_000;
@@ -229,7 +230,12 @@ impl Completer for Assistant {
             Completing::Command => Ok((0, commands(&line[..pos]))),
             Completing::Name { start, form } => Ok((start, self.names(&line[start..pos], form))),
             Completing::Option { start } => Ok((start, options(&line[start..pos]))),
-            Completing::Path => self.paths.complete_path(line, pos),
+            Completing::Path => {
+                let (start, mut paths) = self.paths.complete_path(line, pos)?;
+                // A terminal would be shown them as they are, in the list and in the line.
+                paths.retain(|path| text::whole_line(&path.replacement) == path.replacement);
+                Ok((start, paths))
+            }
         }
     }
 }
@@ -388,6 +394,16 @@ mod tests {
         let (start, paths) = replacements(&typed);
         assert_eq!(start, 6);
         assert_eq!(paths, [format!("{}/my\\ film.mkv", folder.path().display())]);
+    }
+
+    #[test]
+    fn a_name_that_a_terminal_would_obey_is_not_completed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["a\x1b]0;x\x07", "a\u{202e}gnp", "a\u{9b}2J", "añ👩\u{200d}💻.png"] {
+            fs::write(folder.path().join(name), "").expect("written");
+        }
+        let (_, paths) = replacements(&format!("/send {}/a", folder.path().display()));
+        assert_eq!(paths, [format!("{}/añ👩\u{200d}💻.png", folder.path().display())]);
     }
 
     #[test]

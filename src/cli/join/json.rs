@@ -170,7 +170,7 @@ impl JsonFace {
     }
 
     fn peer(&self, typed: &str) -> Result<crate::wire::UserId, (ErrorCode, String)> {
-        self.roster.find(typed).map_err(|error| (ErrorCode::NoSuchPeer, error.to_string()))
+        self.roster.find_exactly(typed).map_err(|error| (ErrorCode::NoSuchPeer, error.to_string()))
     }
 
     fn transfer(&self, typed: &str) -> Result<crate::wire::TransferId, (ErrorCode, String)> {
@@ -230,6 +230,21 @@ mod tests {
         assert_eq!(asked(r#"{"cmd":"peers","ref":7}"#), "Some(Peers(Some(Number(7))))");
         assert_eq!(asked(r#"{"cmd":"quit"}"#), "Some(Quit)");
         assert_eq!(asked(""), "None");
+    }
+
+    #[test]
+    fn what_is_for_a_peer_that_left_is_for_nobody_else() {
+        let mut face = face();
+        face.on_event(&Event::Opened(peer("1111x", "eve")));
+        let ignore = r#"{"cmd":"ignore","peer":"1111"}"#;
+        let Ok(Some(Ask::Command(command))) = face.on_line(ignore) else { panic!("she is here") };
+        assert_eq!(format!("{command:?}"), r#"Ignore { peer: "1111", ignored: true }"#);
+        let reason = crate::node::api::CloseReason::Left;
+        face.on_event(&Event::Closed { peer: peer("1111", "ada"), reason });
+        for line in [ignore, r#"{"cmd":"say","text":"psst","to":"1111"}"#] {
+            let error = face.on_line(line).expect_err("she is gone");
+            assert!(matches!(*error, json::Event::Error { code: ErrorCode::NoSuchPeer, .. }), "{line}");
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The face of a pipe: lines of stdin are said, stdout has `<name> text`, the rest is on stderr.
 
-use super::commands;
 use crate::cli::ask;
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::roster::Roster;
@@ -15,7 +14,6 @@ pub struct PipeFace {
     roster: Roster,
     shelf: Shelf,
     consent: Consent,
-    keyed: bool,
     narrator: Narrator,
 }
 
@@ -33,7 +31,7 @@ pub struct Step {
 impl PipeFace {
     /// A fresh face.
     pub fn new(roster: Roster, consent: Consent, keyed: bool) -> Self {
-        Self { roster, shelf: Shelf::default(), consent, keyed, narrator: Narrator::new(keyed) }
+        Self { roster, shelf: Shelf::default(), consent, narrator: Narrator::new(keyed) }
     }
 
     /// How many peers are here.
@@ -64,16 +62,8 @@ impl PipeFace {
     /// Each line of a message has its name in front, so that no line is anybody else's. Nothing is cut: whoever reads this
     /// is a program.
     fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
-        let label = self.roster.label(&from.id);
-        let doubt = if self.keyed && !from.verified { "?" } else { "" };
-        if let Some(what) = commands::action(message) {
-            return text::split_lines(what)
-                .map(|line| format!("* {label}{doubt} {}", text::whole_line(line)))
-                .collect();
-        }
-        text::split_lines(message)
-            .map(|line| format!("<{label}{doubt}> {}", text::whole_line(line)))
-            .collect()
+        let (head, said) = self.narrator.head(from, message, &self.roster);
+        text::split_lines(said).map(|line| format!("{head}{}", text::whole_line(line))).collect()
     }
 
     fn transfer(&mut self, event: &TransferEvent) -> Step {
@@ -124,7 +114,11 @@ mod tests {
     fn each_line_of_a_message_has_its_name() {
         let step = face(false).on_event(&message("one\n<eve> two\r\n"));
         assert_eq!(step.out, ["<ada> one", "<ada> <eve> two"]);
-        assert_eq!(face(false).on_event(&message("/me waves")).out, ["* ada waves"]);
+        assert_eq!(face(false).on_event(&message("/me waves\nand")).out, ["* <ada> waves", "* <ada> and"]);
+        let mut from = peer("1111", "ada");
+        from.verified = false;
+        let event = Event::Message { from, text: "hi".into(), direct: false };
+        assert_eq!(face(false).on_event(&event).out, ["<ada #?> hi"]);
     }
 
     #[test]

@@ -228,17 +228,13 @@ impl Repl {
     }
 
     fn message(&self, from: &PeerInfo, message: &str, direct: bool) -> Vec<String> {
-        let label = self.roster.label(&from.id);
-        let doubt = if self.keyed && !from.verified { "?" } else { "" };
-        let whom = if direct { " to you" } else { "" };
-        let lines = text::lines(commands::action(message).unwrap_or(message));
+        let name = self.roster.speaker(from, self.keyed);
+        let (kind, said) = words::spoken(message);
+        let front = if direct { format!("{}{kind}", words::TO_US) } else { kind.to_owned() };
+        let lines = text::lines(said);
         let mentioned = direct || lines.iter().any(|line| self.roster.mentions_us(line));
-        let name = self.palette.paint(self.roster.ink(&from.id), &format!("{label}{doubt}{whom}"));
-        let width = term::width(&label) + doubt.len() + whom.len() + 3;
-        let head = match commands::action(message) {
-            Some(_) => format!("* {name} "),
-            None => format!("<{name}> "),
-        };
+        let head = format!("{front}<{}> ", self.palette.paint(self.roster.ink(&from.id), &name));
+        let width = term::width(&format!("{front}<{name}> "));
         let mut shown = self.stamped(&head, width, &lines, mentioned.then_some(Ink::Bold));
         if mentioned && let Some(first) = shown.first_mut() {
             first.insert_str(0, BELL);
@@ -257,7 +253,12 @@ impl Repl {
     fn direct(&self, rest: &str) -> Step {
         match self.roster.find_prefix(rest) {
             Ok((_, "")) => self.complain("usage: /msg NAME TEXT"),
-            Ok((peer, text)) => self.say(text, To::Peers(vec![peer])),
+            Ok((peer, text)) => {
+                let (kind, said) = words::spoken(text);
+                let head = format!("(to {}) {kind}<{}> ", self.roster.label(&peer), self.roster.own());
+                let lines = self.stamped(&head, term::width(&head), &text::lines(said), Some(Ink::Dim));
+                Step { lines, ..self.say(text, To::Peers(vec![peer])) }
+            }
             Err(error) => self.complain(&error.to_string()),
         }
     }

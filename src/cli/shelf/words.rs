@@ -24,7 +24,11 @@ impl Shelf {
         let (ink, text) = match event {
             TransferEvent::Preparing { .. } | TransferEvent::Progress(_) => return None,
             TransferEvent::Prepared { offer, .. } => (Ink::Good, format!("offering {}", what(offer))),
-            TransferEvent::NotPrepared { error, .. } => (Ink::Bad, format!("can't send that: {error}")),
+            TransferEvent::NotPrepared { error, .. } => {
+                // It names a file, and whoever made that chose the name.
+                let error = error.to_string();
+                (Ink::Bad, format!("can't send that: {}", text::line(&error, REASON_MAX_CHARS)))
+            }
             TransferEvent::Offered { from, offer, free_bytes } => {
                 (Ink::Bold, offered(from, offer, *free_bytes, roster))
             }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::core::transfer::DiskError;
 
 use super::failed;
+use super::source::Links;
 
 /// An open folder, and the path by which it was reached, for messages.
 #[derive(Debug)]
@@ -34,11 +35,23 @@ pub(super) enum Found {
 
 const OPEN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// A pipe put in the way must not hold us up.
+const OPEN_FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
 impl Folder {
     /// Opens a folder that the user named; links in that path are the user's own.
     pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
         let fd = rustix::fs::open(path, OPEN_FOLDER, Mode::empty()).map_err(|e| failed(path, &e.into()))?;
         Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Opens a folder that the user named and that was no link then.
+    pub(super) fn open_unlinked(path: &Path) -> Result<Self, DiskError> {
+        match rustix::fs::open(path, OPEN_FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path: path.to_owned() }),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(DiskError::NotAFolder { path: path.to_owned() }),
+            Err(error) => Err(failed(path, &error.into())),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -140,13 +153,8 @@ impl Folder {
 
     /// Opens a regular file to be read.
     pub(super) fn read(&self, name: &str) -> Result<File, DiskError> {
-        // A pipe put in the way must not hold us up.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(|e| self.failed(name, e))?;
-        let file = File::from(fd);
-        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        if is_file { Ok(file) } else { Err(self.failed(name, Errno::INVAL)) }
+        let fd = rustix::fs::openat(&self.fd, name, OPEN_FILE | OFlags::NOFOLLOW, Mode::empty());
+        regular(fd).map_err(|error| self.failed(name, error))
     }
 
     /// Opens a file to be read and written, made if there is none, not through a link.
@@ -234,6 +242,26 @@ impl Folder {
     fn failed(&self, name: &str, error: Errno) -> DiskError {
         failed(&self.path.join(name), &error.into())
     }
+}
+
+/// Opens a regular file that the user named to be read.
+pub(super) fn open_file(path: &Path, links: Links) -> Result<File, DiskError> {
+    let flags = match links {
+        Links::Followed => OPEN_FILE,
+        Links::Refused => OPEN_FILE | OFlags::NOFOLLOW,
+    };
+    match regular(rustix::fs::open(path, flags, Mode::empty())) {
+        Ok(file) => Ok(file),
+        // It was a file when it was walked.
+        Err(Errno::LOOP | Errno::INVAL) => Err(DiskError::Changed { path: path.to_owned() }),
+        Err(error) => Err(failed(path, &error.into())),
+    }
+}
+
+fn regular(opened: Result<OwnedFd, Errno>) -> Result<File, Errno> {
+    let file = File::from(opened?);
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if is_file { Ok(file) } else { Err(Errno::INVAL) }
 }
 
 /// Sets when a file's content was last changed.

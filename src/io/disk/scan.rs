@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ignore::WalkBuilder;
 use ignore::overrides::OverrideBuilder;
 
-use super::source::{Source, SourceFile};
+use super::source::{Links, Opener, Root, Source, SourceFile};
 use super::{failed, folder};
 use crate::core::transfer::{DiskDone, DiskError, Scanned, SourceOptions};
 use crate::wire::manifest::{
@@ -46,10 +46,19 @@ pub(super) fn scan(
     options: &SourceOptions,
     progress: impl FnMut(DiskDone),
 ) -> Result<(Scanned, Source), DiskError> {
+    describe(walk(paths, options)?, progress)
+}
+
+fn walk(paths: &[PathBuf], options: &SourceOptions) -> Result<Walked, DiskError> {
     let mut walked = Walked::default();
     for path in paths {
         if path.as_os_str() == "-" { walked.add_stdin()? } else { walked.add(path, options)? }
     }
+    Ok(walked)
+}
+
+/// Hashes what was walked.
+fn describe(walked: Walked, progress: impl FnMut(DiskDone)) -> Result<(Scanned, Source), DiskError> {
     let Walked { mut items, left_out, spool } = walked;
     if items.is_empty() {
         return Err(DiskError::Nothing);
@@ -64,6 +73,7 @@ pub(super) fn scan(
         });
     }
     let mut hashes = hash(&items, log2, total, progress)?.into_iter();
+    check_without_pieces(&items)?;
     let (entries, files): (Vec<Entry>, Vec<SourceFile>) =
         items.into_iter().map(|item| (item.entry, item.source)).unzip();
     let with_hashes = entries.into_iter().map(|entry| {
@@ -81,7 +91,10 @@ pub(super) fn scan(
 impl Walked {
     /// Adds a path given by the user. If that is a link, what it points at is meant.
     fn add(&mut self, path: &Path, options: &SourceOptions) -> Result<(), DiskError> {
-        let root = name_of(path)?;
+        let name = name_of(path)?;
+        let links = if options.follow_links { Links::Followed } else { Links::Refused };
+        let root = Arc::new(Root::new(path, links));
+        let path = root.path.as_path();
         let mut builder = WalkBuilder::new(path);
         builder.standard_filters(false).follow_links(options.follow_links);
         if options.gitignore {
@@ -101,13 +114,13 @@ impl Walked {
                 self.left_out += 1;
                 continue;
             }
-            let Some(relative) = relative_name(&root, inside)
+            let Some(relative) = relative_name(&name, inside)
                 .map_err(|reason| DiskError::Name { path: found.path().to_owned(), reason })?
             else {
                 self.left_out += 1;
                 continue;
             };
-            self.push(relative, found.path(), &metadata)?;
+            self.push(relative, &root, found.path(), &metadata)?;
         }
         Ok(())
     }
@@ -121,10 +134,17 @@ impl Walked {
         spool.rewind().map_err(|error| failed(&path, &error))?;
         let metadata = spool.as_file().metadata().map_err(|error| failed(&path, &error))?;
         self.spool = Some(spool);
-        self.push(SafePath::parse(STDIN_NAME).expect("a plain name"), &path, &metadata)
+        let root = Arc::new(Root::new(&path, Links::Refused));
+        self.push(SafePath::parse(STDIN_NAME).expect("a plain name"), &root, &path, &metadata)
     }
 
-    fn push(&mut self, path: SafePath, source: &Path, metadata: &Metadata) -> Result<(), DiskError> {
+    fn push(
+        &mut self,
+        name: SafePath,
+        root: &Arc<Root>,
+        path: &Path,
+        metadata: &Metadata,
+    ) -> Result<(), DiskError> {
         if self.items.len() >= ENTRIES_MAX as usize {
             let reason = format!("it has more than {ENTRIES_MAX} files and folders");
             return Err(DiskError::TooLarge { reason });
@@ -135,8 +155,9 @@ impl Walked {
             EntryKind::File { size: metadata.len(), executable: is_executable(metadata) }
         };
         let mtime = metadata.modified().ok();
-        let source = SourceFile { path: source.to_owned(), size: metadata.len(), mtime };
-        self.items.push(Item { entry: Entry { path, kind, mtime: mtime.map_or(0, seconds) }, source });
+        let (root, path) = (root.clone(), path.to_owned());
+        let source = SourceFile { root, path, size: metadata.len(), mtime };
+        self.items.push(Item { entry: Entry { path: name, kind, mtime: mtime.map_or(0, seconds) }, source });
         Ok(())
     }
 }
@@ -266,10 +287,12 @@ fn hash_some(
 ) {
     let mut buffer = Vec::new();
     let mut open: Option<(usize, File)> = None;
+    let mut opener = Opener::default();
     loop {
         let at = next.fetch_add(1, Ordering::Relaxed);
         let Some((item, span)) = work.get(at) else { return };
-        let hash = hash_piece(&items[*item].source, *item, span, &mut open, &mut buffer);
+        let hash = file_of(&items[*item].source, *item, &mut open, &mut opener)
+            .and_then(|file| hash_piece(&items[*item].source, file, span, &mut buffer));
         // The first error ends the scan; the others find nobody listening.
         if results.send(hash.map(|hash| (at, hash))).is_err() {
             return;
@@ -277,28 +300,163 @@ fn hash_some(
     }
 }
 
-fn hash_piece(
+/// The file of an item; the one that was used last is open already.
+fn file_of<'a>(
     source: &SourceFile,
     item: usize,
+    open: &'a mut Option<(usize, File)>,
+    opener: &mut Opener,
+) -> Result<&'a File, DiskError> {
+    if open.as_ref().is_none_or(|(of, _)| *of != item) {
+        *open = Some((item, source.open(opener)?));
+    }
+    Ok(&open.as_ref().expect("it is open now").1)
+}
+
+fn hash_piece(
+    source: &SourceFile,
+    file: &File,
     span: &Span,
-    open: &mut Option<(usize, File)>,
     buffer: &mut Vec<u8>,
 ) -> Result<PieceHash, DiskError> {
-    let file = match open {
-        Some((of, file)) if *of == item => file,
-        _ => {
-            let file = File::open(&source.path).map_err(|error| failed(&source.path, &error))?;
-            &mut open.insert((item, file)).1
-        }
-    };
     buffer.resize(span.len as usize, 0);
     match folder::read_exact_at(file, buffer, span.offset) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(DiskError::Changed { path: source.path.clone() });
-        }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(source.changed()),
         read => read.map_err(|error| failed(&source.path, &error))?,
     }
     let mut hasher = PieceHasher::new(span);
     hasher.update(buffer);
     Ok(hasher.finish())
+}
+
+/// Looks at what is not read: a walk that was led elsewhere must not tell the names of what is there either.
+fn check_without_pieces(items: &[Item]) -> Result<(), DiskError> {
+    let mut opener = Opener::default();
+    let mut without_pieces = items.iter().filter(|item| item.entry.size() == 0);
+    without_pieces.try_for_each(|item| opener.check(&item.source, item.entry.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+    use tempfile::TempDir;
+
+    /// `shared`, in which others may write, and `private`, which they can't read; both hold a `note` and an empty `name`, and
+    /// differ only in what the note says.
+    fn scene() -> TempDir {
+        let home = tempfile::tempdir().expect("a folder");
+        for (folder, note) in [("shared/inner", "nothing"), ("private/inner", "secrets")] {
+            let folder = home.path().join(folder);
+            fs::create_dir_all(&folder).expect("it is ours");
+            for (name, content) in [("note", note), ("name", "")] {
+                fs::write(folder.join(name), content).expect("it is ours");
+                let file = File::options().write(true).open(folder.join(name)).expect("it is ours");
+                file.set_modified(UNIX_EPOCH).expect("it is ours");
+            }
+        }
+        home
+    }
+
+    /// What comes of sending `path` if `swap` happens between the walk and the reading.
+    fn scan_around(
+        path: &Path,
+        follow_links: bool,
+        swap: impl FnOnce(),
+    ) -> Result<(Scanned, Source), DiskError> {
+        let options = SourceOptions { follow_links, ..SourceOptions::default() };
+        let walked = walk(&[path.to_owned()], &options)?;
+        swap();
+        describe(walked, drop)
+    }
+
+    fn replace_by_link(path: &Path, to: &Path) {
+        fs::rename(path, path.with_extension("old")).expect("it is there");
+        symlink(to, path).expect("it is ours");
+    }
+
+    #[track_caller]
+    fn assert_changed(result: &Result<(Scanned, Source), DiskError>) {
+        assert!(matches!(result, Err(DiskError::Changed { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn a_link_put_in_the_way_after_the_walk_leads_nowhere() {
+        for swapped in ["inner/note", "inner/name", "inner", ""] {
+            let home = scene();
+            let (shared, private) = (home.path().join("shared"), home.path().join("private"));
+            assert!(scan_around(&shared, false, || ()).is_ok());
+            let times =
+                |folder: &Path| fs::metadata(folder.join("inner/note")).expect("there").modified().ok();
+            assert_eq!(times(&shared), times(&private));
+            let swap = || replace_by_link(&components(&shared, swapped), &components(&private, swapped));
+            assert_changed(&scan_around(&shared, false, swap));
+        }
+    }
+
+    fn components(root: &Path, below: &str) -> PathBuf {
+        root.join(below).components().collect()
+    }
+
+    #[test]
+    fn a_file_that_was_named_is_not_read_through_a_link_that_came_later() {
+        let home = scene();
+        let (note, other) = (home.path().join("shared/inner/note"), home.path().join("private/inner/note"));
+        assert_changed(&scan_around(&note, false, || replace_by_link(&note, &other)));
+    }
+
+    #[test]
+    fn a_pipe_put_in_the_way_after_the_walk_holds_nobody_up() {
+        for (path, follow) in [("shared", false), ("shared", true), ("shared/inner/note", false)] {
+            let home = scene();
+            let note = home.path().join("shared/inner/note");
+            let swap = || {
+                fs::remove_file(&note).expect("it is ours");
+                let made = Command::new("mkfifo").arg(&note).status();
+                assert!(made.is_ok_and(|status| status.success()));
+            };
+            assert_changed(&scan_around(&home.path().join(path), follow, swap));
+        }
+    }
+
+    #[test]
+    fn links_that_were_named_or_wanted_are_followed() {
+        let home = scene();
+        let link = home.path().join("link");
+        symlink(home.path().join("shared"), &link).expect("it is ours");
+        symlink(home.path().join("private"), home.path().join("shared/inner/more")).expect("it is ours");
+        let count = |path: &Path, follow| {
+            let (scanned, source) = scan_around(path, follow, || ()).expect("sound");
+            (0..scanned.manifest.piece_count()).for_each(|piece| {
+                let opened = source.open(Manifest::id_of(&scanned.bytes), piece, &Default::default());
+                assert!(opened.is_ok(), "{opened:?}");
+            });
+            scanned.manifest.file_count()
+        };
+        for path in [link.clone(), link.join(""), home.path().join("shared"), home.path().join("shared/.")] {
+            assert_eq!(count(&path, false), 2, "{path:?}");
+            assert_eq!(count(&path, true), 4, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_after_it_was_offered_is_not_read() {
+        for pipe in [false, true] {
+            let home = scene();
+            let (note, other) =
+                (home.path().join("shared/inner/note"), home.path().join("private/inner/note"));
+            let (scanned, source) = scan_around(&note, false, || ()).expect("sound");
+            if pipe {
+                fs::remove_file(&note).expect("it is ours");
+                assert!(Command::new("mkfifo").arg(&note).status().is_ok_and(|status| status.success()));
+            } else {
+                replace_by_link(&note, &other);
+            }
+            let opened = source.open(Manifest::id_of(&scanned.bytes), 0, &Default::default());
+            assert_eq!(opened.map(drop), Err(DiskError::Changed { path: note }));
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::folder::{self, Folder, Found};
+use super::received::{Received, Spool, open_final, remove_parts};
 use super::{failed, scan};
 use crate::core::transfer::{
     Conflict, ConflictPolicy, DiskError, Opened, PieceSet, Summary, Target, TransferId, Written,
@@ -27,7 +28,7 @@ const OPEN_FILES: usize = 64;
 
 /// Where an entry's content is or goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// A folder of the manifest.
     Folder,
     /// In its part file, to be called so when it is complete.
@@ -39,9 +40,9 @@ enum Place {
 }
 
 /// A path below the target, as names.
-type FinalName = Vec<String>;
+pub(super) type FinalName = Vec<String>;
 
-/// A transfer's files on this disk.
+/// A transfer's files on this disk, while they are received.
 #[derive(Debug)]
 pub(super) struct Destination {
     manifest: Arc<Manifest>,
@@ -50,7 +51,8 @@ pub(super) struct Destination {
     part_name: String,
     places: Mutex<Vec<Place>>,
     open: Mutex<BTreeMap<u32, Arc<File>>>,
-    is_stream: bool,
+    /// What goes to standard output is not kept.
+    spool: Option<Arc<Spool>>,
 }
 
 /// What came of preparing.
@@ -128,8 +130,9 @@ impl Destination {
         if !parts.lock()? {
             return Err(DiskError::InUse { path });
         }
+        let spool = is_stream.then(|| Arc::new(Spool { root: path, name: part_name.clone() }));
         let (places, open) = (Mutex::new(places), Mutex::default());
-        Ok(Prepared::Ready(Self { manifest, root, parts, part_name, places, open, is_stream }))
+        Ok(Prepared::Ready(Self { manifest, root, parts, part_name, places, open, spool }))
     }
 
     pub(super) fn manifest(&self) -> &Manifest {
@@ -259,9 +262,9 @@ impl Destination {
     }
 
     /// Makes everything durable and gives the files their names.
-    pub(super) fn finish(&self) -> Result<Summary, DiskError> {
-        if self.is_stream {
-            return Ok(Summary { path: None });
+    pub(super) fn finish(&self) -> Result<(Summary, Received), DiskError> {
+        if self.spool.is_some() {
+            return Ok((Summary { path: None }, self.received()));
         }
         self.sync_parts()?;
         let mut touched = BTreeSet::new();
@@ -279,8 +282,14 @@ impl Destination {
         self.open_files().clear();
         self.set_folder_times()?;
         self.sync_folders(&touched)?;
-        self.remove_parts()?;
-        Ok(Summary { path: Some(self.result_path()) })
+        remove_parts(&self.root, &self.parts, &self.part_name)?;
+        self.root.sync()?;
+        Ok((Summary { path: Some(self.result_path()) }, self.received()))
+    }
+
+    fn received(&self) -> Received {
+        let (manifest, root) = (self.manifest.clone(), self.root.path().to_owned());
+        Received { manifest, root, places: self.places().clone(), spool: self.spool.clone() }
     }
 
     fn sync_parts(&self) -> Result<(), DiskError> {
@@ -338,14 +347,6 @@ impl Destination {
         Ok(())
     }
 
-    fn remove_parts(&self) -> Result<(), DiskError> {
-        for name in self.parts.names()? {
-            self.parts.remove_file(&name)?;
-        }
-        self.root.remove_folder(&self.part_name)?;
-        self.root.sync()
-    }
-
     fn result_path(&self) -> PathBuf {
         let places = self.places();
         match (&places[..], self.manifest.has_one_root()) {
@@ -369,16 +370,6 @@ impl Destination {
     }
 }
 
-impl Drop for Destination {
-    /// What went to standard output is not kept.
-    fn drop(&mut self) {
-        if self.is_stream {
-            // Nothing can be done about what can't be removed.
-            let _ = self.remove_parts();
-        }
-    }
-}
-
 /// Adds a folder and those around it, down to the nameless outermost one.
 fn touch<'a>(touched: &mut BTreeSet<&'a str>, folder: Option<&'a str>) {
     let around =
@@ -391,7 +382,7 @@ fn touch<'a>(touched: &mut BTreeSet<&'a str>, folder: Option<&'a str>) {
     }
 }
 
-fn part_file(entry: u32) -> String {
+pub(super) fn part_file(entry: u32) -> String {
     format!("{entry:06}")
 }
 
@@ -507,14 +498,6 @@ fn names(path: &SafePath) -> FinalName {
     path.components().map(str::to_owned).collect()
 }
 
-fn open_final(root: &Folder, name: &[String]) -> Result<File, DiskError> {
-    let (last, folders) = name.split_last().expect("a path has a name");
-    match root.descend(folders.iter().map(String::as_str))? {
-        Some(folder) => folder.read(last),
-        None => Err(DiskError::NotFound { path: root.path().join(name.iter().collect::<PathBuf>()) }),
-    }
-}
-
 /// Whether a file has the piece at its place.
 fn is_piece(manifest: &Manifest, piece: u32, file: &File) -> io::Result<bool> {
     let span = manifest.span(piece);
@@ -530,7 +513,7 @@ fn is_piece(manifest: &Manifest, piece: u32, file: &File) -> io::Result<bool> {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use super::super::source::{Source, SourceFile};
+    use super::super::source::{Links, Root, Source, SourceFile};
     use super::super::{Store, Stores};
     use super::*;
     use crate::core::transfer::{DiskDone, DiskJob};
@@ -598,7 +581,12 @@ mod tests {
         }
         let (manifest, mtime) = (manifest(), file.metadata().expect("there").modified().ok());
         let transfer = Manifest::id_of(&manifest.to_bytes());
-        let files = vec![SourceFile { path: path.clone(), size: SIZE, mtime }];
+        let files = vec![SourceFile {
+            root: Arc::new(Root::new(&path, Links::Refused)),
+            path: path.clone(),
+            size: SIZE,
+            mtime,
+        }];
         let stores = Stores::new(io::sink());
         stores.lock().insert(transfer, Store::Source(Arc::new(Source::new(manifest, files, None))));
         for piece in KNOWN {

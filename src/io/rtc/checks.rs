@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 /// STUN (RFC 8489 §5): header, magic cookie, methods with their class, and attributes (§14, RFC 8656 §18). The engine does not
 /// look at the first two bits.
 const HEADER_BYTES: usize = 20;
-const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+pub(super) const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const TYPE: u16 = 0x3fff;
 const BINDING_REQUEST: u16 = 0x0001;
 const DATA_INDICATION: u16 = 0x0017;
@@ -95,10 +96,16 @@ impl Checks {
         is_wanted
     }
 
+    /// Whether an address is one of the peer's, by what it named and by the checks that came.
+    pub(super) fn knows(&self, address: SocketAddr) -> bool {
+        let known = self.known.lock().expect("nothing panics under it");
+        known.named.contains(&address) || known.found.contains(&address)
+    }
+
     /// Whether the engine may have a datagram: what is no check, and checks that it would take, in bounded number.
     pub(super) fn admits(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
-        let (peer, check) = match relayed(datagram).filter(|_| !is_stun(datagram, BINDING_REQUEST)) {
-            Some((peer, data)) => (peer, data),
+        let (peer, check) = match relayed(datagram) {
+            Some((peer, data)) => (peer, &datagram[data]),
             None => (Some(Peer::Address(from)), datagram),
         };
         if !is_stun(check, BINDING_REQUEST) {
@@ -131,7 +138,7 @@ impl Checks {
 
     fn names_us(&self, check: &[u8]) -> bool {
         let us = self.ufrag.get().zip(attribute(check, USERNAME));
-        let rest = us.and_then(|(ufrag, name)| name.strip_prefix(ufrag.as_bytes()));
+        let rest = us.and_then(|(ufrag, name)| check[name].strip_prefix(ufrag.as_bytes()));
         rest.is_some_and(|rest| rest.first() == Some(&b':'))
     }
 }
@@ -142,16 +149,25 @@ fn is_stun(datagram: &[u8], kind: u16) -> bool {
     datagram.get(..HEADER_BYTES).is_some_and(found)
 }
 
+/// Where in a datagram is what a relay passes on.
+pub(super) fn relayed_data(datagram: &[u8]) -> Option<Range<usize>> {
+    relayed(datagram).map(|(_, data)| data)
+}
+
 /// What a relay passes on, and whose it is, if that can be read.
-fn relayed(datagram: &[u8]) -> Option<(Option<Peer>, &[u8])> {
+fn relayed(datagram: &[u8]) -> Option<(Option<Peer>, Range<usize>)> {
+    if is_stun(datagram, BINDING_REQUEST) {
+        return None;
+    }
     if is_stun(datagram, DATA_INDICATION) {
-        let peer = attribute(datagram, XOR_PEER_ADDRESS).and_then(|value| xor_address(value, datagram));
+        let peer = attribute(datagram, XOR_PEER_ADDRESS);
+        let peer = peer.and_then(|value| xor_address(&datagram[value], datagram));
         return Some((peer.map(Peer::Address), attribute(datagram, DATA)?));
     }
     match datagram {
         [high @ 0x40..=0x7f, low, len_high, len_low, data @ ..] => {
             let len = usize::from(u16::from_be_bytes([*len_high, *len_low]));
-            Some((Some(Peer::Channel([*high, *low])), data.get(..len)?))
+            (len <= data.len()).then_some((Some(Peer::Channel([*high, *low])), 4..4 + len))
         }
         _ => None,
     }
@@ -170,14 +186,16 @@ fn xor_address(value: &[u8], message: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut rest = message.get(HEADER_BYTES..)?;
-    while let [high, low, len_high, len_low, value @ ..] = rest {
+/// Where in a message the value of its first attribute of a kind is.
+fn attribute(message: &[u8], kind: u16) -> Option<Range<usize>> {
+    let mut at = HEADER_BYTES;
+    while let [high, low, len_high, len_low, ..] = message.get(at..)? {
         let len = usize::from(u16::from_be_bytes([*len_high, *len_low]));
+        let value = at + 4..at + 4 + len;
         if u16::from_be_bytes([*high, *low]) == kind {
-            return value.get(..len);
+            return (value.end <= message.len()).then_some(value);
         }
-        rest = value.get(len.next_multiple_of(4)..)?;
+        at += 4 + len.next_multiple_of(4);
     }
     None
 }

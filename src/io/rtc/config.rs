@@ -13,6 +13,7 @@ use webrtc::peer_connection::{
     SettingEngine, SettingEngineBuilder,
 };
 
+use super::inflow::RESERVE_BYTES;
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 
 /// Silence after which a connection counts as disconnected; consent (RFC 7675) is asked for every second.
@@ -134,7 +135,7 @@ impl RtcConfig {
             .with_include_loopback_candidate(true)
             .with_multicast_dns_mode(mdns_mode)
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(message_max))
-            .with_sctp_max_receive_buffer_size(window_bytes)
+            .with_sctp_max_receive_buffer_size(window_bytes + RESERVE_BYTES)
             .with_sctp_mtu(self.sctp_mtu_bytes)
             .with_crypto_provider(crypto)
             .build()

@@ -21,17 +21,29 @@ use webrtc::peer_connection::crypto::{
     RTCRandom, SignatureScheme, SigningKey, StreamCipher, StreamCipherAlgorithm,
 };
 
+use self::packet::{set_window, window_of};
 use self::seen::{Acknowledged, RECORD_BYTES, Seen};
+use super::records::{ALERT, APPLICATION_DATA, HANDSHAKE};
 use super::runtime::Pulse;
 use crate::core::allowance::Allowance;
 
 /// What may be kept in the engine beyond what came out of it: four of the largest windows.
 const UNREAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// So many messages may wait in the engine to be read; what comes then is dropped like a packet that got lost, and sent again.
-/// The engine loses those that are 32,768 ahead of the one to be read next (rtc-sctp 0.21: stream sequence numbers have 16
-/// bits), and nothing behind them is ever read.
+/// So many messages may wait in the engine to be read; a peer is told from two thirds on that there is no room. What comes in spite of
+/// it is dropped like a packet that got lost, and sent again. The engine loses those that are 32,768 ahead of the one to be read next
+/// (rtc-sctp 0.21: stream sequence numbers have 16 bits), and nothing behind them is ever read.
 const UNREAD_MAX_MESSAGES: u64 = 16 * 1024;
+const SHUT_MESSAGES: u64 = 12 * 1024;
+const ENGINE_MAX_MESSAGES: u64 = 28 * 1024;
+
+/// What the engine takes beyond the window that a peer is told, for the packets that come where there is no room: so many of them each
+/// time. Without them a peer that waits for a user who pauses would wait for ever: SCTP gives up on a piece that was refused for half
+/// a minute (rtc-sctp 0.21: T3 stops after five retransmissions, until something new is acknowledged). The second one is new to it, and
+/// tells it how long the way takes, so that it does not ask less and less often. This lasts for two hours.
+pub(super) const RESERVE_BYTES: u32 = 2 * 1024 * 1024;
+const TRICKLE_PACKETS: u32 = 2;
+const TRICKLE_EVERY: Duration = Duration::from_secs(10);
 
 /// From so many unread messages on the socket is not read for a moment, until no more than so many are left: where all are read
 /// soon, nothing is dropped.
@@ -45,10 +57,7 @@ const PIPELINE_MESSAGES: u64 = RESUME_MESSAGES;
 const RESETS_BURST: u32 = 64;
 const RESET_EVERY: Duration = Duration::from_secs(1);
 
-/// The content types of records that carry SCTP, or the end of the connection (RFC 5246 §6.2.1), and where a cipher is told of
-/// them (§6.2.3.3).
-const APPLICATION_DATA: u8 = 23;
-const ALERT: u8 = 21;
+/// Where a cipher is told of a record's content type (RFC 5246 §6.2.3.3).
 const CONTENT_TYPE_AT: usize = 8;
 
 /// For each message that came out this is allowed, and of the bytes a sixteenth more, for headers and for pieces that come twice
@@ -91,12 +100,17 @@ pub(super) struct Inflow {
     /// Those that nobody will read any more, as far as the window shows it.
     forgotten_messages: AtomicU64,
     window_bytes: AtomicU32,
+    /// How many messages had been taken when the peer was told that there is no room; none has the highest number.
+    shut_at: AtomicU64,
+    trickle: Mutex<Trickle>,
     seen: Mutex<Seen>,
     resets: Mutex<Allowance>,
     /// The peer has closed the connection, which the engine does not know yet.
     is_over: AtomicBool,
     over: Notify,
     all_read: Notify,
+    /// Told when a user has not read for so long that nothing more can be taken.
+    pub(super) starved: Notify,
     /// Told when it is time for [`Inflow::is_excessive`].
     pub(super) suspicious: Notify,
 }
@@ -112,6 +126,9 @@ impl Inflow {
             taken_messages: AtomicU64::new(0),
             forgotten_messages: AtomicU64::new(0),
             window_bytes: AtomicU32::new(0),
+            shut_at: AtomicU64::new(u64::MAX),
+            trickle: Mutex::default(),
+            starved: Notify::new(),
             seen: Mutex::default(),
             resets: Mutex::new(Allowance::new(RESETS_BURST, RESET_EVERY)),
             is_over: AtomicBool::new(false),
@@ -184,10 +201,25 @@ impl Inflow {
         self.unread_messages().saturating_sub(self.forgotten_messages.load(Ordering::Relaxed))
     }
 
-    /// The engine sends this packet.
-    fn note_sent(&self, packet: &[u8]) {
+    /// The engine sends this packet. The peer is told of a smaller window.
+    fn note_sent(&self, packet: &mut [u8]) {
         let mut seen = self.seen.lock().expect("nothing panics under it");
-        let Some(Acknowledged { window_bytes, is_all }) = seen.note_sent(packet) else { return };
+        if let Some(acknowledged) = seen.note_sent(packet) {
+            self.note_acknowledged(acknowledged);
+        }
+        drop(seen);
+        let Some(window_bytes) = window_of(packet) else { return };
+        let is_full = self.waiting_messages() >= SHUT_MESSAGES;
+        let told_bytes = if is_full { 0 } else { window_bytes.saturating_sub(RESERVE_BYTES) };
+        set_window(packet, told_bytes);
+        let taken = self.taken_messages.load(Ordering::Relaxed);
+        self.shut_at.store(if told_bytes == 0 { taken } else { u64::MAX }, Ordering::Relaxed);
+        if window_bytes == 0 {
+            self.starved.notify_one();
+        }
+    }
+
+    fn note_acknowledged(&self, Acknowledged { window_bytes, is_all }: Acknowledged) {
         // The widest window there ever was is the whole one: of what it has the engine holds nothing that was not read.
         if self.window_bytes.fetch_max(window_bytes, Ordering::Relaxed) <= window_bytes && is_all {
             let forgotten = self.waiting_messages().saturating_sub(PIPELINE_MESSAGES);
@@ -203,7 +235,12 @@ impl Inflow {
             return false;
         }
         let waiting = self.waiting_messages();
-        if news.messages > 0 && waiting >= UNREAD_MAX_MESSAGES {
+        let is_crowded = news.messages > 0 && waiting >= UNREAD_MAX_MESSAGES;
+        if news.messages > 0 && waiting >= ENGINE_MAX_MESSAGES {
+            self.starved.notify_one();
+            return false;
+        }
+        if (is_crowded || news.goes_on && self.is_shut()) && !self.trickles(Instant::now()) {
             return false;
         }
         if news.resets && !self.resets.lock().expect("nothing panics under it").take(Instant::now()) {
@@ -219,12 +256,39 @@ impl Inflow {
         true
     }
 
+    /// Whether there was no room when the peer was told last, and nothing has been read since.
+    fn is_shut(&self) -> bool {
+        self.shut_at.load(Ordering::Relaxed) == self.taken_messages.load(Ordering::Relaxed)
+    }
+
+    fn trickles(&self, now: Instant) -> bool {
+        self.trickle.lock().expect("nothing panics under it").take(now)
+    }
+
     fn add(&self, bytes: u64) {
         let before = self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         let look_at = self.look_at_bytes.load(Ordering::Relaxed);
         if before < look_at && before + bytes >= look_at {
             self.suspicious.notify_one();
         }
+    }
+}
+
+/// How much is let in where there is no room.
+#[derive(Debug, Default)]
+struct Trickle {
+    since: Option<Instant>,
+    left: u32,
+}
+
+impl Trickle {
+    fn take(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= TRICKLE_EVERY) {
+            *self = Self { since: Some(now), left: TRICKLE_PACKETS };
+        }
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
     }
 }
 
@@ -349,7 +413,8 @@ impl AeadCipher for WatchedCipher {
         let is_admitted = match aad.get(CONTENT_TYPE_AT) {
             Some(&APPLICATION_DATA) => self.inflow.admits(text),
             Some(&ALERT) => self.inflow.may_end(),
-            Some(_) | None => true,
+            Some(&HANDSHAKE) => self.inflow.pulse.records.admits_enciphered(text),
+            Some(_) | None => false,
         };
         if is_admitted { Ok(()) } else { Err(CryptoError::AuthenticationFailed) }
     }
@@ -362,9 +427,25 @@ mod tests {
     use super::packet::tests::{TAG, chunk, data, init, packet, sack};
     use super::*;
 
+    /// The window that the peer is told when the engine tells this one.
+    fn tell(inflow: &Inflow, cumulative: u32, window_bytes: u32) -> u32 {
+        let mut told = packet(&[sack(cumulative, &[], 0)]);
+        set_window(&mut told, window_bytes);
+        inflow.note_sent(&mut told);
+        window_of(&told).expect("it is an acknowledgement")
+    }
+
+    const WINDOW_BYTES: u32 = 2 * RESERVE_BYTES;
+
+    /// As if that had been used up just now.
+    fn without_trickle(inflow: Inflow) -> Inflow {
+        while inflow.trickles(Instant::now()) {}
+        inflow
+    }
+
     fn inflow() -> Inflow {
         let inflow = Inflow::new(Arc::default());
-        inflow.note_sent(&packet(&[init(TAG)]));
+        inflow.note_sent(&mut packet(&[init(TAG)]));
         inflow
     }
 
@@ -387,7 +468,7 @@ mod tests {
                 let received = packet(&[sack(9, &[(2, 9), (12, 12)], 0), data(tsn, left == 0, piece)]);
                 for _ in 0..times(tsn) {
                     assert!(inflow.admits(&received));
-                    inflow.note_sent(&packet(&[sack(tsn, &[], 0)]));
+                    tell(&inflow, tsn, WINDOW_BYTES);
                 }
                 tsn += 1;
                 left > 0
@@ -413,7 +494,7 @@ mod tests {
     /// Like a network that loses them, which SCTP knows how to live with.
     #[tokio::test]
     async fn messages_that_are_too_far_ahead_of_their_reader_are_not_admitted() {
-        let inflow = inflow();
+        let inflow = without_trickle(inflow());
         let message = |tsn| packet(&[data(tsn, true, 1)]);
         let max = UNREAD_MAX_MESSAGES as u32;
         assert!((0..max).all(|tsn| inflow.admits(&message(tsn))));
@@ -424,6 +505,53 @@ mod tests {
         inflow.note_taken();
         assert!(inflow.admits(&message(max + 1)));
         assert!(!inflow.admits(&message(max + 2)));
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_told_of_less_room_than_there_is() {
+        let inflow = inflow();
+        assert_eq!(tell(&inflow, 0, WINDOW_BYTES), WINDOW_BYTES - RESERVE_BYTES);
+        assert_eq!(tell(&inflow, 0, RESERVE_BYTES), 0);
+        assert_eq!(tell(&inflow, 0, RESERVE_BYTES - 1), 0);
+        assert!(inflow.starved.notified().now_or_never().is_none());
+        tell(&inflow, 0, 0);
+        assert!(inflow.starved.notified().now_or_never().is_some(), "nothing more can be taken");
+        tell(&inflow, 0, WINDOW_BYTES);
+        assert!((1..=SHUT_MESSAGES as u32).all(|tsn| inflow.admits(&packet(&[data(tsn, true, 1)]))));
+        assert_eq!(tell(&inflow, 0, WINDOW_BYTES), 0, "many short messages are unread");
+        inflow.note_taken();
+        assert_eq!(tell(&inflow, 0, WINDOW_BYTES), WINDOW_BYTES - RESERVE_BYTES);
+    }
+
+    /// SCTP gives up on a piece that is refused for half a minute (rtc-sctp 0.21).
+    #[test]
+    fn where_there_is_no_room_a_peer_is_not_refused_for_long() {
+        let inflow = inflow();
+        let next = |tsn| packet(&[data(tsn, true, 9)]);
+        tell(&inflow, 0, RESERVE_BYTES + 1);
+        assert!(inflow.admits(&next(1)));
+        assert!(inflow.admits(&next(3)));
+        tell(&inflow, 1, RESERVE_BYTES);
+        assert_eq!(
+            (4..8).map(|tsn| inflow.admits(&next(tsn))).collect::<Vec<_>>(),
+            [true, true, false, false]
+        );
+        assert!(inflow.admits(&next(2)), "what is missing among the others makes room");
+        inflow.note_taken();
+        assert!(inflow.admits(&next(6)), "there is room again, although the peer does not know yet");
+        let (now, mut trickle) = (Instant::now(), Trickle::default());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let mut taken = |seconds| (0..4).filter(|_| trickle.take(after(seconds))).count();
+        assert_eq!([0, 9, 10, 15, 40].map(&mut taken), [2, 0, 2, 0, 2]);
+    }
+
+    #[tokio::test]
+    async fn the_engine_is_never_given_more_messages_than_it_can_tell_apart() {
+        let inflow = inflow();
+        inflow.arrived_messages.store(ENGINE_MAX_MESSAGES, Ordering::Relaxed);
+        assert!(!inflow.admits(&packet(&[data(1, true, 1)])));
+        assert!(inflow.starved.notified().now_or_never().is_some());
+        assert!(inflow.admits(&packet(&[sack(1, &[], 0)])));
     }
 
     #[tokio::test]
@@ -474,20 +602,16 @@ mod tests {
     /// Messages of channels that were closed meanwhile are never read.
     #[tokio::test]
     async fn a_window_that_is_open_again_shows_that_nothing_is_unread() {
-        let inflow = inflow();
-        let acknowledge = |tsn: u32, window: u32| {
-            let mut sack = sack(tsn, &[], 0);
-            sack[8..12].copy_from_slice(&window.to_be_bytes());
-            inflow.note_sent(&packet(&[sack]));
-        };
-        acknowledge(0, 1000);
+        let inflow = without_trickle(inflow());
+        let acknowledge = |tsn: u32, short: u32| tell(&inflow, tsn, WINDOW_BYTES - short);
+        acknowledge(0, 0);
         let max = UNREAD_MAX_MESSAGES as u32;
         assert!((1..=max).all(|tsn| inflow.admits(&packet(&[data(tsn, true, 1)]))));
-        acknowledge(max - 1, 1000);
+        acknowledge(max - 1, 0);
         assert!(!inflow.admits(&packet(&[data(max + 1, true, 1)])), "it knows nothing of the last one yet");
-        acknowledge(max, 999);
+        acknowledge(max, 1);
         assert!(!inflow.admits(&packet(&[data(max + 1, true, 1)])));
-        acknowledge(max, 1000);
+        acknowledge(max, 0);
         assert!(inflow.admits(&packet(&[data(max + 1, true, 1)])));
     }
 

@@ -180,6 +180,9 @@ impl Link {
                     None => Err(PeerClosed::Local),
                 },
                 () = inflow.suspicious.notified() => self.look_at_inflow().await,
+                () = inflow.starved.notified() => {
+                    self.notice(Signal::Violation("what it sends has not been read for hours")).await
+                }
                 () = inflow.over() => Err(PeerClosed::Remote),
                 () = load.refused() => {
                     warn!(load = ?load, "the peer does not take what it is sent");
@@ -347,10 +350,10 @@ impl Link {
 
     fn report_candidate(&mut self, candidate: String) {
         self.outbox.push_back(PeerEvent::Candidate(Some(Candidate {
-            candidate,
             sdp_mid: Some("0".to_owned()),
             sdp_m_line_index: Some(0),
             username_fragment: self.local_ufrag.clone(),
+            ..Candidate::of_line(&candidate).without_related_address()
         })));
     }
 

@@ -24,6 +24,7 @@ mod load;
 mod moderation;
 mod pacing;
 mod path;
+mod records;
 mod runtime;
 mod session;
 mod signal;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 
 use super::checks::Checks;
+use super::records::Records;
 use super::socket::{LinkSocket, enlarge_buffers};
 use super::udp::UdpPort;
 use tokio::sync::Notify;
@@ -48,6 +49,7 @@ pub(super) struct Pulse {
     readers: Mutex<Vec<Weak<AtomicWaker>>>,
     deciphered: AtomicBool,
     pub(super) checks: Checks,
+    pub(super) records: Records,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
 }
@@ -226,9 +228,10 @@ impl Runtime for LinkRuntime {
 
     fn connect_tcp<'a>(
         &'a self,
-        remote_addr: SocketAddr,
+        _remote_addr: SocketAddr,
     ) -> BoxFuture<'a, io::Result<Arc<dyn AsyncTcpStream>>> {
-        self.inner.connect_tcp(remote_addr)
+        // Where it would lead is a peer's choice.
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
     }
 
     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {

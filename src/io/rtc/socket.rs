@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -17,6 +16,8 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
+use super::checks::{COOKIE, relayed_data};
+use super::records::{ALERT, FORGOTTEN_HEADER, forget};
 use super::runtime::Pulse;
 use super::udp::UdpPort;
 
@@ -37,16 +38,9 @@ const HANDED_OVER_MAX: usize = 8;
 /// token bucket (tc-tbf(8), as most examples set it) holds 32 KB.
 const BURST_MAX: usize = 24;
 
-/// The content type of a DTLS alert record (RFC 6347 §4.1, RFC 5246 §6.2.1).
-const DTLS_ALERT: u8 = 21;
-
-/// What the engine keeps of what it cannot decipher yet: it has no bound of its own (rtc-dtls 0.21), and anybody may send it.
-/// Enough for what a peer says first.
-const EARLY_MAX_BYTES: usize = 1024 * 1024;
-
-/// The header of application data of an epoch that never comes, so that DTLS discards it silently (RFC 6347 §4.1): content type,
-/// version, epoch, sequence number, and length, here of a record of one byte.
-const FORGOTTEN_HEADER: [u8; 13] = [23, 0xfe, 0xfd, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 1];
+/// The port of multicast DNS (RFC 6762 §3), and the first byte of its messages (§18.1). The engine takes what comes there for anything.
+const MDNS_PORT: u16 = 5353;
+const MDNS_FIRST: u8 = 0;
 
 /// Asks the kernel for large buffers and returns the SCTP receive window they carry, in bytes.
 ///
@@ -83,7 +77,6 @@ pub(super) struct LinkSocket {
     pulse: Arc<Pulse>,
     reader: Arc<AtomicWaker>,
     received: Mutex<Received>,
-    early_bytes: AtomicUsize,
 }
 
 /// What was read and not handed over yet.
@@ -99,23 +92,42 @@ impl LinkSocket {
     pub(super) fn new(inner: UdpPort, pulse: Arc<Pulse>) -> Self {
         let reader = Arc::default();
         pulse.add_reader(&reader);
-        Self { inner, pulse, reader, received: Mutex::default(), early_bytes: AtomicUsize::new(0) }
+        Self { inner, pulse, reader, received: Mutex::default() }
     }
 
-    /// Whether too much that is enciphered came before anything could be deciphered.
-    fn is_too_early(&self, datagrams: &[u8]) -> bool {
-        is_enciphered(datagrams)
-            && !self.pulse.has_deciphered()
-            && self.early_bytes.fetch_add(datagrams.len(), Ordering::Relaxed) > EARLY_MAX_BYTES
-    }
-
-    /// Checks that the engine must not get.
-    fn forget_checks(&self, datagrams: &mut [u8], meta: &RecvMeta) {
-        let (to, now) = (self.inner.local_addr(), Instant::now());
+    /// Has the engine forget what it must not get.
+    fn sift(&self, datagrams: &mut [u8], meta: &RecvMeta) {
+        let now = Instant::now();
         for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
-            if !self.pulse.checks.admits(meta.addr, to, datagram, now) {
+            if self.admits(datagram, meta.addr, now) {
+                self.sift_records(datagram);
+            } else {
                 forget(datagram);
             }
+        }
+    }
+
+    /// STUN and DTLS, with or without a relay (RFC 7983 §7), and of DTLS what comes from an address of the peer's.
+    fn admits(&self, datagram: &[u8], from: SocketAddr, now: Instant) -> bool {
+        let to = self.inner.local_addr();
+        if to.port() == MDNS_PORT {
+            return datagram.first() == Some(&MDNS_FIRST) && datagram.get(4..8) != Some(&COOKIE);
+        }
+        match datagram.first() {
+            Some(0..=3 | 64..=127) => self.pulse.checks.admits(from, to, datagram, now),
+            Some(20..=63) => self.pulse.checks.knows(from),
+            Some(_) | None => false,
+        }
+    }
+
+    fn sift_records(&self, datagram: &mut [u8]) {
+        let data = relayed_data(datagram).unwrap_or(0..datagram.len());
+        let data = &mut datagram[data];
+        match data.first() {
+            Some(20..=63) => self.pulse.records.sift(data, self.pulse.has_deciphered()),
+            // There is nothing else that this program speaks, and RTP costs the engine memory before it is known whose it is.
+            Some(4..=19 | 128..) => forget(data),
+            Some(0..=3 | 64..=127) | None => {}
         }
     }
 
@@ -189,25 +201,13 @@ fn continues(run: &RecvMeta, next: &RecvMeta) -> bool {
 
 /// Before the handshake is done alerts are in the clear.
 fn is_alert(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&DTLS_ALERT)
+    datagram.first() == Some(&ALERT)
 }
 
 fn put_forgotten_record(buf: &mut [u8], meta: &mut RecvMeta) {
     let len = FORGOTTEN_HEADER.len() + 1;
     forget(&mut buf[..len]);
     (meta.len, meta.stride) = (len, len);
-}
-
-/// Makes a datagram one that DTLS discards.
-fn forget(datagram: &mut [u8]) {
-    let Some((header, rest)) = datagram.split_at_mut_checked(FORGOTTEN_HEADER.len()) else { return };
-    header.copy_from_slice(&FORGOTTEN_HEADER);
-    header[11..].copy_from_slice(&u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes());
-}
-
-/// Whether it begins with a record of a DTLS handshake that is done (RFC 6347 §4.1, RFC 7983 §7).
-fn is_enciphered(datagram: &[u8]) -> bool {
-    matches!(datagram, [20..=63, _, _, high, low, ..] if (*high, *low) != (0, 0))
 }
 
 /// How many of `len` bytes of datagrams of `stride` bytes fit into `room`. One that does not fit by itself is cut, as
@@ -258,10 +258,7 @@ impl AsyncUdpSocket for LinkSocket {
             if !self.pulse.is_settled() && is_alert(&buf[..meta.len]) {
                 self.pulse.note_alert_received();
             }
-            if self.is_too_early(&buf[..meta.len]) {
-                put_forgotten_record(buf, meta);
-            }
-            self.forget_checks(&mut buf[..meta.len], meta);
+            self.sift(&mut buf[..meta.len], meta);
         }
         if received.is_ready() {
             self.pulse.beat();
@@ -280,7 +277,7 @@ impl AsyncUdpSocket for LinkSocket {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::super::checks::tests::check;
     use super::*;
@@ -330,34 +327,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_much_that_cannot_be_deciphered_yet_is_forgotten() {
-        let pulse = Arc::default();
-        let socket = socket(&pulse);
-        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let to = socket.local_addr().expect("bound");
-        let mut records = 0;
-        let mut send = async |first: [u8; 5]| {
-            let mut record = vec![7; 1400];
-            record[..5].copy_from_slice(&first);
-            sender.send_to(&record, to).expect("sent");
-            let mut read = read_by(&socket, &Arc::default());
-            while read.is_pending() {
-                tokio::task::yield_now().await;
-                read = read_by(&socket, &Arc::default());
-            }
-            records += 1;
-            read == Poll::Ready(record)
-        };
-        let (enciphered, plain) = ([23, 0xfe, 0xfd, 0, 1], [22, 0xfe, 0xfd, 0, 0]);
-        while send(enciphered).await {}
-        assert!(send(plain).await, "the handshake goes on");
-        assert!(!send(enciphered).await);
-        pulse.note_deciphered();
-        assert!(send(enciphered).await);
-        assert!((EARLY_MAX_BYTES / 1400..EARLY_MAX_BYTES / 1400 + 9).contains(&records), "{records}");
-    }
-
-    #[tokio::test]
     async fn checks_that_the_engine_must_not_get_are_forgotten() {
         let pulse = Arc::<Pulse>::default();
         pulse.checks.expect("us");
@@ -377,17 +346,31 @@ mod tests {
         assert!(arrives(check("us:them")).await);
     }
 
-    #[test]
-    fn a_datagram_that_is_forgotten_is_one_whole_record() {
-        let mut datagram = [7; 300];
-        forget(&mut datagram);
-        assert_eq!(
-            (&datagram[..11], &datagram[11..13]),
-            (&FORGOTTEN_HEADER[..11], &287_u16.to_be_bytes()[..])
-        );
-        let mut short = [7; 12];
-        forget(&mut short);
-        assert_eq!(short, [7; 12], "no check is so short");
+    #[tokio::test]
+    async fn of_dtls_only_that_of_the_peer_comes_in_and_nothing_of_what_is_not_spoken() {
+        let pulse = Arc::<Pulse>::default();
+        pulse.checks.expect("us");
+        let socket = socket(&pulse);
+        let (peer, stranger) = (([192, 0, 2, 1], 9).into(), ([192, 0, 2, 2], 9).into());
+        let comes_in = |from, datagram: &[u8]| {
+            let (mut sifted, mut meta) = (datagram.to_vec(), RecvMeta::default());
+            (meta.addr, meta.len, meta.stride) = (from, datagram.len(), datagram.len());
+            socket.sift(&mut sifted, &meta);
+            sifted == datagram
+        };
+        let record = [&[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 20][..], &[7; 20]].concat();
+        assert!(!comes_in(peer, &record), "it is not known yet");
+        assert!(comes_in(peer, &check("us:them")));
+        assert!(comes_in(peer, &record));
+        assert!(!comes_in(stranger, &record));
+        for first in [4, 19, 128, 144, 191, 255] {
+            assert!(!comes_in(peer, &[first; 40]) && !comes_in(peer, &[first; 12]), "{first}");
+        }
+        let relayed = |data: &[u8]| [&[0x40, 1, 0, data.len() as u8][..], data].concat();
+        assert!(comes_in(stranger, &relayed(&record)), "a relay passes on what it was asked to");
+        assert!(!comes_in(stranger, &relayed(&[128; 40])));
+        let cipher_change = [&[20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1][..], &[1]].concat();
+        assert!(!comes_in(peer, &cipher_change) && !comes_in(stranger, &relayed(&cipher_change)));
     }
 
     #[tokio::test]
@@ -400,7 +383,8 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let sender = runtime.wrap_udp_socket(sender).expect("a socket");
         const DATAGRAMS: u8 = 40;
-        let contents: Vec<u8> = (0..DATAGRAMS).flat_map(|n| vec![n; 1200]).collect();
+        // From an address that is not known yet only what might be of a relay comes in.
+        let contents: Vec<u8> = (0..DATAGRAMS).flat_map(|n| vec![0x40 + n; 1200]).collect();
         let segment_size = (sender.max_gso_segments() >= usize::from(DATAGRAMS)).then_some(1200);
         let step = segment_size.map_or(1200, |_| contents.len());
         for chunk in contents.chunks(step) {

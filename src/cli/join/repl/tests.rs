@@ -71,8 +71,8 @@ fn lines_stand_behind_the_time_and_the_name() {
         repl.on_event(&message("hello\nworld", false)).lines,
         ["12:01 <ada> hello", "            world"]
     );
-    assert_eq!(repl.on_event(&message("/me waves", false)).lines, ["12:01 * ada waves"]);
-    assert_eq!(repl.on_event(&message("psst", true)).lines, ["\x0712:01 <ada to you> psst"]);
+    assert_eq!(repl.on_event(&message("/me waves", false)).lines, ["12:01 * <ada> waves"]);
+    assert_eq!(repl.on_event(&message("psst", true)).lines, ["\x0712:01 (to you) <ada> psst"]);
     assert_eq!(repl.on_event(&message("hi me!", false)).lines, ["\x0712:01 <ada> hi me!"]);
 }
 
@@ -94,7 +94,39 @@ fn who_is_not_verified_is_marked_in_every_line() {
     let mut ada = peer("1111", "ada");
     ada.verified = false;
     let event = Event::Message { from: ada, text: "hi".into(), direct: false };
-    assert_eq!(repl.on_event(&event).lines, ["12:01 <ada?> hi"]);
+    assert_eq!(repl.on_event(&event).lines, ["12:01 <ada #?> hi"]);
+}
+
+/// What a line says of where it came from: direct, an action, by whom, in doubt.
+fn head(line: &str) -> (bool, bool, String, bool) {
+    let rest = line.trim_start_matches(BELL).strip_prefix("12:01 ").expect("a time");
+    let (direct, rest) = rest.strip_prefix("(to you) ").map_or((false, rest), |rest| (true, rest));
+    let (action, rest) = rest.strip_prefix("* ").map_or((false, rest), |rest| (true, rest));
+    let (speaker, _) = rest.strip_prefix('<').and_then(|rest| rest.split_once("> ")).expect("a border");
+    let (label, doubt) = speaker.strip_suffix(" #?").map_or((speaker, false), |label| (label, true));
+    (direct, action, label.to_owned(), doubt)
+}
+
+#[test]
+fn whatever_names_peers_take_each_line_shows_who_said_it_and_to_whom() {
+    let names =
+        ["ada", "ada to you", "(to you) ada", "ada approves", "* ada", "ada?", "ada #?", "", "you", "me"];
+    let ids = ["1111", "1111>", "#?", "1111>x", "<ada>", "(to", "*"];
+    let texts = ["hi", "> hi", "/me waves", "(to you) psst", "#?> hi", "/me > you"];
+    for (name, id) in names.into_iter().flat_map(|name| ids.map(|id| (name, id))) {
+        let mut repl = repl(&[]);
+        repl.set_columns(200);
+        for (text, direct, verified) in texts.into_iter().flat_map(|text| {
+            [(false, false), (false, true), (true, false), (true, true)].map(|(a, b)| (text, a, b))
+        }) {
+            let mut from = peer(id, name);
+            from.verified = verified;
+            let event = Event::Message { from, text: text.into(), direct };
+            let line = repl.on_event(&event).lines.join("\n");
+            let label = repl.roster.label(&UserId::new(id).expect("an id"));
+            assert_eq!(head(&line), (direct, text.starts_with("/me"), label, !verified), "{line}");
+        }
+    }
 }
 
 #[test]
@@ -113,7 +145,6 @@ fn what_is_typed_is_asked_of_the_node() {
         asks => format!("{asks:?} {:?}", step.lines),
     };
     assert_eq!(asked(repl.on_line("hi")), r#"Say { text: "hi", to: Everyone }"#);
-    assert_eq!(asked(repl.on_line("/msg ada hi you")), r#"Say { text: "hi you", to: Peers(["1111"]) }"#);
     assert_eq!(asked(repl.on_line("/nick eve")), r#"Rename { name: "eve" }"#);
     assert_eq!(repl.prompt(), "eve> ");
     assert_eq!(asked(repl.on_line("/ignore bob")), r#"Ignore { peer: "2222", ignored: true }"#);
@@ -124,6 +155,26 @@ fn what_is_typed_is_asked_of_the_node() {
         r#"[] ["nobody here is called eve; /peers shows who is here"]"#
     );
     assert_eq!(asked(repl.on_line("/accept")), r#"[] ["nothing waits for an answer"]"#);
+}
+
+#[test]
+fn what_is_said_to_one_is_shown_with_whom_it_went_to() {
+    let mut repl = repl(&[]);
+    let step = repl.on_line("/msg ada hi you");
+    assert_eq!(step.lines, ["12:01 (to ada) <me> hi you"]);
+    let [Ask::Command(command)] = step.asks.as_slice() else { panic!("{:?}", step.asks) };
+    assert_eq!(format!("{command:?}"), r#"Say { text: "hi you", to: Peers(["1111"]) }"#);
+    assert_eq!(repl.on_line("/msg 2222 /me waves").lines, ["12:01 (to bob) * <me> waves"]);
+
+    repl.on_event(&Event::Opened(peer("3333", "ada the")));
+    let step = repl.on_line("/msg ada the password is hunter2");
+    assert!(step.asks.is_empty());
+    let way_out = "write 1111 for ada, 3333 for ada the";
+    assert_eq!(step.lines, [format!("that can be for more than one: instead of the name, {way_out}")]);
+    assert_eq!(
+        repl.on_line("/msg 1111 the password is hunter2").lines,
+        ["12:01 (to ada) <me> the password is hunter2"]
+    );
 }
 
 #[test]

@@ -10,16 +10,20 @@ const TAG_AT: usize = 4;
 const CHECKSUM: Range<usize> = 8..12;
 const CHUNK_HEADER_BYTES: usize = 4;
 
-/// In a DATA chunk: this piece is the first or the last of its message, and the protocol of messages about the opening of
+/// In a DATA chunk: this piece is the first or the last of its message, or of one that may overtake others; and the protocol of messages about the opening of
 /// channels (RFC 9260 §3.3.1, RFC 8832 §8.1).
 const BEGINS: u8 = 2;
 const ENDS: u8 = 1;
+const UNORDERED: u8 = 4;
 const DCEP: u32 = 50;
 
 /// Up to the user's data of a DATA chunk, the blocks of a SACK, the parameters of an INIT (RFC 9260 §3.3).
 const DATA_HEADER_BYTES: usize = 16;
 const SACK_HEADER_BYTES: usize = 16;
 const INIT_HEADER_BYTES: usize = 20;
+
+/// In a packet that begins with an INIT, an INIT ACK or a SACK: how many bytes may be sent (RFC 9260 §3.3.2, §3.3.4).
+const WINDOW: Range<usize> = 20..24;
 
 /// Parameters (RFC 9260 §3.3.5; RFC 6525 §4.1, §4.4; RFC 3758 §3.1; RFC 4895 §3.3).
 const HEARTBEAT_INFO: u16 = 1;
@@ -37,7 +41,9 @@ pub(super) enum Kind {
     Heartbeat,
     /// ABORT or ERROR: the engine looks at nothing behind it.
     Last,
-    /// What has nothing but its header, a cookie, or a serial number in it.
+    /// COOKIE ECHO: the association is the one that it was made for.
+    Cookie,
+    /// What has nothing but its header or a serial number in it.
     Plain,
     Reconfig,
     ForwardTsn,
@@ -61,6 +67,25 @@ pub(super) fn tag_of(packet: &[u8]) -> Option<u32> {
     let has_ports = u16_at(header, SOURCE_PORT_AT) != 0 && u16_at(header, DESTINATION_PORT_AT) != 0;
     let is_sound = has_ports && header[CHECKSUM] == checksum(packet).to_le_bytes();
     is_sound.then(|| u32_at(header, TAG_AT))
+}
+
+/// The window that a packet tells at its beginning, in bytes.
+pub(super) fn window_of(packet: &[u8]) -> Option<u32> {
+    let first = chunks(packet).next()?.ok()?;
+    matches!(first.kind, Kind::Init | Kind::Sack).then(|| first.window_bytes())
+}
+
+/// Has a packet tell another window.
+pub(super) fn set_window(packet: &mut [u8], bytes: u32) {
+    let Some(window) = packet.get_mut(WINDOW) else { return };
+    window.copy_from_slice(&bytes.to_be_bytes());
+    seal(packet);
+}
+
+/// Writes the checksum into a packet that has a header.
+pub(super) fn seal(packet: &mut [u8]) {
+    let right = checksum(packet).to_le_bytes();
+    packet[CHECKSUM].copy_from_slice(&right);
 }
 
 /// CRC-32C over the packet as if the field for it were zero (RFC 9260 §6.8), of a packet that has a header.
@@ -112,7 +137,7 @@ impl<'a> Chunk<'a> {
             6 | 9 => (Kind::Last, true),
             7 => (Kind::Plain, len == 8),
             8 | 11 | 14 => (Kind::Plain, len == CHUNK_HEADER_BYTES),
-            10 => (Kind::Plain, true),
+            10 => (Kind::Cookie, true),
             130 => (Kind::Reconfig, has_whole_parameters(&bytes[CHUNK_HEADER_BYTES..], fits_reconfig)),
             192 => (Kind::ForwardTsn, len >= 8 && len.is_multiple_of(4)),
             _ => return None,
@@ -144,12 +169,17 @@ impl<'a> Chunk<'a> {
         self.bytes[1] & ENDS != 0
     }
 
+    /// Of a DATA chunk: whether it is part of a message that may overtake others, and not all of it.
+    pub(super) fn is_unordered_part(&self) -> bool {
+        self.bytes[1] & UNORDERED != 0 && self.bytes[1] & (BEGINS | ENDS) != BEGINS | ENDS
+    }
+
     /// Of a DATA chunk: whether it is a whole message about the opening of a channel, and none of the user's.
     pub(super) fn is_about_channels(&self) -> bool {
         self.bytes[1] & (BEGINS | ENDS) == BEGINS | ENDS && u32_at(self.bytes, 12) == DCEP
     }
 
-    /// Of a SACK: how many bytes may be sent.
+    /// Of a SACK, an INIT or an INIT ACK: how many bytes may be sent.
     pub(super) fn window_bytes(&self) -> u32 {
         u32_at(self.bytes, 8)
     }
@@ -252,12 +282,6 @@ pub(super) mod tests {
         packet
     }
 
-    /// Writes the checksum into a packet.
-    pub(in super::super) fn seal(packet: &mut [u8]) {
-        let right = checksum(packet).to_le_bytes();
-        packet[CHECKSUM].copy_from_slice(&right);
-    }
-
     pub(in super::super) fn init(tag: u32) -> Vec<u8> {
         chunk(1, 0, &[&tag.to_be_bytes()[..], &[1; 12], &parameter(0x8008, &[130])].concat())
     }
@@ -269,6 +293,17 @@ pub(super) mod tests {
 
     pub(in super::super) fn data(tsn: u32, ends: bool, len: usize) -> Vec<u8> {
         chunk(0, u8::from(ends), &[&tsn.to_be_bytes()[..], &[0; 8], &vec![7; len]].concat())
+    }
+
+    /// A piece of a message that may overtake others.
+    pub(in super::super) fn unordered(tsn: u32, begins: bool, ends: bool) -> Vec<u8> {
+        let mut piece = data(tsn, ends, 9);
+        piece[1] |= UNORDERED | if begins { BEGINS } else { 0 };
+        piece
+    }
+
+    pub(in super::super) fn cookie() -> Vec<u8> {
+        chunk(10, 0, &[5; 33])
     }
 
     pub(in super::super) fn sack(cumulative: u32, blocks: &[(u16, u16)], duplicates: u16) -> Vec<u8> {
@@ -312,7 +347,7 @@ pub(super) mod tests {
         let init = [&[1; 16][..], &padded].concat();
         assert_eq!(kinds(&[chunk(1, 0, &init)]), Ok(vec![Kind::Init]));
         let cookie = chunk(10, 0, &[5; 33]);
-        assert_eq!(kinds(&[cookie, data(1, true, 7)]), Ok(vec![Kind::Plain, Kind::Data]));
+        assert_eq!(kinds(&[cookie, data(1, true, 7)]), Ok(vec![Kind::Cookie, Kind::Data]));
         assert_eq!(kinds(&[sack(1, &[(2, 3)], 1), data(9, false, 0)]), Ok(vec![Kind::Sack, Kind::Data]));
         assert_eq!(kinds(&[heartbeat(), forward(9)]), Ok(vec![Kind::Heartbeat, Kind::ForwardTsn]));
         assert_eq!(kinds(&[chunk(11, 0, &[]), chunk(7, 0, &[0; 4])]), Ok(vec![Kind::Plain; 2]));
@@ -377,6 +412,16 @@ pub(super) mod tests {
         assert!(chunks(&[0; 11]).any(|chunk| chunk.is_err()), "no header");
     }
 
+    #[test]
+    fn another_window_can_be_told() {
+        for told in [init(TAG), sack(9, &[(2, 3)], 0)] {
+            let mut packet = packet(&[told, data(1, true, 9)]);
+            set_window(&mut packet, 0x0102_0304);
+            assert_eq!((window_of(&packet), tag_of(&packet).is_some()), (Some(0x0102_0304), true));
+        }
+        assert_eq!(window_of(&packet(&[data(1, true, 9)])), None);
+    }
+
     proptest! {
         #[test]
         fn whatever_comes_is_taken_apart(
@@ -390,7 +435,7 @@ pub(super) mod tests {
                     Kind::Sack => chunk.blocks().count(),
                     Kind::Reconfig => chunk.resets().count(),
                     Kind::ForwardTsn => usize::from(chunk.tsn() == 0),
-                    Kind::Init | Kind::Heartbeat | Kind::Last | Kind::Plain => 0,
+                    Kind::Init | Kind::Heartbeat | Kind::Last | Kind::Cookie | Kind::Plain => 0,
                 };
                 prop_assert!(parts <= chunk.len());
             }

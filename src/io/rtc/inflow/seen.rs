@@ -20,14 +20,27 @@ const STREAMS_MAX: usize = 256;
 /// Chunks of a packet that are neither data nor an acknowledgement. The engine answers some of them with a packet each.
 const OTHERS_MAX: usize = 3;
 
-/// Verification tags that our engine may have told: one for each beginning of an association, and there is one association.
-const TAGS_MAX: usize = 16;
+/// How often an association may be begun before it is up, by either end. The engine makes a new one each time, with a verification tag
+/// of its own.
+const BEGINNINGS_MAX: usize = 8;
+
+/// Pieces in a row of which none is the last of its message: eight of the largest messages. The engine goes through those of a message
+/// with each that comes.
+const PARTS_MAX: u32 = 2048;
+
+/// What has come behind something that is missing lies in so many stretches. Each is part of each acknowledgement.
+const STRETCHES_MAX: usize = 512;
 
 /// Which of the peer's pieces have come. Those that come again are dropped by the engine.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// What packets to our engine must be marked with, by its own word.
-    tags: VecDeque<u32>,
+    tags: Vec<u32>,
+    /// How often the peer has begun an association; and whether it is up, so that there will be no other.
+    begun: usize,
+    is_up: bool,
+    /// How many have come since the last end of a message.
+    parts: u32,
     /// What our engine acknowledged last: all up to here; `None` before it acknowledged anything.
     cumulative: Option<u32>,
     /// What was there after it then, from first to last, as distances from it.
@@ -62,6 +75,8 @@ pub(super) struct News {
     pub(super) bytes: u64,
     /// How many of the user's messages end in it.
     pub(super) messages: u64,
+    /// Whether a piece is in it that is ahead of all that have come.
+    pub(super) goes_on: bool,
     /// Whether streams are to be reset: the engine remembers such requests.
     pub(super) resets: bool,
     /// Whether it ends the association.
@@ -75,13 +90,18 @@ impl Seen {
         match first.kind {
             Kind::Sack => Some(self.note_acknowledged(&first)),
             Kind::Init => {
-                self.tags.truncate(TAGS_MAX - 1);
-                self.tags.push_front(first.initiate_tag());
+                if !self.is_up && self.tags.len() < BEGINNINGS_MAX {
+                    self.tags.push(first.initiate_tag());
+                }
                 None
             }
-            Kind::Data | Kind::Heartbeat | Kind::Last | Kind::Plain | Kind::Reconfig | Kind::ForwardTsn => {
-                None
-            }
+            Kind::Data
+            | Kind::Heartbeat
+            | Kind::Last
+            | Kind::Cookie
+            | Kind::Plain
+            | Kind::Reconfig
+            | Kind::ForwardTsn => None,
         }
     }
 
@@ -103,8 +123,10 @@ impl Seen {
     /// Notes the pieces of a packet that the engine gets.
     pub(super) fn note_received(&mut self, packet: &[u8]) {
         let share_bytes = self.share_bytes(packet);
+        self.settle(packet);
         for piece in chunks(packet).map_while(Result::ok).filter(|chunk| chunk.kind == Kind::Data) {
             self.streams.insert(piece.stream());
+            self.parts = if piece.ends() { 0 } else { self.parts.saturating_add(1) };
             let tsn = piece.tsn();
             if self.is_acknowledged(tsn) {
                 continue;
@@ -115,6 +137,20 @@ impl Seen {
             }
         }
         self.reach_on();
+    }
+
+    /// What a peer says that has our tag is about the one association that there is.
+    fn settle(&mut self, packet: &[u8]) {
+        if self.is_up {
+            return;
+        }
+        for chunk in chunks(packet).map_while(Result::ok) {
+            self.begun += usize::from(chunk.kind == Kind::Init);
+            self.is_up |= matches!(chunk.kind, Kind::Cookie | Kind::Data);
+        }
+        if self.is_up {
+            self.tags.retain(|tag| tag_of(packet) == Some(*tag));
+        }
     }
 
     fn reach_on(&mut self) {
@@ -158,9 +194,10 @@ impl Seen {
                     }
                     let is_news = before.is_none() && chunk.ends() && !chunk.is_about_channels();
                     news.messages += u64::from(is_news);
+                    news.goes_on |= before.is_none() && self.is_ahead_of_all(chunk.tsn());
                 }
                 Kind::Sack | Kind::Heartbeat => {}
-                Kind::Init | Kind::Last | Kind::Plain | Kind::Reconfig | Kind::ForwardTsn => {
+                Kind::Init | Kind::Last | Kind::Cookie | Kind::Plain | Kind::Reconfig | Kind::ForwardTsn => {
                     is_kept = true;
                     records += 1;
                     news.resets |= chunk.resets_streams();
@@ -192,7 +229,12 @@ impl Seen {
         match chunk.kind {
             Kind::Data => {
                 let is_near = self.cumulative.is_none() || self.is_near(chunk.tsn());
-                is_near && (self.streams.len() < STREAMS_MAX || self.streams.contains(&chunk.stream()))
+                is_near
+                    && (self.streams.len() < STREAMS_MAX || self.streams.contains(&chunk.stream()))
+                    && (self.parts < PARTS_MAX || chunk.ends())
+                    // The engine goes through all of those with each that comes; no channel of ours has any.
+                    && !chunk.is_unordered_part()
+                    && (self.blocks.len() < STRETCHES_MAX || !self.stands_alone(chunk.tsn()))
             }
             // The engine goes to it step by step.
             Kind::ForwardTsn => self.cumulative.is_some() && self.is_near(chunk.tsn()),
@@ -200,10 +242,23 @@ impl Seen {
             Kind::Reconfig => {
                 chunk.resets().all(|last| self.cumulative.is_some() && !is_before(self.reached, last))
             }
-            // An association begins once.
-            Kind::Init => self.cumulative.is_none(),
-            Kind::Sack | Kind::Heartbeat | Kind::Last | Kind::Plain => true,
+            // An association begins once, if not at the first attempt.
+            Kind::Init => !self.is_up && self.cumulative.is_none() && self.begun < BEGINNINGS_MAX,
+            Kind::Sack | Kind::Heartbeat | Kind::Last | Kind::Cookie | Kind::Plain => true,
         }
+    }
+
+    /// Whether a new stretch would begin with a piece.
+    fn stands_alone(&self, tsn: u32) -> bool {
+        let is_there = |tsn| !is_before(self.reached, tsn) || self.share_of(tsn).is_some();
+        !is_there(tsn) && !is_there(tsn.wrapping_sub(1)) && !is_there(tsn.wrapping_add(1))
+    }
+
+    fn is_ahead_of_all(&self, tsn: u32) -> bool {
+        let acknowledged = self.cumulative.zip(self.blocks.last());
+        let acknowledged = acknowledged.map(|(cumulative, (_, last))| cumulative.wrapping_add(*last));
+        let last = self.since.back().map(|piece| piece.tsn);
+        [acknowledged, last, self.cumulative].into_iter().flatten().all(|last| is_before(last, tsn))
     }
 
     /// Not far ahead, or behind.
@@ -245,8 +300,9 @@ fn is_before(first: u32, second: u32) -> bool {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::packet::seal;
     use super::super::packet::tests::{
-        TAG, data, forward, heartbeat, init, packet, packet_with_tag, reconfig, sack, seal,
+        TAG, cookie, data, forward, heartbeat, init, packet, packet_with_tag, reconfig, sack, unordered,
     };
     use super::*;
 
@@ -430,9 +486,66 @@ mod tests {
     }
 
     #[test]
-    fn an_association_begins_once() {
-        assert!(admits(&Seen::default(), &[init(1)]));
+    fn an_association_begins_once_if_not_at_the_first_attempt() {
         assert!(!admits(&seen(1), &[init(1)]));
+        let mut seen = begun();
+        for attempt in 0..BEGINNINGS_MAX {
+            assert!(admits(&seen, &[init(1)]), "{attempt}");
+            seen.note_received(&packet(&[init(1)]));
+        }
+        assert!(!admits(&seen, &[init(1)]));
+    }
+
+    /// The engine would keep each of them, and what one has acknowledged would seem to have come in another.
+    #[test]
+    fn there_is_one_association() {
+        for first in [cookie(), data(1, true, 9)] {
+            let mut seen = begun();
+            seen.note_sent(&packet(&[init(TAG + 1)]));
+            let another = packet_with_tag(TAG + 1, &[data(1, true, 9)]);
+            assert!(seen.judge(&another).is_some(), "either may be the one");
+            seen.note_received(&packet(&[first]));
+            assert!(seen.judge(&another).is_none());
+            assert!(admits(&seen, &[data(1, true, 9)]));
+            assert!(!admits(&seen, &[init(1)]));
+        }
+    }
+
+    /// The engine goes through all pieces of a message with each that comes.
+    #[test]
+    fn a_message_has_a_bounded_number_of_pieces() {
+        let mut seen = seen(0);
+        for tsn in 1..=PARTS_MAX {
+            assert!(admits(&seen, &[data(tsn, false, 900)]), "{tsn}");
+            seen.note_received(&packet(&[data(tsn, false, 900)]));
+        }
+        assert!(!admits(&seen, &[data(PARTS_MAX + 1, false, 900)]));
+        assert!(admits(&seen, &[data(PARTS_MAX + 1, true, 900)]), "its last");
+        seen.note_received(&packet(&[data(PARTS_MAX + 1, true, 900)]));
+        assert!(admits(&seen, &[data(PARTS_MAX + 2, false, 900)]));
+    }
+
+    #[test]
+    fn messages_that_may_overtake_others_have_one_piece() {
+        assert!(admits(&seen(0), &[unordered(1, true, true)]));
+        for (begins, ends) in [(true, false), (false, false), (false, true)] {
+            assert!(!admits(&seen(0), &[unordered(1, begins, ends)]));
+        }
+    }
+
+    /// Each is part of each acknowledgement.
+    #[test]
+    fn what_has_come_has_a_bounded_number_of_gaps() {
+        let blocks: Vec<(u16, u16)> = (1..=STRETCHES_MAX as u16).map(|at| (3 * at, 3 * at)).collect();
+        let mut seen = begun();
+        seen.note_sent(&packet(&[sack(0, &blocks, 0)]));
+        let last = 3 * STRETCHES_MAX as u32;
+        assert!(!admits(&seen, &[data(last + 2, true, 9)]));
+        for tsn in [1, 2, 4, last, last + 1] {
+            assert!(admits(&seen, &[data(tsn, true, 9)]), "{tsn} makes no other");
+        }
+        seen.note_sent(&packet(&[sack(0, &blocks[1..], 0)]));
+        assert!(admits(&seen, &[data(last + 2, true, 9)]));
     }
 
     #[test]

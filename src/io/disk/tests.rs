@@ -1,0 +1,113 @@
+//! What stays open.
+
+use super::*;
+use crate::core::transfer::{ConflictPolicy, SourceOptions, Summary, Target, Written};
+use crate::wire::manifest::{Entry, EntryKind};
+use crate::wire::path::SafePath;
+
+/// More than may be open at once.
+const MANY: u8 = 100;
+
+/// How many files and folders are open here whose paths have this in them. Other tests open other files meanwhile.
+fn open(part: &str) -> usize {
+    let fds = std::fs::read_dir("/proc/self/fd").expect("Linux has it").flatten();
+    let paths = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    paths.filter(|path| path.to_string_lossy().contains(part)).count()
+}
+
+/// A file of one byte.
+fn manifest(byte: u8) -> Arc<Manifest> {
+    let path = SafePath::parse(&format!("{byte}.txt")).expect("a name");
+    let entry = Entry { path, kind: EntryKind::File { size: 1, executable: false }, mtime: 0 };
+    let manifest = Manifest::new(18, vec![(entry, vec![*blake3::hash(&[byte]).as_bytes()])]);
+    Arc::new(manifest.expect("sound"))
+}
+
+fn receive(stores: &Stores, byte: u8, target: &Target) -> TransferId {
+    let manifest = manifest(byte);
+    let transfer = Manifest::id_of(&manifest.to_bytes());
+    let (target, conflict) = (target.clone(), ConflictPolicy::Ask);
+    let opened = stores.run(DiskJob::Open { transfer, manifest, target, conflict }, drop);
+    assert!(matches!(opened, DiskDone::Opened(_)), "{opened:?}");
+    let parts = vec![Bytes::copy_from_slice(&[byte])];
+    let written = stores.run(DiskJob::Write { transfer, piece: 0, parts }, drop);
+    assert_eq!(written, DiskDone::Written(Written::Verified));
+    transfer
+}
+
+fn finish(stores: &Stores, transfer: TransferId) -> Option<PathBuf> {
+    let done = stores.run(DiskJob::Finish { transfer }, drop);
+    let DiskDone::Finished(Summary { path }) = done else { panic!("{done:?}") };
+    path
+}
+
+fn read(stores: &Stores, transfer: TransferId) -> DiskDone {
+    let read = stores.run(DiskJob::Read { transfer, piece: 0, frame_bytes: 1 << 16 }, drop);
+    let DiskDone::Frames(frames) = read else { return read };
+    DiskDone::Frames(frames.into_iter().map(|frame| frame.slice(HEADER_BYTES..)).collect())
+}
+
+fn byte(byte: u8) -> DiskDone {
+    DiskDone::Frames(vec![Bytes::copy_from_slice(&[byte])])
+}
+
+#[test]
+fn nothing_stays_open_of_what_was_received_and_others_can_still_have_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = Target::Folder(folder.path().to_owned());
+    let here = folder.path().to_str().expect("Unicode");
+    let stores = Stores::new(io::sink());
+    for number in 0..MANY {
+        let transfer = receive(&stores, number, &target);
+        assert!(open(here) > 0, "it is under way");
+        assert_eq!(finish(&stores, transfer), Some(folder.path().join(format!("{number}.txt"))));
+        assert_eq!(open(here), 0, "after {number}");
+        assert_eq!(read(&stores, transfer), byte(number));
+    }
+    assert_eq!(open(here), 0);
+}
+
+#[test]
+fn nothing_stays_open_of_what_went_to_standard_output_and_it_is_removed_in_the_end() {
+    let stores = Stores::new(io::sink());
+    let transfer = receive(&stores, 200, &Target::Stdout);
+    let parts = format!("{}{}", crate::wire::path::PART_PREFIX, &transfer.to_string()[..16]);
+    let is_there = || {
+        let names = std::fs::read_dir(scan::spool_folder()).expect("readable").flatten();
+        names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&parts))
+    };
+    assert!(open(&parts) > 0, "it is under way");
+    assert_eq!(finish(&stores, transfer), None);
+    assert_eq!(read(&stores, transfer), byte(200));
+    assert_eq!(open(&parts), 0);
+    assert!(is_there());
+    stores.close(transfer);
+    assert!(!is_there());
+}
+
+#[test]
+fn of_what_is_offered_the_files_read_last_are_open() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path().to_str().expect("Unicode");
+    let stores = Stores::new(io::sink());
+    let transfers: Vec<TransferId> = (0..MANY)
+        .map(|number| {
+            let path = folder.path().join(format!("{number}.txt"));
+            std::fs::write(&path, [number]).expect("written");
+            let scan = DiskJob::Scan { paths: vec![path], options: SourceOptions::default() };
+            let scanned = stores.run(scan, drop);
+            let DiskDone::Scanned(scanned) = scanned else { panic!("{scanned:?}") };
+            Manifest::id_of(&scanned.bytes)
+        })
+        .collect();
+    assert_eq!(open(here), 0, "nobody has asked");
+    for _ in 0..2 {
+        for (number, transfer) in (0..MANY).zip(&transfers) {
+            assert_eq!(read(&stores, *transfer), byte(number));
+            assert!(open(here) <= recent::OPEN_FILES);
+        }
+    }
+    assert_eq!(open(here), recent::OPEN_FILES);
+    transfers.into_iter().for_each(|transfer| stores.close(transfer));
+    assert_eq!(open(here), 0);
+}
