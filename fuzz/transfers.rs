@@ -21,8 +21,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
-    AcceptScope, Audience, Config, DiskDone, DiskError, DiskJob, DiskOp, Input, Opened, Output, PieceSet,
-    Scanned, SendToken, SourceOptions, Summary, TransferCommand, Transfers, Written,
+    AcceptScope, Audience, Config, DiskDone, DiskError, DiskJob, DiskOp, Input, OfferInfo, Opened, Output,
+    PieceSet, Scanned, SendToken, SourceOptions, Summary, TransferCommand, TransferEvent, Transfers, Written,
 };
 use fast_rtc_swarm::wire::frame::{self, CONTENT_MAX_BYTES, Frame, FrameKind};
 use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, Manifest, PIECE_LOG2_MIN, PieceHasher, Span};
@@ -76,6 +76,8 @@ struct World {
     id: TransferId,
     ops: VecDeque<DiskOp>,
     accepted: bool,
+    /// What was told last.
+    offered: Option<(UserId, OfferInfo)>,
     store: Store,
     on_disk: BTreeSet<u32>,
 }
@@ -101,6 +103,7 @@ impl World {
             bytes,
             ops: VecDeque::new(),
             accepted: false,
+            offered: None,
             store: Store::Closed,
             on_disk: BTreeSet::new(),
         }
@@ -115,7 +118,8 @@ impl World {
             }
             "a" => {
                 self.accepted = true;
-                self.command(TransferCommand::Accept { transfer: self.id, scope: AcceptScope::Once });
+                let (from, offer) = self.offered.clone().unwrap_or_else(|| self.truth());
+                self.command(TransferCommand::Accept { from, offer, scope: AcceptScope::Once });
             }
             "r" => self.command(TransferCommand::Reject { transfer: self.id }),
             "s" => self.command(TransferCommand::Send {
@@ -134,6 +138,14 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// What an honest peer offers.
+    fn truth(&self) -> (UserId, OfferInfo) {
+        let from = UserId::new("p1").expect("an id");
+        let (transfer, name, origin) = (self.id, self.manifest.name().to_owned(), from.clone());
+        let (files, folders, bytes) = (1, 0, SIZE.into());
+        (from, OfferInfo { transfer, name, files, folders, bytes, origin })
     }
 
     fn command(&mut self, command: TransferCommand) {
@@ -176,6 +188,9 @@ impl World {
         let mut outputs = 0;
         while let Some(output) = self.machine.poll() {
             outputs += 1;
+            if let Output::Event(TransferEvent::Offered { from, offer, .. }) = &output {
+                self.offered = Some((from.clone(), offer.clone()));
+            }
             if let Output::Disk(op) = output {
                 self.check(&op.job);
                 match op.job {

@@ -182,7 +182,7 @@ Examples:
   swarm recv ws://host 7-guitar-bacon   with a one-time code
   swarm recv INVITE --yes --out inbox   takes what comes first, without asking
   swarm recv INVITE --accept-from ada --keep
-  swarm recv INVITE -o - | tar x        as a stream")]
+  swarm recv INVITE -o - | tar x        as a stream; with --keep one file after the other")]
 pub struct RecvArgs {
     /// The invite: the text itself, @FILE, or - to be asked for it [env: SWARM_INVITE]
     #[arg(value_name = "INVITE")]
@@ -196,7 +196,7 @@ pub struct RecvArgs {
     #[arg(long)]
     pub keep: bool,
 
-    /// Give up when nothing was offered or received for this many seconds
+    /// Give up when nothing was accepted or received for this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=values::SECONDS_MAX))]
     pub timeout: Option<u64>,
 
@@ -217,7 +217,7 @@ pub struct RecvArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Files")]
 pub struct AcceptArgs {
-    /// Put received files into this folder; - writes a single file to stdout
+    /// Put received files into this folder; - writes one file to stdout
     #[arg(short, long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,
 

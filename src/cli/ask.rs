@@ -3,18 +3,24 @@
 use std::path::PathBuf;
 
 use super::values::Resolution;
-use crate::core::transfer::{AcceptScope, Audience, SendToken, SourceOptions, TransferCommand};
+use crate::core::transfer::{AcceptScope, Audience, OfferInfo, SendToken, SourceOptions, TransferCommand};
 use crate::node::api::{Command, To};
-use crate::wire::TransferId;
+use crate::wire::{TransferId, UserId};
 
-/// Takes this offer, and no other.
-pub fn accept(transfer: TransferId) -> Command {
-    Command::Transfer(TransferCommand::Accept { transfer, scope: AcceptScope::Once })
+/// Takes this offer of this peer, in these words, and no other.
+pub fn accept(from: &UserId, offer: &OfferInfo) -> Command {
+    let (from, offer) = (from.clone(), offer.clone());
+    Command::Transfer(TransferCommand::Accept { from, offer, scope: AcceptScope::Once })
 }
 
-/// Declines an offer, or stops a transfer.
+/// Declines an offer, whoever makes it, or stops a transfer.
 pub fn reject(transfer: TransferId) -> Command {
     Command::Transfer(TransferCommand::Reject { transfer })
+}
+
+/// Declines an offer because nobody said that this peer's are taken. Somebody else may offer the same.
+pub fn reject_from(from: &UserId, transfer: TransferId) -> Command {
+    Command::Transfer(TransferCommand::RejectFrom { transfer, from: from.clone() })
 }
 
 /// Says what to do with the files in a transfer's way.

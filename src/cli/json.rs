@@ -84,6 +84,7 @@ pub enum Event {
         from: PeerRef,
         name: String,
         files: u32,
+        folders: u32,
         bytes: u64,
         origin: UserId,
     },
@@ -350,9 +351,21 @@ pub enum Command {
     },
     Accept {
         transfer: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        folders: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
     },
     Reject {
         transfer: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
     },
     Resolve {
         transfer: String,

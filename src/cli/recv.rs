@@ -18,11 +18,11 @@ use super::input::{self, Input};
 use super::join::exit_of;
 use super::room::{self, Files};
 use super::session::{Happening, Session, until};
-use super::shelf::{Item, State};
+use super::shelf::{self, Item, State};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
 use super::values::{Arrival, Resolution, ResolutionError};
-use crate::core::transfer::{Direction, Target, TransferCommand, TransferEvent};
+use crate::core::transfer::{Direction, OfferInfo, Streams, Target, TransferCommand, TransferEvent};
 use crate::node::api::{Command, Event};
 use crate::wire::{TransferId, UserId};
 
@@ -44,7 +44,8 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
-    let mut room = room::enter(&config, Files::new(&args.accept, target)).await?;
+    let streams = if args.keep { Streams::InTurns } else { Streams::One };
+    let mut room = room::enter(&config, Files { streams, ..Files::new(&args.accept, target) }).await?;
     let server = room.server.take();
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
     desk.tell_invite(&room, config.telling, "send PATH")?;
@@ -111,9 +112,9 @@ impl Questions {
         self.queue.front().copied()
     }
 
-    /// Asks another one. Says whether it is the first.
+    /// Asks another one, unless that is asked already. Says whether it is the first.
     fn add(&mut self, now: Instant, question: Question) -> bool {
-        self.change(now, |queue| queue.push_back(question))
+        !self.queue.contains(&question) && self.change(now, |queue| queue.push_back(question))
     }
 
     /// Forgets what is asked about a transfer. Says whether another question is the first now.
@@ -183,7 +184,9 @@ impl Counter {
                 Happening::Event(event) => {
                     desk.tell(&event)?;
                     if let Event::Transfer(event) = &event {
-                        active_at = Instant::now();
+                        if is_news(event, self.can_ask) {
+                            active_at = Instant::now();
+                        }
                         self.on_transfer(event, desk);
                     }
                     alone_since =
@@ -215,25 +218,27 @@ impl Counter {
 
     fn on_transfer(&mut self, event: &TransferEvent, desk: &mut Desk) {
         if let TransferEvent::Offered { from, offer, .. } = event {
-            self.on_offer(from, offer.transfer, desk);
+            self.on_offer(from, offer, desk);
         } else if let TransferEvent::Conflicts { transfer, .. } = event {
             self.queue(Question::InTheWay(*transfer), desk);
-        } else if let TransferEvent::Withdrawn { transfer } | TransferEvent::Failed { transfer, .. } = event
+        } else if let TransferEvent::Accepting { offer: OfferInfo { transfer, .. }, .. }
+        | TransferEvent::Withdrawn { transfer }
+        | TransferEvent::Failed { transfer, .. } = event
             && self.questions.forget(Instant::now(), *transfer)
         {
             self.put_question(desk);
         }
     }
 
-    fn on_offer(&mut self, from: &UserId, transfer: TransferId, desk: &mut Desk) {
+    fn on_offer(&mut self, from: &UserId, offer: &OfferInfo, desk: &mut Desk) {
         match self.consent.judge(from, &desk.roster) {
-            Decision::Accept => self.session.ask(ask::accept(transfer)),
-            Decision::Ask if self.can_ask => self.queue(Question::Take(transfer), desk),
+            Decision::Accept => self.session.ask(ask::accept(from, offer)),
+            Decision::Ask if self.can_ask => self.queue(Question::Take(offer.transfer), desk),
             Decision::Ask => {
-                let what = desk.shelf.item(&transfer).map(desk::what).unwrap_or_default();
-                desk.note(Ink::Warn, format!("declined {what} from {}", desk.roster.label(from)));
-                desk.shelf.decline(&transfer);
-                self.session.ask(ask::reject(transfer));
+                let (what, label) = (shelf::what(offer), desk.roster.label(from));
+                desk.note(Ink::Warn, format!("declined {what} from {label}"));
+                desk.shelf.decline(&offer.transfer);
+                self.session.ask(ask::reject_from(from, offer.transfer));
             }
         }
     }
@@ -262,7 +267,12 @@ impl Counter {
             self.put_question(desk);
             return None;
         };
-        let command = match command_for(question, line.trim()) {
+        let Some(item) = desk.shelf.item(&question.transfer()) else {
+            self.questions.pop(Instant::now());
+            self.put_question(desk);
+            return None;
+        };
+        let command = match command_for(question, item, line.trim()) {
             Ok(command) => command,
             Err(please) => {
                 desk.ask(&format!("Please {please}: "));
@@ -305,9 +315,9 @@ impl Counter {
 }
 
 /// What an answer means, or what would be one. Nothing typed means what is in capitals.
-fn command_for(question: Question, answer: &str) -> Result<Command, String> {
+fn command_for(question: Question, item: &Item, answer: &str) -> Result<Command, String> {
     match (question, answer.to_lowercase().as_str()) {
-        (Question::Take(transfer), "" | "y" | "yes") => Ok(ask::accept(transfer)),
+        (Question::Take(_), "" | "y" | "yes") => Ok(item.acceptance()),
         (Question::Take(transfer), "n" | "no") => Ok(ask::reject(transfer)),
         (Question::Take(_), _) => Err("say y or n".to_owned()),
         (Question::InTheWay(transfer), "") => Ok(ask::resolve(transfer, Resolution::Rename)),
@@ -316,6 +326,15 @@ fn command_for(question: Question, answer: &str) -> Result<Command, String> {
             Ok(ask::resolve(transfer, resolution))
         }
     }
+}
+
+/// Whether something goes on, or was offered to somebody who can take it. Offers that are declined, or taken back, are none.
+fn is_news(event: &TransferEvent, can_ask: bool) -> bool {
+    let is_offer = matches!(
+        event,
+        TransferEvent::Offered { .. } | TransferEvent::Withdrawn { .. } | TransferEvent::Refused { .. }
+    );
+    can_ask || !is_offer
 }
 
 /// A transfer that we are receiving.
@@ -386,6 +405,16 @@ mod tests {
     }
 
     #[test]
+    fn offers_that_nobody_takes_do_not_keep_it_from_giving_up() {
+        let (from, offer) = (id("1111"), offer(1, "film.mkv", "1111"));
+        let offered = TransferEvent::Offered { from: from.clone(), offer: offer.clone(), free_bytes: None };
+        let withdrawn = TransferEvent::Withdrawn { transfer: TRANSFER };
+        assert!(!is_news(&offered, false) && !is_news(&withdrawn, false));
+        assert!(is_news(&offered, true), "somebody is asked");
+        assert!(is_news(&TransferEvent::Accepting { from, offer }, false));
+    }
+
+    #[test]
     fn a_transfer_that_waits_for_an_answer_about_files_in_the_way_is_incomplete() {
         let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(1, "film.mkv", "1111") };
         let paths = vec![SafePath::parse("film.mkv").expect("a path")];
@@ -400,6 +429,7 @@ mod tests {
         let now = Instant::now();
         let mut questions = Questions::default();
         assert!(questions.add(now, asked), "it is asked at once");
+        assert!(!questions.add(now, asked), "and once, however many offer it");
         assert_eq!(questions.answered(now + REACTION / 2), None, "typed before it was seen");
         assert_eq!(questions.answered(now + REACTION), Some(asked));
         assert!(!questions.add(now + REACTION, next), "one after the other");
@@ -426,11 +456,17 @@ mod tests {
 
     #[test]
     fn answers_may_be_short_and_none_is_the_harmless_one() {
-        let take = |answer| command_for(Question::Take(TRANSFER), answer).map(|asked| format!("{asked:?}"));
+        let mut desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
+        let offer = offer(1, "film.mkv", "1111");
+        let offered = TransferEvent::Offered { from: id("1111"), offer, free_bytes: None };
+        desk.tell(&Event::Transfer(offered)).expect("stderr");
+        let item = desk.shelf.item(&TRANSFER).expect("it was offered");
+        let take =
+            |answer| command_for(Question::Take(TRANSFER), item, answer).map(|asked| format!("{asked:?}"));
         assert!(take("").expect("yes").contains("Accept"));
         assert!(take("NO").expect("no").contains("Reject"));
         assert_eq!(take("maybe"), Err("say y or n".into()));
-        let resolved = |answer| match command_for(Question::InTheWay(TRANSFER), answer) {
+        let resolved = |answer| match command_for(Question::InTheWay(TRANSFER), item, answer) {
             Ok(Command::Transfer(TransferCommand::Resolve { conflict, .. })) => Ok(conflict),
             Ok(other) => panic!("{other:?}"),
             Err(please) => Err(please),

@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure, OrExit};
 use crate::core::access::Access;
 use crate::core::link::Identity;
 use crate::core::mesh;
-use crate::core::transfer::{self, AcceptPolicy, ConflictPolicy, Target};
+use crate::core::transfer::{self, AcceptPolicy, ConflictPolicy, Streams, Target};
 use crate::io::open_files;
 use crate::io::rtc::RtcConfig;
 use crate::io::ws::client::{ConnectConfig, Trust};
@@ -32,6 +32,8 @@ const PEERS_MAX: usize = 100;
 pub struct Files {
     /// A folder, or stdout.
     pub target: Target,
+    /// How many, where it is stdout.
+    pub streams: Streams,
     /// What to do with files that are there already.
     pub conflict: ConflictPolicy,
     /// The most bytes taken in one transfer.
@@ -44,13 +46,14 @@ impl Files {
     /// What the arguments say.
     pub fn new(args: &AcceptArgs, target: Target) -> Self {
         let (conflict, max_bytes) = (args.on_conflict.into(), args.max_size.map(|size| size.0));
-        Self { target, conflict, max_bytes, max_entries: args.max_files }
+        Self { target, streams: Streams::One, conflict, max_bytes, max_entries: args.max_files }
     }
 
     /// For whoever only sends: nothing is ever accepted.
     pub fn unwanted() -> Self {
         let target = Target::Folder(".".into());
-        Self { target, conflict: ConflictPolicy::Skip, max_bytes: None, max_entries: None }
+        let (streams, conflict) = (Streams::One, ConflictPolicy::Skip);
+        Self { target, streams, conflict, max_bytes: None, max_entries: None }
     }
 }
 
@@ -201,6 +204,7 @@ fn start_node(config: &RoomConfig, invite: &Invite, files: Files) -> Result<Hand
         },
         transfers: transfer::Config {
             target: files.target,
+            streams: files.streams,
             // The faces judge each offer: they know the names.
             accept: AcceptPolicy::Ask,
             conflict: files.conflict,

@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
+use super::ask;
 use super::format;
 use super::roster::Roster;
 use super::words::Note;
 use crate::core::transfer::{Direction, OfferInfo, Progress, TransferEvent};
+use crate::node::api::Command;
 use crate::wire::text;
 use crate::wire::{TransferId, UserId};
+
+pub use words::what;
 
 /// The longest name of a file that is shown, in characters.
 const NAME_MAX_CHARS: usize = 60;
@@ -134,6 +138,16 @@ impl Item {
         size(&self.offer)
     }
 
+    /// Whether it is offered to us and waits for an answer.
+    pub fn awaits_us(&self) -> bool {
+        self.state == State::Waiting && self.direction() == Direction::Receive
+    }
+
+    /// The answer that takes it, in the words that are shown here.
+    pub fn acceptance(&self) -> Command {
+        ask::accept(self.from.as_ref().unwrap_or(&self.offer.origin), &self.offer)
+    }
+
     /// Whether we accepted it and it is not over.
     pub fn is_being_received(&self) -> bool {
         let under_way = matches!(self.state, State::Running | State::InTheWay);
@@ -217,6 +231,12 @@ impl Shelf {
 
     /// Takes news in and says it in words, if it is worth a line.
     pub fn on_event(&mut self, event: &TransferEvent, roster: &Roster) -> Option<Note> {
+        if let TransferEvent::Offered { offer, .. } = event
+            && self.item(&offer.transfer).is_some_and(Item::awaits_us)
+        {
+            // One question at a time: what somebody else says of it is heard when the first takes it back.
+            return None;
+        }
         self.record(event);
         self.words(event, roster)
     }

@@ -145,6 +145,9 @@ pub enum DeclineReason {
     /// More offers than can wait at once.
     #[error("too many offers wait for an answer")]
     TooManyOffers,
+    /// Another goes where only one can.
+    #[error("the receiver writes one file to a stream, and that is another")]
+    Streaming,
     /// A word this version does not know.
     #[error("for a reason this version does not know")]
     #[serde(other)]
@@ -170,6 +173,12 @@ pub enum StopReason {
     /// The manifest was refused.
     #[error("the list of files was refused there")]
     Manifest,
+    /// What it waited for did not come.
+    #[error("it waited in vain there")]
+    GaveUp,
+    /// There is too much under way.
+    #[error("there is no room for more there")]
+    NoRoom,
     /// A word this version does not know.
     #[error("it failed there")]
     #[serde(other)]

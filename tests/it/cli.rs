@@ -306,6 +306,35 @@ fn what_is_beyond_the_limits_is_declined_and_both_are_told_why() {
 }
 
 #[test]
+fn whoever_offers_first_what_somebody_trusted_sends_does_not_have_it_declined() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let film = folder.path().join("film.bin");
+    fs::write(&film, noise(1_000)).expect("written");
+    let inbox = |name: &str| {
+        let inbox = folder.path().join(name);
+        fs::create_dir(&inbox).expect("made");
+        inbox
+    };
+    let (of_bob, ours) = (inbox("bob"), inbox("ours"));
+
+    let scene = Scene::new();
+    let place = ["--url", &scene.url, "--room", "den"];
+    let stay = ["join", "--json", "--keep", "--yes", "--name", "bob", "--out", path(&of_bob)];
+    let mut bob = swarm("bob", &[&stay[..], &place].concat());
+    bob.wait_event("ready");
+    let send = [&["send", path(&film), "--name", "ada"], &place[..]].concat();
+    ends(&send, 0, "film.bin was delivered");
+    let take = ["recv", "--json", "--keep", "--accept-from", "ada", "--out", path(&ours)];
+    let mut receiver = swarm("receiver", &[&take[..], &place].concat());
+    let repeated = receiver.wait_event("offer");
+    assert_eq!(repeated["from"]["name"], "bob", "ada has left, and bob offers it in her place");
+    ends(&[&send[..], &["--receivers", "2"]].concat(), 0, "film.bin was delivered to all 2");
+    assert_eq!(receiver.wait_event("offer")["from"]["name"], "ada");
+    receiver.wait_event("done");
+    assert_eq!(fs::read(ours.join("film.bin")).expect("it is in its place"), noise(1_000));
+}
+
+#[test]
 fn files_in_the_way_are_asked_about() {
     let folder = tempfile::tempdir().expect("a folder");
     let (inbox, film) = (folder.path().join("inbox"), folder.path().join("film.bin"));

@@ -1,5 +1,7 @@
 //! The face of a program: `docs/json.md`.
 
+mod offers;
+
 use std::collections::BTreeMap;
 
 use base64::Engine;
@@ -14,14 +16,18 @@ use crate::cli::session::Answer;
 use crate::cli::shelf::{Shelf, State};
 use crate::core::transfer::{SendToken, SourceOptions, TransferEvent};
 use crate::node::api::{Command, Event, To};
+use crate::wire::UserId;
 use crate::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 use crate::wire::text::Name;
+
+use offers::{Offers, Words};
 
 /// What the JSON face knows.
 pub struct JsonFace {
     translator: Translator,
     roster: Roster,
     shelf: Shelf,
+    offers: Offers,
     consent: Consent,
     tokens: Tokens,
     /// What the script calls its requests to send, until they are answered.
@@ -46,7 +52,8 @@ impl JsonFace {
     pub fn new(own: Name, invite: Option<String>, consent: Consent) -> Self {
         let (translator, roster) = (Translator::new(own.clone(), invite), Roster::new(own));
         let (tokens, sending) = (Tokens::default(), BTreeMap::new());
-        Self { translator, roster, shelf: Shelf::default(), consent, tokens, sending }
+        let (shelf, offers) = (Shelf::default(), Offers::default());
+        Self { translator, roster, shelf, offers, consent, tokens, sending }
     }
 
     /// How many peers are here.
@@ -61,10 +68,10 @@ impl JsonFace {
         let mut ask = None;
         if let Event::Transfer(event) = event {
             self.shelf.on_event(event, &self.roster);
-            if let TransferEvent::Offered { from, offer, .. } = event
-                && self.consent.judge(from, &self.roster) == Decision::Accept
-            {
-                ask = Some(ask::accept(offer.transfer));
+            if let TransferEvent::Offered { from, offer, .. } = event {
+                self.offers.tell(from, offer);
+                let decision = self.consent.judge(from, &self.roster);
+                ask = (decision == Decision::Accept).then(|| ask::accept(from, offer));
             }
             if let TransferEvent::Prepared { token, offer } = event {
                 let r#ref = self.sending.remove(token).flatten();
@@ -116,11 +123,22 @@ impl JsonFace {
                 self.sending.insert(token, r#ref);
                 ask::send(token, paths, to, SourceOptions { follow_links: follow, exclude, gitignore })
             }
-            json::Command::Accept { transfer } => ask::accept(self.transfer(&transfer)?),
-            json::Command::Reject { transfer } => {
+            json::Command::Accept { transfer, from, name, files, folders, bytes } => {
+                let transfer = self.transfer(&transfer)?;
+                let words = Words { from, name, files, folders, bytes };
+                let meant = self.offers.meant(&transfer, &words);
+                let (from, offer) = meant.map_err(|error| (ErrorCode::BadCommand, error.to_string()))?;
+                ask::accept(from, offer)
+            }
+            json::Command::Reject { transfer, from: None } => {
                 let transfer = self.transfer(&transfer)?;
                 self.shelf.decline(&transfer);
                 ask::reject(transfer)
+            }
+            json::Command::Reject { transfer, from: Some(from) } => {
+                let transfer = self.transfer(&transfer)?;
+                let from = UserId::new(from).map_err(|error| (ErrorCode::NoSuchPeer, error.to_string()))?;
+                ask::reject_from(&from, transfer)
             }
             json::Command::Resolve { transfer, conflict } => {
                 let transfer = self.transfer(&transfer)?;
@@ -177,7 +195,7 @@ mod tests {
     use crate::cli::consent::tests::consent;
     use crate::cli::roster::tests::peer;
     use crate::cli::shelf::tests::{id, offer};
-    use crate::core::transfer::{ConflictPolicy, TransferCommand};
+    use crate::core::transfer::{ConflictPolicy, OfferInfo, TransferCommand};
     use crate::wire::path::SafePath;
 
     fn face() -> JsonFace {
@@ -266,6 +284,68 @@ mod tests {
         let accept = format!(r#"{{"cmd":"accept","transfer":"{}"}}"#, "07".repeat(32));
         let asked = face.on_line(&accept);
         assert!(matches!(asked, Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Accept { .. }))))));
+    }
+
+    fn offered(face: &mut JsonFace, from: &str, offer: OfferInfo) {
+        let offered = TransferEvent::Offered { from: id(from), offer, free_bytes: None };
+        let (event, _) = face.on_event(&Event::Transfer(offered));
+        assert!(matches!(event, Some(json::Event::Offer { .. })), "each offer is printed");
+    }
+
+    /// What a line of an `accept` with these fields takes: from whom, and under which name.
+    fn accepted(face: &mut JsonFace, fields: &str) -> Result<(String, String), String> {
+        let line = format!(r#"{{"cmd":"accept","transfer":"{}"{fields}}}"#, "07".repeat(32));
+        match face.on_line(&line) {
+            Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Accept { from, offer, .. })))) => {
+                Ok((from.to_string(), offer.name))
+            }
+            Ok(ask) => panic!("{ask:?}"),
+            Err(error) => Err(json::to_line(&error)),
+        }
+    }
+
+    #[test]
+    fn an_answer_to_one_offer_is_none_to_another_that_took_its_place() {
+        let mut face = face();
+        let transfer = crate::wire::TransferId([7; 32]);
+        offered(&mut face, "1111", offer(7, "a.txt", "1111"));
+        let taken = |from: &str, name: &str| Ok((from.to_owned(), name.to_owned()));
+        assert_eq!(accepted(&mut face, ""), taken("1111", "a.txt"));
+        face.on_event(&Event::Transfer(TransferEvent::Withdrawn { transfer }));
+        offered(&mut face, "1111", OfferInfo { bytes: 5_000_000_000, ..offer(7, ".bashrc", "1111") });
+        let error = accepted(&mut face, "").expect_err("the script may have read the first only");
+        assert!(error.contains("repeat the name and bytes that are meant"), "{error}");
+        let old = accepted(&mut face, r#","name":"a.txt","bytes":1048576"#);
+        assert!(old.is_err(), "that is not offered any more: {old:?}");
+        let new = r#","name":".bashrc","bytes":5000000000"#;
+        assert_eq!(accepted(&mut face, new), taken("1111", ".bashrc"));
+    }
+
+    #[test]
+    fn of_offers_that_contradict_each_other_one_can_be_named() {
+        let mut face = face();
+        offered(&mut face, "1111", offer(7, "a.txt", "1111"));
+        offered(&mut face, "2222", OfferInfo { folders: 9, ..offer(7, "a.txt", "2222") });
+        let words = r#","name":"a.txt","bytes":1048576"#;
+        let error = accepted(&mut face, words).expect_err("both fit");
+        assert!(error.contains("several offers fit"), "{error}");
+        let taken = |from: &str| Ok((from.to_owned(), "a.txt".to_owned()));
+        assert_eq!(accepted(&mut face, &format!(r#"{words},"folders":9"#)), taken("2222"));
+        assert_eq!(accepted(&mut face, &format!(r#"{words},"from":"1111""#)), taken("1111"));
+    }
+
+    #[test]
+    fn an_offer_can_be_rejected_because_of_its_peer() {
+        let mut face = face();
+        offered(&mut face, "1111", offer(7, "a.txt", "1111"));
+        let line = format!(r#"{{"cmd":"reject","transfer":"{}","from":"1111"}}"#, "07".repeat(32));
+        let asked = face.on_line(&line);
+        let Ok(Some(Ask::Command(Command::Transfer(TransferCommand::RejectFrom { from, .. })))) = asked
+        else {
+            panic!("{asked:?}")
+        };
+        assert_eq!(from, id("1111"));
+        assert_eq!(accepted(&mut face, "").map(|(from, _)| from), Ok("1111".to_owned()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::cli::ask;
 use crate::cli::consent::{Consent, Decision};
 use crate::cli::roster::Roster;
-use crate::cli::shelf::{Shelf, State};
+use crate::cli::shelf::{self, Shelf, State};
 use crate::cli::words::Narrator;
 use crate::core::transfer::TransferEvent;
 use crate::node::api::{Command, Event, PeerInfo, To};
@@ -81,15 +81,13 @@ impl PipeFace {
         };
         let transfer = offer.transfer;
         match self.consent.judge(from, &self.roster) {
-            Decision::Accept => step.ask = Some(ask::accept(transfer)),
+            Decision::Accept => step.ask = Some(ask::accept(from, offer)),
             Decision::Ask => {
-                let name =
-                    self.shelf.item(&transfer).map(|item| format!("{} ({})", item.name(), item.size()));
-                let (name, label) = (name.unwrap_or_default(), self.roster.label(from));
+                let (what, label) = (shelf::what(offer), self.roster.label(from));
                 step.err
-                    .push(format!("declined {name} from {label}: --yes or --accept-from NAME takes files"));
+                    .push(format!("declined {what} from {label}: --yes or --accept-from NAME takes files"));
                 self.shelf.decline(&transfer);
-                step.ask = Some(ask::reject(transfer));
+                step.ask = Some(ask::reject_from(from, transfer));
             }
         }
         step
@@ -144,7 +142,7 @@ mod tests {
             free_bytes: None,
         });
         let step = face(false).on_event(&offered);
-        assert!(matches!(step.ask, Some(Command::Transfer(TransferCommand::Reject { .. }))));
+        assert!(matches!(step.ask, Some(Command::Transfer(TransferCommand::RejectFrom { .. }))));
         assert_eq!(
             step.err,
             ["declined film.mkv (1.0 MiB) from ada: --yes or --accept-from NAME takes files"]

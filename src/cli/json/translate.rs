@@ -171,8 +171,8 @@ impl Translator {
             TransferEvent::Preparing { .. } | TransferEvent::NotPrepared { .. } => return None,
             TransferEvent::Prepared { offer, .. } => Self::sending(&offer, None),
             TransferEvent::Offered { from, offer, .. } => {
-                let OfferInfo { transfer, name, files, bytes, origin, .. } = offer;
-                Event::Offer { transfer, from: self.peer(&from), name, files, bytes, origin }
+                let OfferInfo { transfer, name, files, folders, bytes, origin } = offer;
+                Event::Offer { transfer, from: self.peer(&from), name, files, folders, bytes, origin }
             }
             TransferEvent::Withdrawn { transfer } => Event::Withdrawn { transfer },
             TransferEvent::Accepting { from, offer } => {

@@ -94,7 +94,7 @@ impl Shelf {
 }
 
 /// `photos (3 files, 12 MiB)`.
-fn what(offer: &OfferInfo) -> String {
+pub fn what(offer: &OfferInfo) -> String {
     format!("{} ({})", shown_name(offer), size(offer))
 }
 

@@ -8,6 +8,7 @@ use super::disk::DiskError;
 use super::{SendToken, TransferId};
 use crate::wire::UserId;
 use crate::wire::path::SafePath;
+use crate::wire::transfer::Offer;
 pub use crate::wire::transfer::{DeclineReason, StopReason};
 
 /// Whether we send or receive.
@@ -45,8 +46,9 @@ pub enum TransferEvent {
         /// Why.
         error: DiskError,
     },
-    /// A peer offers files, and an answer is awaited: [`super::TransferCommand::Accept`] or `Reject`. Not said for offers that
-    /// a policy accepts or declines.
+    /// A peer offers files, and an answer is awaited: [`super::TransferCommand::Accept`], `Reject` or `RejectFrom`. Said for
+    /// each peer that offers a transfer as long as it waits, in the same words as the first or in others, for one may be
+    /// trusted where another is not. Not said for offers that a policy accepts or declines.
     Offered {
         /// Who offers; not always who offered first, see [`OfferInfo::origin`].
         from: UserId,
@@ -195,6 +197,21 @@ pub struct OfferInfo {
     pub origin: UserId,
 }
 
+impl OfferInfo {
+    /// Whether another offer says the same of what is in it. Who offered it first may be told differently.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (self.transfer, &self.name, self.files, self.folders, self.bytes)
+            == (other.transfer, &other.name, other.files, other.folders, other.bytes)
+    }
+}
+
+impl From<Offer> for OfferInfo {
+    fn from(offer: Offer) -> Self {
+        let Offer { id, name, files, folders, bytes, manifest_bytes: _, origin, audience: _ } = offer;
+        Self { transfer: id, name, files, folders, bytes, origin }
+    }
+}
+
 /// How far a transfer is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
@@ -250,6 +267,15 @@ pub enum FailReason {
     /// The manifest is malformed or hostile.
     #[error("the list of files was refused: {0}")]
     Manifest(String),
+    /// Whoever offered it never sent the manifest, or left before it was here.
+    #[error("its list of files did not come; ask for it to be sent again")]
+    NoManifest,
+    /// Nobody here has the rest, and others need the room.
+    #[error("nobody here has the rest; what is here stays and is used when it is offered again")]
+    Abandoned,
+    /// The manifests of all that is received take all the memory that there is for them.
+    #[error("there is no room for one more list of files; have it sent again when others are done")]
+    NoRoom,
 }
 
 impl From<DiskError> for FailReason {

@@ -277,11 +277,6 @@ impl Exchange {
         self.writing_bytes + self.members.values().map(|member| member.asked_bytes).sum::<u64>()
     }
 
-    /// Whether the peer owes us something that we asked it for.
-    pub(super) fn is_asked(&self, peer: &UserId) -> bool {
-        self.members.get(peer).is_some_and(|member| !member.asked.is_empty())
-    }
-
     /// The member, made if it is new.
     pub(super) fn member(&mut self, now: Instant, peer: &UserId) -> &mut Member {
         let (pieces, piece_bytes) = (self.manifest.piece_count(), self.manifest.piece_bytes());

@@ -10,14 +10,15 @@ use rand::seq::SliceRandom;
 use super::download::Arrived;
 use super::exchange::{Exchange, Phase};
 use super::machine::{Pending, TICK, Transfers};
-use super::negotiate::unexpected;
+use super::membership::unexpected;
 use super::share::{Answer, Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskJob, FailReason, Reason, TransferEvent, Written};
 use crate::wire::frame::{Frame, FrameKind};
 use crate::wire::transfer::{Bits, PIECES_PER_MESSAGE, TransferMessage};
 use crate::wire::{TransferId, UserId};
 
-/// What is asked for and at the disk, over all transfers: the most that received pieces take in memory.
+/// What is asked for and at the disk, over all transfers: the most that received pieces take in memory, but for one piece of
+/// each peer.
 const IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// A peer that answers nothing for so long has its requests taken back.
@@ -96,16 +97,16 @@ impl Transfers {
                 if writing >= IN_FLIGHT_BYTES || !self.down.is_open(now) {
                     return false;
                 }
+                // Peers that were asked and send nothing must not keep the others from being asked for one piece each.
+                if in_flight >= IN_FLIGHT_BYTES && self.shares.values().any(|share| share.is_asked(peer)) {
+                    return false;
+                }
                 let exchange = self.shares.get_mut(id).and_then(Share::exchange);
                 let exchange = exchange.filter(|exchange| exchange.phase == Phase::Downloading);
                 let Some(exchange) = exchange else {
                     self.hungry.remove(&(*id, peer.clone()));
                     return false;
                 };
-                // Peers that were asked and send nothing must not keep the others from being asked for one piece each.
-                if in_flight >= IN_FLIGHT_BYTES && exchange.is_asked(peer) {
-                    return false;
-                }
                 let Some(piece) = exchange.ask(now, peer, &mut self.rng) else {
                     if exchange.nudge(now, peer) {
                         // A request for nothing in particular: show more.
@@ -276,6 +277,8 @@ impl Transfers {
             from_others_bytes: from_others,
             skipped,
         });
+        // Only so many of those that are complete are kept.
+        self.make_room(0);
     }
 
     /// A peer has everything in place.
@@ -339,6 +342,7 @@ impl Transfers {
         if is_waiting {
             self.wake(Reason::Requests, now + TICK);
         }
+        self.start_queued(now);
     }
 
     fn tick_share(&mut self, now: Instant, id: TransferId) -> bool {
@@ -355,7 +359,9 @@ impl Transfers {
                 self.feed_all(id);
                 is_waiting
             }
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => false,
+            Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
+                false
+            }
         }
     }
 

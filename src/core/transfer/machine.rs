@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::budget::Received;
 use super::share::{Share, Stage};
 use super::upload::Uploads;
 use super::{
-    AcceptPolicy, Audience, Config, CutOffReason, Direction, DiskDone, DiskError, DiskJob, DiskOp,
-    FailReason, Input, OpId, Output, Reason, SendToken, TransferCommand, TransferEvent,
+    AcceptPolicy, Audience, Config, CutOffReason, DeclineReason, Direction, DiskDone, DiskError, DiskJob,
+    DiskOp, FailReason, Input, OpId, Output, Reason, SendToken, TransferCommand, TransferEvent,
 };
 use crate::core::transfer::rate::Bucket;
 use crate::wire::transfer::{StopReason, TransferMessage};
@@ -38,6 +39,10 @@ pub struct Transfers {
     pub(super) by_short: BTreeMap<[u8; 8], TransferId>,
     /// Offers that a person declined; asked about no more.
     pub(super) declined: BTreeSet<TransferId>,
+    /// What was received and is not served any more, the oldest first.
+    pub(super) received: VecDeque<Received>,
+    /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
+    pub(super) streamed: bool,
     pub(super) uploads: Uploads,
     pub(super) down: Bucket,
     /// Whom more may be asked, in which transfer.
@@ -58,7 +63,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pending {
     Scan { token: SendToken, audience: Audience },
-    Free { transfer: TransferId, from: UserId },
+    Free { transfer: TransferId },
     Open { transfer: TransferId },
     Read { transfer: TransferId, peer: UserId, piece: u32, len: u64 },
     Write { transfer: TransferId, piece: u32 },
@@ -89,7 +94,7 @@ impl Outbox {
         // Reads are still counted against their peer when they come back; the rest is nobody's business any more.
         self.pending.retain(|_, pending| match pending {
             Pending::Scan { .. } | Pending::Read { .. } => true,
-            Pending::Free { transfer: of, .. }
+            Pending::Free { transfer: of }
             | Pending::Open { transfer: of }
             | Pending::Write { transfer: of, .. }
             | Pending::Emit { transfer: of, .. }
@@ -118,6 +123,8 @@ impl Transfers {
             shares: BTreeMap::new(),
             by_short: BTreeMap::new(),
             declined: BTreeSet::new(),
+            streamed: false,
+            received: VecDeque::new(),
             hungry: BTreeSet::new(),
             out: Outbox::default(),
             timers: BTreeMap::new(),
@@ -230,8 +237,9 @@ impl Transfers {
             TransferCommand::Send { token, paths, options, audience } => {
                 self.out.disk(Pending::Scan { token, audience }, DiskJob::Scan { paths, options });
             }
-            TransferCommand::Accept { transfer, scope } => self.accept_command(now, transfer, scope),
+            TransferCommand::Accept { from, offer, scope } => self.accept_command(now, from, &offer, scope),
             TransferCommand::Reject { transfer } => self.reject_command(now, transfer),
+            TransferCommand::RejectFrom { transfer, from } => self.reject_from(now, transfer, &from),
             TransferCommand::Resolve { transfer, conflict } => self.resolve(transfer, conflict),
             TransferCommand::SetAccept(policy) => self.set_accept(now, policy),
             TransferCommand::SetRates { up_bps, down_bps } => {
@@ -263,7 +271,7 @@ impl Transfers {
         let Some(pending) = self.out.pending.remove(&op) else { return };
         match pending {
             Pending::Scan { token, audience } => self.scanned(now, token, audience, done),
-            Pending::Free { transfer, from } => self.free_known(transfer, from, done),
+            Pending::Free { transfer } => self.free_known(transfer, done),
             Pending::Open { transfer } => self.opened(now, transfer, done),
             Pending::Read { transfer, peer, piece, len } => self.piece_read(transfer, peer, piece, len, done),
             Pending::Write { transfer, piece } => self.piece_written(now, transfer, piece, done),
@@ -321,14 +329,25 @@ impl Transfers {
     /// Takes part in a transfer no more: tells everyone who does, and forgets it.
     pub(super) fn end(&mut self, transfer: TransferId, reason: &FailReason) -> Option<Direction> {
         let mut share = self.shares.remove(&transfer)?;
-        let word = stop_word(reason);
+        if share.direction == Direction::Receive && !share.has_written() {
+            self.streamed = false;
+        }
+        let word = match &share.stage {
+            // It was never asked for.
+            Stage::Queued => TransferMessage::Decline { id: transfer, reason: DeclineReason::NotWanted },
+            Stage::Offered
+            | Stage::Fetching(_)
+            | Stage::Opening(_)
+            | Stage::Asking(_)
+            | Stage::Sharing(_) => TransferMessage::Stop { id: transfer, reason: stop_word(reason) },
+        };
         let mut told: BTreeSet<UserId> = share.holders.clone();
         told.extend(share.answers.keys().cloned());
         if let Some(exchange) = share.exchange() {
             told.extend(exchange.members.keys().cloned());
         }
         for peer in told.iter().filter(|peer| self.ready.contains_key(*peer)) {
-            self.out.control(peer, TransferMessage::Stop { id: transfer, reason: word });
+            self.out.control(peer, word.clone());
         }
         self.drop_share(transfer);
         Some(share.direction)
@@ -361,5 +380,7 @@ fn stop_word(reason: &FailReason) -> StopReason {
         FailReason::Disk(DiskError::Full { .. }) => StopReason::DiskFull,
         FailReason::Disk(_) => StopReason::Disk,
         FailReason::Manifest(_) => StopReason::Manifest,
+        FailReason::NoManifest | FailReason::Abandoned => StopReason::GaveUp,
+        FailReason::NoRoom => StopReason::NoRoom,
     }
 }

@@ -25,12 +25,15 @@
 //! fewest others were shown, so that receivers fetch different pieces and exchange them: the sender's uplink carries the file
 //! about once.
 
+mod budget;
 mod disk;
 mod download;
 mod event;
 mod exchange;
 mod fetch;
 mod machine;
+mod manifest;
+mod membership;
 mod negotiate;
 mod pieces;
 mod progress;
@@ -66,6 +69,8 @@ pub struct Config {
     pub own: UserId,
     /// Where accepted files go.
     pub target: Target,
+    /// How many of them, where that is standard output.
+    pub streams: Streams,
     /// Who is accepted without asking.
     pub accept: AcceptPolicy,
     /// The largest transfer taken, in bytes of content; larger ones are declined without asking.
@@ -86,6 +91,7 @@ impl Config {
         Self {
             own,
             target: Target::Folder(folder),
+            streams: Streams::One,
             accept: AcceptPolicy::Ask,
             max_bytes: u64::MAX,
             max_entries: crate::wire::manifest::ENTRIES_MAX,
@@ -94,6 +100,15 @@ impl Config {
             down_bps: None,
         }
     }
+}
+
+/// How many transfers go to standard output. Never two at a time: whoever reads it could not tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// The first that was accepted. Others are declined, unless it ends before anything was written.
+    One,
+    /// One after the other; one of which nobody here has the rest is given up when another waits.
+    InTurns,
 }
 
 /// Whose offers are accepted without asking.
@@ -160,17 +175,29 @@ pub enum TransferCommand {
         /// To whom.
         audience: Audience,
     },
-    /// Accepts an offered transfer.
+    /// Accepts an offered transfer, as [`TransferEvent::Offered`] said it. If that is not what is offered any more, nothing
+    /// happens: there is, or will be, other news of it.
     Accept {
-        /// Which.
-        transfer: TransferId,
+        /// Whose offer is meant. Others who offer the same may serve it.
+        from: UserId,
+        /// What is meant.
+        offer: OfferInfo,
         /// Whether later offers of the same peer are meant too.
         scope: AcceptScope,
     },
-    /// Declines an offered transfer, or stops one under way (what was received stays on disk, to be resumed).
+    /// Declines an offered transfer, whoever offers it, now and later; or stops one under way (what was received stays on
+    /// disk, to be resumed).
     Reject {
         /// Which.
         transfer: TransferId,
+    },
+    /// Declines one peer's offer, because of the peer. Whoever else offers the same, or the same id in other words, still waits
+    /// for an answer, and so does this peer if it offers again. Does nothing to what was accepted.
+    RejectFrom {
+        /// Which.
+        transfer: TransferId,
+        /// Whose.
+        from: UserId,
     },
     /// Answers [`TransferEvent::Conflicts`]. [`ConflictPolicy::Ask`] is taken as [`ConflictPolicy::Rename`].
     Resolve {

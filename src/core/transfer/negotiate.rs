@@ -1,52 +1,30 @@
-//! Offers, answers, and the manifest: everything before pieces are exchanged.
+//! Offers and answers: what comes before the list of files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
-
-use super::exchange::{Emit, Exchange, Order, Phase};
+use super::exchange::Phase;
 use super::machine::{Pending, Transfers};
-use super::share::{Answer, Content, Fetch, Share, Stage};
+use super::membership::unexpected;
+use super::share::{Answer, Content, Share, Stage};
 use super::{
-    AcceptPolicy, AcceptScope, Audience, ConflictPolicy, CutOffReason, DeclineReason, Direction, DiskDone,
-    DiskError, DiskJob, FailReason, Opened, Reason, Scanned, SendToken, Target, TransferEvent,
+    AcceptPolicy, AcceptScope, Audience, DeclineReason, Direction, DiskDone, DiskJob, FailReason, OfferInfo,
+    Reason, Scanned, SendToken, Streams, Target, TransferEvent,
 };
-use crate::core::transfer::machine::TICK;
-use crate::wire::frame::{self, Frame, FrameKind};
 use crate::wire::manifest::{ENTRIES_MAX, MANIFEST_MAX_BYTES, Manifest};
-use crate::wire::transfer::{Offer, StopReason, TransferMessage};
+use crate::wire::transfer::{Offer, TransferMessage};
 use crate::wire::{TransferId, UserId};
-
-/// How much of a manifest is sent for one request.
-const MANIFEST_CHUNK_BYTES: usize = 1024 * 1024;
-
-/// The most that may wait to be sent to a peer while it asks for more of a manifest.
-const MANIFEST_AHEAD_BYTES: u64 = 4 * MANIFEST_CHUNK_BYTES as u64;
-
-/// A manifest of which nothing came for so long is asked from another holder.
-const MANIFEST_PATIENCE: Duration = Duration::from_secs(5);
-
-/// So is one that comes by the drop: it should be here after this and what its length takes at so many bytes a second. When
-/// all holders were asked each has twice as long, so that one of them comes to an end on any path.
-const MANIFEST_GRACE: Duration = Duration::from_secs(10);
-const MANIFEST_MIN_BPS: u32 = 256 * 1024;
-const MANIFEST_ROUNDS_MAX: u32 = 10;
 
 /// The most offers that wait for an answer, in all and of one peer: nobody takes the others' places.
 const OFFERS_MAX: usize = 256;
 const OFFERS_PEER_MAX: usize = 32;
 
-/// What the manifests of all that was accepted may take in memory: eight of the largest. Beyond, offers are declined.
-const MANIFESTS_MAX_BYTES: u64 = 8 * MANIFEST_MAX_BYTES as u64;
+/// The same, with those that were accepted and wait for their turn.
+const WAITING_MAX: usize = 1024;
+const WAITING_PEER_MAX: usize = 256;
 
 /// The most declined offers that are remembered.
 const DECLINED_MAX: usize = 1024;
-
-/// The most conflicts named in an event.
-const CONFLICTS_NAMED: usize = 100;
 
 impl Transfers {
     /// Tells a newcomer of everything it may take part in.
@@ -72,7 +50,7 @@ impl Transfers {
     }
 
     /// The origin left: whoever takes part offers in its stead.
-    fn offer_to_all(&mut self, id: TransferId) {
+    pub(super) fn offer_to_all(&mut self, id: TransferId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Some(exchange) = share.exchange() else { return };
         let outside: Vec<UserId> =
@@ -121,6 +99,9 @@ impl Transfers {
         if self.shares.contains_key(&id) {
             return self.offered_again(now, peer, offer);
         }
+        if let Some(received) = self.received.iter().find(|received| received.id == id) {
+            return self.out.control(peer, received.done());
+        }
         let refusal = self.refusal(peer, &offer);
         let share = Share::offered(now, peer, offer);
         if let Some(reason) = refusal {
@@ -147,9 +128,12 @@ impl Transfers {
         if !share.agrees_with(&offer) {
             return self.contradicted(now, peer, offer);
         }
-        share.holders.insert(peer.clone());
+        let is_new = share.holders.insert(peer.clone());
+        share.rivals.remove(peer);
         match &mut share.stage {
             Stage::Offered if self.config.accept.welcomes(peer) => self.accept(now, id, peer.clone()),
+            Stage::Offered if is_new => self.tell_offer(id, peer),
+            Stage::Queued => self.start_queued(now),
             Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(fetch) if fetch.from.is_none() => self.fetch_from(now, id, peer.clone()),
             Stage::Fetching(_) => {}
@@ -165,23 +149,35 @@ impl Transfers {
     /// at once if it is trusted and the first is not.
     fn contradicted(&mut self, now: Instant, peer: &UserId, offer: Offer) {
         let id = offer.id;
+        if let Some(reason) = self.excess(&offer) {
+            return self.out.control(peer, TransferMessage::Decline { id, reason });
+        }
         let share = self.shares.get_mut(&id).expect("the caller found it");
+        if matches!(share.stage, Stage::Offered) && share.holders.contains(peer) {
+            // Its last word counts, and nobody is taken at the one before.
+            self.leave(now, peer, id, None);
+            return self.offer_came(now, peer, offer);
+        }
+        let is_new = share.rivals.get(peer) != Some(&offer);
         match share.stage {
-            Stage::Offered if self.config.accept.welcomes(peer) => {
-                self.shares.remove(&id);
-                self.drop_share(id);
-                self.offer_came(now, peer, offer);
-            }
-            Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
-                share.rivals.insert(peer.clone(), offer);
-            }
             // The manifest is here: the newcomer is wrong.
             Stage::Sharing(_) => {}
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                share.rivals.insert(peer.clone(), offer);
+            }
+        }
+        if !matches!(share.stage, Stage::Offered) {
+            return;
+        }
+        if self.config.accept.welcomes(peer) {
+            self.accept(now, id, peer.clone());
+        } else if is_new {
+            self.tell_offer(id, peer);
         }
     }
 
     /// Hears those who had offered in other words what is no longer here.
-    fn hear_rivals(&mut self, now: Instant, rivals: BTreeMap<UserId, Offer>) {
+    pub(super) fn hear_rivals(&mut self, now: Instant, rivals: BTreeMap<UserId, Offer>) {
         for (peer, offer) in rivals {
             if self.ready.contains_key(&peer) {
                 self.offer_came(now, &peer, offer);
@@ -194,22 +190,40 @@ impl Transfers {
         if self.config.accept == AcceptPolicy::Nobody || self.declined.contains(&offer.id) {
             return Some(DeclineReason::NotWanted);
         }
-        if offer.bytes > self.config.max_bytes || offer.manifest_bytes > MANIFEST_MAX_BYTES {
-            return Some(DeclineReason::TooLarge);
-        }
+        let is_too_much = || {
+            let is_ambiguous = self.by_short.contains_key(&offer.id.short());
+            (is_ambiguous || self.waits_too_much(peer)).then_some(DeclineReason::TooManyOffers)
+        };
+        let is_streaming = || self.has_streamed().then_some(DeclineReason::Streaming);
+        self.excess(offer).or_else(is_streaming).or_else(is_too_much)
+    }
+
+    /// Whether standard output was given to a transfer, and takes no other.
+    fn has_streamed(&self) -> bool {
+        self.config.target == Target::Stdout && self.config.streams == Streams::One && self.streamed
+    }
+
+    /// Which limit an offer is over.
+    fn excess(&self, offer: &Offer) -> Option<DeclineReason> {
+        let is_too_large = offer.bytes > self.config.max_bytes || offer.manifest_bytes > MANIFEST_MAX_BYTES;
         let entries = u64::from(offer.files) + u64::from(offer.folders);
-        if entries > self.config.max_entries.min(ENTRIES_MAX).into() {
-            return Some(DeclineReason::TooManyFiles);
+        let are_too_many = entries > self.config.max_entries.min(ENTRIES_MAX).into();
+        match (is_too_large, are_too_many) {
+            (true, _) => Some(DeclineReason::TooLarge),
+            (false, true) => Some(DeclineReason::TooManyFiles),
+            (false, false) => None,
         }
-        let waiting = || self.shares.values().filter(|share| matches!(share.stage, Stage::Offered));
-        let of_peer = waiting().filter(|share| share.from == *peer).count();
-        let accepted = self.shares.values().filter(|share| !matches!(share.stage, Stage::Offered));
-        let held_bytes: u64 = accepted.map(Share::manifest_cost).sum();
-        let is_too_much = waiting().count() >= OFFERS_MAX
-            || of_peer >= OFFERS_PEER_MAX
-            || held_bytes + u64::from(offer.manifest_bytes) > MANIFESTS_MAX_BYTES;
-        let is_ambiguous = self.by_short.contains_key(&offer.id.short());
-        (is_too_much || is_ambiguous).then_some(DeclineReason::TooManyOffers)
+    }
+
+    /// Whether one more offer of a peer would be too much. Whoever has none may always have one.
+    fn waits_too_much(&self, peer: &UserId) -> bool {
+        let count = |is: &dyn Fn(&Share) -> bool| self.shares.values().filter(|share| is(share)).count();
+        let is_offered = |share: &Share| matches!(share.stage, Stage::Offered);
+        let is_waiting = |share: &Share| matches!(share.stage, Stage::Offered | Stage::Queued);
+        let waiting_of_peer = count(&|share| is_waiting(share) && share.from == *peer);
+        waiting_of_peer >= WAITING_PEER_MAX
+            || count(&|share| is_offered(share) && share.from == *peer) >= OFFERS_PEER_MAX
+            || waiting_of_peer > 0 && (count(&is_offered) >= OFFERS_MAX || count(&is_waiting) >= WAITING_MAX)
     }
 
     /// Accepts a waiting offer by policy, or asks.
@@ -224,35 +238,49 @@ impl Transfers {
         match welcome.cloned() {
             Some(from) => self.accept(now, id, from),
             None => {
-                let from = share.from.clone();
-                self.out.disk(
-                    Pending::Free { transfer: id, from },
-                    DiskJob::Free { target: self.config.target.clone() },
-                );
+                let target = self.config.target.clone();
+                self.out.disk(Pending::Free { transfer: id }, DiskJob::Free { target });
             }
         }
     }
 
-    /// Now the person can be asked.
-    pub(super) fn free_known(&mut self, id: TransferId, from: UserId, done: DiskDone) {
-        let Some(share) = self.shares.get(&id) else { return };
-        if !matches!(share.stage, Stage::Offered) {
-            return;
-        }
-        let free_bytes = if let DiskDone::Free(bytes) = done { bytes } else { None };
-        self.out.event(TransferEvent::Offered { from, offer: share.info.clone(), free_bytes });
+    /// Now whoever can answer is told who offers it: first whoever came first.
+    pub(super) fn free_known(&mut self, id: TransferId, done: DiskDone) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        share.free = Some(if let DiskDone::Free(bytes) = done { bytes } else { None });
+        let others = share.holders.iter().filter(|holder| **holder != share.from);
+        let told: Vec<UserId> =
+            [&share.from].into_iter().chain(others).chain(share.rivals.keys()).cloned().collect();
+        told.iter().for_each(|peer| self.tell_offer(id, peer));
     }
 
-    pub(super) fn accept_command(&mut self, now: Instant, id: TransferId, scope: AcceptScope) {
-        let Some(share) = self.shares.get(&id) else { return };
-        let (Stage::Offered, Some(any)) = (&share.stage, share.holders.first()) else { return };
-        // The person was asked about the first, whoever offers the same meanwhile.
-        let asked_about = share.from.clone();
-        let from = if share.holders.contains(&asked_about) { asked_about.clone() } else { any.clone() };
-        if scope == AcceptScope::Peer {
-            self.welcome(asked_about);
+    /// Tells whoever can answer that this peer offers it, too; not before they can be told of the first.
+    fn tell_offer(&mut self, id: TransferId, peer: &UserId) {
+        let Some(share) = self.shares.get(&id).filter(|share| matches!(share.stage, Stage::Offered)) else {
+            return;
+        };
+        if let (Some(free_bytes), Some(offer)) = (share.free, share.offer_of(peer)) {
+            self.out.event(TransferEvent::Offered { from: peer.clone(), offer, free_bytes });
         }
-        self.accept(now, id, from);
+    }
+
+    pub(super) fn accept_command(
+        &mut self,
+        now: Instant,
+        from: UserId,
+        meant: &OfferInfo,
+        scope: AcceptScope,
+    ) {
+        let Some(share) = self.shares.get(&meant.transfer) else { return };
+        // Who offered it may have left; the others offer the same.
+        let offered = share.offer_of(&from).unwrap_or_else(|| share.info.clone());
+        if !matches!(share.stage, Stage::Offered) || !offered.says_the_same(meant) {
+            return;
+        }
+        if scope == AcceptScope::Peer {
+            self.welcome(from.clone());
+        }
+        self.accept(now, meant.transfer, from);
     }
 
     fn welcome(&mut self, peer: UserId) {
@@ -267,55 +295,52 @@ impl Transfers {
         }
     }
 
+    /// Accepts what `from` offers, in its words.
     fn accept(&mut self, now: Instant, id: TransferId, from: UserId) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        share.since = now;
-        self.out.event(TransferEvent::Accepting { from: from.clone(), offer: share.info.clone() });
-        // The origin counts who accepted; ask it if it is among those who offer.
-        let origin = share.info.origin.clone();
-        let first = if share.holders.contains(&origin) { origin } else { from };
-        self.fetch_from(now, id, first);
-    }
-
-    /// Asks one holder for the manifest from the beginning.
-    fn fetch_from(&mut self, now: Instant, id: TransferId, peer: UserId) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        self.out.control(&peer, TransferMessage::Accept { id });
-        let round = match &share.stage {
-            Stage::Fetching(fetch) => fetch.round + u32::from(fetch.from.as_ref() >= Some(&peer)),
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => 0,
-        };
-        share.stage = Stage::Fetching(Fetch::new(now, Some(peer), round));
-        self.wake(Reason::Requests, now + TICK);
-    }
-
-    /// Asks another holder for the manifest, if the one that was asked has gone or is silent.
-    pub(super) fn fetch_again(&mut self, now: Instant, id: TransferId) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        let Stage::Fetching(fetch) = &mut share.stage else { return };
-        let is_silent = now.saturating_duration_since(fetch.heard_at) >= MANIFEST_PATIENCE;
-        let patience = MANIFEST_GRACE + Duration::from_secs((share.manifest_len / MANIFEST_MIN_BPS).into());
-        let patience = patience * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
-        let is_slow = share.holders.len() > 1 && now.saturating_duration_since(fetch.asked_at) >= patience;
-        let has_gone = fetch.from.as_ref().is_none_or(|from| !share.holders.contains(from));
-        if !is_silent && !is_slow && !has_gone {
-            return self.wake(Reason::Requests, now + TICK);
+        let Some(mut share) = self.shares.remove(&id) else { return };
+        if self.has_streamed() {
+            let (reason, offer) = (DeclineReason::Streaming, share.info.clone());
+            self.shares.insert(id, share);
+            self.decline(now, id, reason);
+            return self.out.event(TransferEvent::Refused { from, offer, reason });
         }
-        // In turns: two who send nothing must not be asked for ever, one after the other.
-        let next =
-            fetch.from.as_ref().and_then(|from| share.holders.range((Excluded(from), Unbounded)).next());
-        match next.or(share.holders.first()).cloned() {
-            Some(holder) => self.fetch_from(now, id, holder),
-            None => *fetch = Fetch::new(now, None, 0),
+        self.streamed = true;
+        if share.rivals.contains_key(&from) {
+            share = share.in_words_of(now, &from);
         }
+        (share.since, share.payer, share.stage) = (now, from.clone(), Stage::Queued);
+        self.out.event(TransferEvent::Accepting { from, offer: share.info.clone() });
+        self.shares.insert(id, share);
+        self.start_queued(now);
     }
 
     pub(super) fn reject_command(&mut self, now: Instant, id: TransferId) {
         let Some(share) = self.shares.get(&id) else { return };
         match share.stage {
             Stage::Offered => self.decline(now, id, DeclineReason::NotWanted),
-            Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
+            Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
                 self.fail(id, FailReason::Stopped);
+            }
+        }
+    }
+
+    /// An offer is not taken from this peer; nothing else follows from that.
+    pub(super) fn reject_from(&mut self, now: Instant, id: TransferId, from: &UserId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        if !matches!(share.stage, Stage::Offered) || share.offer_of(from).is_none() {
+            return;
+        }
+        self.out.control(from, TransferMessage::Decline { id, reason: DeclineReason::NotWanted });
+        share.rivals.remove(from);
+        share.holders.remove(from);
+        match share.holders.first() {
+            Some(_) if share.from != *from => {}
+            Some(next) => share.from = next.clone(),
+            None => {
+                let rivals = std::mem::take(&mut share.rivals);
+                self.shares.remove(&id);
+                self.drop_share(id);
+                self.hear_rivals(now, rivals);
             }
         }
     }
@@ -324,7 +349,8 @@ impl Transfers {
         let Some(share) = self.shares.remove(&id) else { return };
         self.drop_share(id);
         // What was declined is these words; others for the same id may be the true ones.
-        if share.rivals.is_empty() && self.declined.len() < DECLINED_MAX {
+        let is_final = reason == DeclineReason::NotWanted && share.rivals.is_empty();
+        if is_final && self.declined.len() < DECLINED_MAX {
             self.declined.insert(id);
         }
         for holder in &share.holders {
@@ -357,206 +383,6 @@ impl Transfers {
             self.out.event(TransferEvent::Declined { transfer: id, peer: peer.clone(), reason });
         }
     }
-
-    pub(super) fn send_manifest(&mut self, now: Instant, peer: &UserId, id: TransferId, offset: u32) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        if !share.admits(peer) || self.uploads.ready_bytes(peer) > MANIFEST_AHEAD_BYTES {
-            return;
-        }
-        let Some(exchange) = share.exchange() else { return };
-        let bytes = exchange.manifest_bytes.clone();
-        let start = (offset as usize).min(bytes.len());
-        let chunk = bytes.slice(start..bytes.len().min(start + MANIFEST_CHUNK_BYTES));
-        if !exchange.allow(peer, chunk.len() as u64) {
-            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
-        }
-        let frames = frame::cut(chunk.len() as u32, u32::MAX).map(|(at, len)| {
-            let content = chunk.slice(at as usize..(at + len) as usize);
-            Frame { short: id.short(), kind: FrameKind::Manifest, offset: offset + at, content }.encode()
-        });
-        self.uploads.push(peer, id, false, frames.collect());
-    }
-
-    /// A part of a manifest arrived.
-    pub(super) fn manifest_part(
-        &mut self,
-        now: Instant,
-        peer: &UserId,
-        id: TransferId,
-        offset: u32,
-        part: Bytes,
-    ) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        let Stage::Fetching(fetch) = &mut share.stage else { return };
-        if fetch.from.as_ref() != Some(peer) || offset as usize != fetch.buffer.len() {
-            return;
-        }
-        if fetch.buffer.len() + part.len() > share.manifest_len as usize {
-            return self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
-        }
-        fetch.buffer.extend_from_slice(&part);
-        fetch.heard_at = now;
-        if fetch.buffer.len() == share.manifest_len as usize {
-            let bytes = Bytes::from(std::mem::take(&mut fetch.buffer));
-            return self.manifest_here(now, peer, id, bytes);
-        }
-        if fetch.buffer.len().is_multiple_of(MANIFEST_CHUNK_BYTES) {
-            let offset = fetch.buffer.len() as u32;
-            self.out.control(peer, TransferMessage::Manifest { id, offset });
-        }
-    }
-
-    fn manifest_here(&mut self, now: Instant, peer: &UserId, id: TransferId, bytes: Bytes) {
-        if Manifest::id_of(&bytes) != id {
-            return self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
-        }
-        // The hash is right, so every holder has these bytes: the transfer itself is hopeless if they are refused.
-        let share = self.shares.get_mut(&id).expect("its manifest was being fetched");
-        let manifest = match Manifest::parse(&bytes) {
-            Ok(manifest) if share.matches(&manifest) => Arc::new(manifest),
-            Ok(_) => return self.refuse_manifest(now, id, "it is not what was offered".to_owned()),
-            Err(error) => return self.refuse_manifest(now, id, error.to_string()),
-        };
-        let content = Content { manifest, bytes };
-        share.stage = Stage::Opening(content.clone());
-        self.open(id, content, self.config.conflict);
-    }
-
-    /// All who offered it in these words were wrong, not only the one who sent it.
-    fn refuse_manifest(&mut self, now: Instant, id: TransferId, reason: String) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        let (liars, rivals) = (share.holders.clone(), std::mem::take(&mut share.rivals));
-        self.fail(id, FailReason::Manifest(reason));
-        for liar in liars {
-            self.cut_off(now, Some(id), &liar, CutOffReason::BadManifest);
-        }
-        self.hear_rivals(now, rivals);
-    }
-
-    fn open(&mut self, id: TransferId, content: Content, conflict: ConflictPolicy) {
-        let target = self.config.target.clone();
-        let job = DiskJob::Open { transfer: id, manifest: content.manifest, target, conflict };
-        self.out.disk(Pending::Open { transfer: id }, job);
-    }
-
-    pub(super) fn resolve(&mut self, id: TransferId, conflict: ConflictPolicy) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        let Stage::Asking(content) = &share.stage else { return };
-        let content = content.clone();
-        share.stage = Stage::Opening(content.clone());
-        let conflict = if conflict == ConflictPolicy::Ask { ConflictPolicy::Rename } else { conflict };
-        self.open(id, content, conflict);
-    }
-
-    /// The disk has looked what is there.
-    pub(super) fn opened(&mut self, now: Instant, id: TransferId, done: DiskDone) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        let Stage::Opening(content) = &share.stage else { return };
-        let content = content.clone();
-        if let DiskDone::Conflicts(conflicts) = done {
-            share.stage = Stage::Asking(content);
-            let count = conflicts.len();
-            let paths = conflicts.into_iter().take(CONFLICTS_NAMED).map(|conflict| conflict.path).collect();
-            return self.out.event(TransferEvent::Conflicts { transfer: id, paths, count });
-        }
-        let DiskDone::Opened(opened) = done else {
-            return self.fail(id, FailReason::from(unexpected(done)));
-        };
-        self.start(now, id, content, opened);
-    }
-
-    /// From here on pieces are exchanged.
-    fn start(&mut self, now: Instant, id: TransferId, content: Content, opened: Opened) {
-        let (order, emit) = match self.config.target {
-            Target::Folder(_) => (Order::Rarest, None),
-            Target::Stdout => (Order::Sequential, Some(Emit { next: 0, busy: false })),
-        };
-        let total = content.manifest.total_bytes();
-        let mut exchange = Exchange::new(content.manifest, content.bytes, opened.have, order);
-        exchange.want_all_but(&opened.unwanted);
-        exchange.skipped_files = opened.skipped_files;
-        exchange.emit = emit;
-        if exchange.have_bytes > 0 {
-            self.out.event(TransferEvent::Resumed { transfer: id, bytes: exchange.have_bytes, total });
-        }
-        self.shares.get_mut(&id).expect("it was being opened").stage = Stage::Sharing(Box::new(exchange));
-        let peers: Vec<UserId> = self.ready.keys().cloned().collect();
-        peers.iter().for_each(|peer| self.join(now, id, peer));
-        self.wake(Reason::Progress, now);
-        self.advance(now, id);
-    }
-
-    /// Tells a peer that we take part, and with what.
-    fn join(&mut self, now: Instant, id: TransferId, peer: &UserId) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        if !share.admits(peer) && !share.holders.contains(peer) {
-            return;
-        }
-        let Some(exchange) = share.exchange().filter(|exchange| exchange.phase != Phase::Complete) else {
-            return;
-        };
-        if exchange.members.contains_key(peer) {
-            return;
-        }
-        exchange.member(now, peer);
-        self.out.control(peer, TransferMessage::Join { id });
-        self.tell_all(now, id, peer);
-    }
-
-    /// A peer leaves a transfer, on purpose or with its link.
-    pub(super) fn leave(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: Option<StopReason>) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        share.holders.remove(peer);
-        share.rivals.remove(peer);
-        if share.answers.remove(peer) == Some(Answer::Accepted) && share.direction == Direction::Send {
-            self.out.event(TransferEvent::Undelivered { transfer: id, peer: peer.clone(), reason });
-        }
-        let was_origin = share.info.origin == *peer;
-        match &mut share.stage {
-            Stage::Offered if share.holders.is_empty() => {
-                let rivals = std::mem::take(&mut share.rivals);
-                self.shares.remove(&id);
-                self.drop_share(id);
-                self.out.event(TransferEvent::Withdrawn { transfer: id });
-                return self.hear_rivals(now, rivals);
-            }
-            Stage::Fetching(_) if share.holders.is_empty() && !share.rivals.is_empty() => {
-                let reason = "who offered it is gone, and others say otherwise what it is".to_owned();
-                return self.refuse_manifest(now, id, reason);
-            }
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
-            Stage::Fetching(_) => self.fetch_again(now, id),
-            Stage::Sharing(exchange) => {
-                exchange.remove(peer);
-                if reason.is_none() {
-                    exchange.taken_bytes.remove(peer);
-                }
-                self.feed_all(id);
-            }
-        }
-        if was_origin && reason.is_none() {
-            self.offer_to_all(id);
-        }
-        if was_origin && reason == Some(StopReason::SourceChanged) {
-            self.fail_if_hopeless(id);
-        }
-        self.check_stalled(id);
-    }
-
-    pub(super) fn stopped(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: StopReason) {
-        self.uploads_dropped(peer, id);
-        self.hungry.remove(&(id, peer.clone()));
-        self.leave(now, peer, id, Some(reason));
-    }
-
-    /// The source is not what it was. Whoever else offers it may still have it, and may be the true origin.
-    fn fail_if_hopeless(&mut self, id: TransferId) {
-        let share = self.shares.get_mut(&id).filter(|share| share.holders.is_empty());
-        let Some(exchange) = share.and_then(Share::exchange) else { return };
-        if exchange.phase == Phase::Downloading && !exchange.is_obtainable() {
-            self.fail(id, FailReason::SourceChanged);
-        }
-    }
 }
 
 /// An audience never shrinks: who was offered something may still take it.
@@ -565,24 +391,5 @@ fn widen(audience: &mut Option<BTreeSet<UserId>>, by: Option<BTreeSet<UserId>>) 
         (Some(peers), Some(more)) => peers.extend(more),
         (Some(_), None) => *audience = None,
         (None, _) => {}
-    }
-}
-
-/// The error in an answer of the disk; an answer to another question is a bug of the shell.
-pub(super) fn unexpected(done: DiskDone) -> DiskError {
-    match done {
-        DiskDone::Failed(error) => error,
-        DiskDone::Scanning { .. }
-        | DiskDone::Scanned(_)
-        | DiskDone::Free(_)
-        | DiskDone::Conflicts(_)
-        | DiskDone::Opened(_)
-        | DiskDone::Frames(_)
-        | DiskDone::Written(_)
-        | DiskDone::Emitted
-        | DiskDone::Finished(_) => DiskError::Io {
-            path: Default::default(),
-            message: "the disk answered another question".to_owned(),
-        },
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::exchange::{Member, Phase};
 use super::machine::{Pending, TICK, Transfers};
-use super::negotiate::unexpected;
+use super::membership::unexpected;
 use super::share::{Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskError, DiskJob, FailReason, Output, Reason};
 use crate::wire::limits::CONTROL_MAX_BYTES;
@@ -160,9 +160,14 @@ impl Transfers {
                 Some(Stage::Sharing(exchange)) => {
                     exchange.copies[piece as usize].max(exchange.served.contains(piece).into())
                 }
-                Some(Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_)) | None => {
-                    u16::MAX
-                }
+                Some(
+                    Stage::Offered
+                    | Stage::Queued
+                    | Stage::Fetching(_)
+                    | Stage::Opening(_)
+                    | Stage::Asking(_),
+                )
+                | None => u16::MAX,
             };
             let Some(next) = self.uploads.next_read(now, copies) else { break };
             if let Some(exchange) = self.shares.get_mut(&next.transfer).and_then(Share::exchange) {

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Phase};
+use super::manifest::MANIFEST_CHUNK_BYTES;
 use super::{Direction, OfferInfo};
 use crate::wire::manifest::Manifest;
 use crate::wire::transfer::{AUDIENCE_MAX, OFFER_NAME_MAX_BYTES, Offer};
@@ -14,6 +15,9 @@ use crate::wire::{TransferId, UserId};
 
 /// What a transfer costs in memory besides its manifest, roughly.
 const SHARE_BYTES: u64 = 4096;
+
+/// Bytes free where files would go, if the system says.
+pub(super) type FreeBytes = Option<u64>;
 
 /// One transfer.
 #[derive(Debug)]
@@ -23,8 +27,12 @@ pub(super) struct Share {
     pub(super) direction: Direction,
     /// For whom it is, besides the origin; `None` is everyone.
     pub(super) audience: Option<BTreeSet<UserId>>,
+    /// What the disk said of free space, once it has. From then on whoever can answer is told of every offer.
+    pub(super) free: Option<FreeBytes>,
     /// Who offered it to us first, and whom a person is asked about.
     pub(super) from: UserId,
+    /// Against whose part of what may be received at once it counts.
+    pub(super) payer: UserId,
     /// Who offered it to us in the same words and has not left since.
     pub(super) holders: BTreeSet<UserId>,
     /// Who offered it in other words. The id stands for one manifest, so that only one of them can be right; until it is
@@ -56,6 +64,8 @@ pub(super) enum Answer {
 pub(super) enum Stage {
     /// Offered to us; nobody has answered yet.
     Offered,
+    /// Accepted; others come first.
+    Queued,
     /// Accepted; the manifest is coming.
     Fetching(Fetch),
     /// The manifest is here; the disk makes room and looks what is there.
@@ -73,14 +83,29 @@ pub(super) struct Fetch {
     pub(super) from: Option<UserId>,
     pub(super) asked_at: Instant,
     pub(super) heard_at: Instant,
+    /// When anything last came, from whomever; at first, when somebody was asked.
+    pub(super) came_at: Instant,
     /// How often all holders were asked before.
     pub(super) round: u32,
     pub(super) buffer: Vec<u8>,
 }
 
 impl Fetch {
-    pub(super) fn new(now: Instant, from: Option<UserId>, round: u32) -> Self {
-        Self { from, asked_at: now, heard_at: now, round, buffer: Vec::new() }
+    /// Somebody is asked for the first time.
+    pub(super) fn new(now: Instant, from: UserId) -> Self {
+        Self { from: Some(from), asked_at: now, heard_at: now, came_at: now, round: 0, buffer: Vec::new() }
+    }
+
+    /// Somebody is asked from the beginning again, or for the first time if nobody was here any more.
+    pub(super) fn again(&self, now: Instant, from: UserId) -> Self {
+        let Some(before) = &self.from else { return Self::new(now, from) };
+        let round = self.round + u32::from(*before >= from);
+        Self { round, came_at: self.came_at, ..Self::new(now, from) }
+    }
+
+    /// Nobody is here any more to be asked.
+    pub(super) fn lose(&mut self) {
+        (self.from, self.buffer) = (None, Vec::new());
     }
 }
 
@@ -94,26 +119,44 @@ pub(super) struct Content {
 impl Share {
     /// A transfer that `from` offers.
     pub(super) fn offered(now: Instant, from: &UserId, offer: Offer) -> Self {
-        let info = OfferInfo {
-            transfer: offer.id,
-            name: offer.name,
-            files: offer.files,
-            folders: offer.folders,
-            bytes: offer.bytes,
-            origin: offer.origin,
-        };
         Self {
-            info,
             manifest_len: offer.manifest_bytes,
             direction: Direction::Receive,
-            audience: offer.audience.map(BTreeSet::from_iter),
+            audience: offer.audience.clone().map(BTreeSet::from_iter),
+            info: offer.into(),
+            free: None,
             from: from.clone(),
+            payer: from.clone(),
             holders: BTreeSet::from([from.clone()]),
             rivals: BTreeMap::new(),
             answers: BTreeMap::new(),
             since: now,
             stage: Stage::Offered,
             reported: None,
+        }
+    }
+
+    /// The same transfer in the words of a rival, with whoever agrees. The others are the rivals now.
+    pub(super) fn in_words_of(self, now: Instant, rival: &UserId) -> Self {
+        let words = self.offer();
+        let Some(offer) = self.rivals.get(rival).cloned() else { return self };
+        let mut share = Self { free: self.free, ..Self::offered(now, rival, offer) };
+        let losers = self.holders.into_iter().map(|holder| (holder, words.clone()));
+        for (peer, offer) in self.rivals.into_iter().chain(losers) {
+            if share.agrees_with(&offer) {
+                share.holders.insert(peer);
+            } else {
+                share.rivals.insert(peer, offer);
+            }
+        }
+        share
+    }
+
+    /// What a peer offers, in its words.
+    pub(super) fn offer_of(&self, peer: &UserId) -> Option<OfferInfo> {
+        match self.rivals.get(peer) {
+            Some(offer) => Some(offer.clone().into()),
+            None => self.holders.contains(peer).then(|| self.info.clone()),
         }
     }
 
@@ -140,7 +183,9 @@ impl Share {
             manifest_len: content.bytes.len() as u32,
             direction: Direction::Send,
             audience,
-            from: own,
+            free: None,
+            from: own.clone(),
+            payer: own,
             holders: BTreeSet::new(),
             rivals: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -177,7 +222,34 @@ impl Share {
     pub(super) fn exchange(&mut self) -> Option<&mut Exchange> {
         match &mut self.stage {
             Stage::Sharing(exchange) => Some(exchange),
-            Stage::Offered | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => None,
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether something of it went to standard output, or all of it, which may be nothing.
+    pub(super) fn has_written(&self) -> bool {
+        match &self.stage {
+            Stage::Sharing(exchange) => {
+                let has_begun = exchange.emit.is_some_and(|emit| emit.busy || emit.next > 0);
+                has_begun || exchange.phase != Phase::Downloading
+            }
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether a peer owes us something that we asked it for.
+    pub(super) fn is_asked(&self, peer: &UserId) -> bool {
+        match &self.stage {
+            Stage::Sharing(exchange) => {
+                exchange.members.get(peer).is_some_and(|member| !member.asked.is_empty())
+            }
+            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
+                false
+            }
         }
     }
 
@@ -195,11 +267,18 @@ impl Share {
             == (&offer.name, offer.files, offer.folders, offer.bytes, offer.manifest_bytes)
     }
 
-    /// What a transfer that we receive keeps in memory for its manifest, in bytes.
+    /// What a transfer that we receive keeps in memory for its manifest, in bytes: what is here and what may come unasked.
     pub(super) fn manifest_cost(&self) -> u64 {
-        match self.direction {
-            Direction::Send => 0,
-            Direction::Receive => u64::from(self.manifest_len) + SHARE_BYTES,
-        }
+        let len = u64::from(self.manifest_len);
+        let held_bytes = match (&self.direction, &self.stage) {
+            (Direction::Send, _) => return 0,
+            (Direction::Receive, Stage::Offered | Stage::Queued) => return 0,
+            (Direction::Receive, Stage::Fetching(fetch)) if fetch.from.is_none() => 0,
+            (Direction::Receive, Stage::Fetching(fetch)) => {
+                len.min((fetch.buffer.len() + MANIFEST_CHUNK_BYTES) as u64)
+            }
+            (Direction::Receive, Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_)) => len,
+        };
+        held_bytes + SHARE_BYTES
     }
 }

@@ -1,15 +1,17 @@
 //! Members who offer, ask and answer in bad faith, towards one machine that follows the rules.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::transfer::{
     AcceptPolicy, AcceptScope, Audience, Config, CutOffReason, DeclineReason, DiskDone, DiskError, DiskJob,
-    Input, OpId, Output, Summary, TransferCommand, TransferEvent, Transfers,
+    FailReason, Input, OpId, Output, Streams, Summary, Target, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
-use fast_rtc_swarm::wire::manifest::{MANIFEST_MAX_BYTES, Manifest};
+use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, MANIFEST_MAX_BYTES, Manifest};
+use fast_rtc_swarm::wire::path::SafePath;
 use fast_rtc_swarm::wire::transfer::{Bits, Offer, StopReason, TransferMessage};
 use fast_rtc_swarm::wire::{TransferId, UserId};
 
@@ -30,6 +32,7 @@ struct Victim {
     said: Vec<(UserId, TransferMessage)>,
     events: Vec<TransferEvent>,
     reads: usize,
+    closed: BTreeSet<TransferId>,
     /// Files that are to get their names, while the disk takes its time.
     finishing: Vec<OpId>,
 }
@@ -37,6 +40,17 @@ struct Victim {
 impl Victim {
     fn new(accept: AcceptPolicy, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
         let config = Config { accept, ..Config::new(user("victim"), "/nowhere".into()) };
+        Self::with(config, manifest, peers)
+    }
+
+    /// Whose files go to standard output.
+    fn streaming(streams: Streams, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
+        let (accept, target) = (AcceptPolicy::Everyone, Target::Stdout);
+        let config = Config { accept, target, streams, ..Config::new(user("victim"), "/nowhere".into()) };
+        Self::with(config, manifest, peers)
+    }
+
+    fn with(config: Config, manifest: &Arc<Manifest>, peers: &[&str]) -> Self {
         let mut victim = Self {
             machine: Transfers::new(config, [7; 32]),
             disk: disk(manifest.clone()),
@@ -44,6 +58,7 @@ impl Victim {
             said: Vec::new(),
             events: Vec::new(),
             reads: 0,
+            closed: BTreeSet::new(),
             finishing: Vec::new(),
         };
         for peer in peers {
@@ -68,6 +83,9 @@ impl Victim {
                     if matches!(op.job, DiskJob::Finish { .. }) {
                         self.finishing.push(op.id);
                         continue;
+                    }
+                    if let DiskJob::Close { transfer } = op.job {
+                        self.closed.insert(transfer);
                     }
                     for done in (self.disk)(op.job) {
                         self.machine.handle(self.now, Input::Disk { op: op.id, done });
@@ -101,11 +119,36 @@ impl Victim {
         }
     }
 
+    /// Sends the first piece as `from`.
+    fn first_piece(&mut self, from: &str, manifest: &Manifest) {
+        for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
+            let (short, kind) = (id_of(manifest).short(), FrameKind::Piece { piece: 0 });
+            let frame = Frame { short, kind, offset, content: Bytes::from(vec![0; len as usize]) };
+            self.hear(Input::Bulk { peer: user(from), frame: frame.encode() });
+        }
+    }
+
     /// The files have their names.
     fn finish(&mut self) {
         for op in std::mem::take(&mut self.finishing) {
             self.hear(Input::Disk { op, done: DiskDone::Finished(Summary { path: None }) });
         }
+    }
+
+    /// The user takes what this peer offers.
+    fn accept(&mut self, from: &str, offer: Offer, scope: AcceptScope) {
+        let command = TransferCommand::Accept { from: user(from), offer: offer.into(), scope };
+        self.hear(Input::Command(command));
+    }
+
+    /// The user did not say that anything of this peer is taken.
+    fn reject_from(&mut self, from: &str, transfer: TransferId) {
+        self.hear(Input::Command(TransferCommand::RejectFrom { transfer, from: user(from) }));
+    }
+
+    fn offers_of(&self, peer: &str) -> usize {
+        let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
+        self.events.iter().filter(is_theirs).count()
     }
 
     fn has_failed(&self) -> bool {
@@ -242,11 +285,124 @@ fn who_repeats_anothers_offer_is_not_trusted_in_its_place() {
     let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["eve", "zoe"]);
     victim.control("zoe", &TransferMessage::Offer(offer_of(&manifest, "zoe")));
     victim.control("eve", &TransferMessage::Offer(offer_of(&manifest, "zoe")));
-    let transfer = id_of(&manifest);
-    victim.hear(Input::Command(TransferCommand::Accept { transfer, scope: AcceptScope::Peer }));
+    victim.accept("zoe", offer_of(&manifest, "zoe"), AcceptScope::Peer);
     victim.control("eve", &TransferMessage::Offer(made_up_offer(1, 100)));
     victim.control("zoe", &TransferMessage::Offer(made_up_offer(2, 100)));
     assert_eq!((victim.said_to("eve", is_accept), victim.said_to("zoe", is_accept)), (0, 2));
+}
+
+/// What `ada` offers, and lies about it: the same, other words, and other words that show only in the manifest.
+fn truth_and_lies(manifest: &Manifest) -> (Offer, [Offer; 3]) {
+    let truth = offer_of(manifest, "ada");
+    let lies =
+        [truth.clone(), Offer { bytes: 3, ..truth.clone() }, Offer { manifest_bytes: 99, ..truth.clone() }];
+    (truth, lies)
+}
+
+#[test]
+fn everybody_who_offers_what_waits_for_an_answer_is_told_of() {
+    let manifest = one_file(MIB);
+    let (truth, lies) = truth_and_lies(&manifest);
+    for lie in lies {
+        let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "bob", "mallory"]);
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        for _ in 0..2 {
+            victim.control("bob", &TransferMessage::Offer(truth.clone()));
+            victim.control("ada", &TransferMessage::Offer(truth.clone()));
+        }
+        let told = ["mallory", "bob", "ada"].map(|name| victim.offers_of(name));
+        assert_eq!(told, [1, 1, 1], "and once");
+        victim.accept("ada", truth.clone(), AcceptScope::Once);
+        assert_eq!(victim.said_to("ada", is_accept), 1);
+        victim.manifest("ada", &manifest);
+        assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+        assert_eq!(victim.cut_off(), []);
+    }
+}
+
+#[test]
+fn a_no_to_one_peer_is_none_to_others_who_offer_the_same() {
+    let manifest = one_file(MIB);
+    let (truth, lies) = truth_and_lies(&manifest);
+    for lie in lies {
+        for comes_before in [true, false] {
+            let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+            victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+            if comes_before {
+                victim.control("ada", &TransferMessage::Offer(truth.clone()));
+            }
+            victim.reject_from("mallory", truth.id);
+            let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+            assert_eq!(victim.said_to("mallory", is_declined), 1);
+            if !comes_before {
+                victim.control("ada", &TransferMessage::Offer(truth.clone()));
+            }
+            assert!(victim.offers_of("ada") > 0);
+            assert_eq!(victim.said_to("ada", is_declined), 0);
+            victim.accept("ada", truth.clone(), AcceptScope::Once);
+            assert_eq!((victim.said_to("ada", is_accept), victim.said_to("mallory", is_accept)), (1, 0));
+            victim.reject_from("ada", truth.id);
+            assert!(!victim.has_failed(), "what was accepted goes on");
+        }
+    }
+}
+
+#[test]
+fn a_persons_no_is_one_to_everybody() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "bob"]);
+    let offer = offer_of(&manifest, "ada");
+    victim.control("ada", &TransferMessage::Offer(offer.clone()));
+    victim.hear(Input::Command(TransferCommand::Reject { transfer: offer.id }));
+    victim.control("bob", &TransferMessage::Offer(offer));
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    assert_eq!(["ada", "bob"].map(|name| victim.said_to(name, is_declined)), [1, 1]);
+    assert_eq!(victim.offers_of("bob"), 0);
+}
+
+#[test]
+fn what_was_accepted_is_what_was_told_and_not_what_stands_in_its_place() {
+    let manifest = one_file(MIB);
+    let other = offer_of(&manifest, "mallory");
+    for changed in [
+        Offer { name: "a.txt".into(), ..other.clone() },
+        Offer { bytes: 10, ..other.clone() },
+        Offer { files: 50, ..other.clone() },
+        Offer { folders: 7, ..other.clone() },
+    ] {
+        for takes_back in [true, false] {
+            let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["mallory"]);
+            victim.control("mallory", &TransferMessage::Offer(changed.clone()));
+            if takes_back {
+                let stop = TransferMessage::Stop { id: other.id, reason: StopReason::Stopped };
+                victim.control("mallory", &stop);
+            }
+            victim.control("mallory", &TransferMessage::Offer(other.clone()));
+            victim.accept("mallory", changed.clone(), AcceptScope::Peer);
+            assert_eq!(victim.said_to("mallory", is_accept), 0, "{changed:?}");
+            victim.accept("mallory", other.clone(), AcceptScope::Once);
+            assert_eq!(victim.said_to("mallory", is_accept), 1);
+        }
+    }
+}
+
+#[test]
+fn who_is_accepted_in_other_words_than_the_first_is_within_the_limits_too() {
+    let manifest = one_file(MIB);
+    let truth = offer_of(&manifest, "ada");
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+    victim.control("ada", &TransferMessage::Offer(truth.clone()));
+    let lies = [
+        Offer { files: u32::MAX, ..truth.clone() },
+        Offer { manifest_bytes: MANIFEST_MAX_BYTES + 1, ..truth },
+    ];
+    for lie in lies {
+        victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+        victim.accept("mallory", lie, AcceptScope::Once);
+    }
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    assert_eq!((victim.said_to("mallory", is_declined), victim.said_to("mallory", is_accept)), (2, 0));
+    assert_eq!((victim.offers_of("mallory"), victim.offers_of("ada")), (0, 1));
 }
 
 #[test]
@@ -257,26 +413,241 @@ fn nobody_takes_all_the_places_of_offers_that_wait() {
         victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
     }
     victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
-    let is_ada =
-        |event: &TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user("ada"));
-    assert_eq!(victim.events.iter().filter(|event| is_ada(event)).count(), 1);
-    assert!(
-        victim.events.iter().filter(|event| matches!(event, TransferEvent::Offered { .. })).count() < 100
-    );
+    assert_eq!(victim.offers_of("ada"), 1);
+    assert!(victim.offers_of("mallory") < 100);
+}
+
+/// An offer of something that its sender can't have: of its manifest any bytes may be sent, as long as some are missing.
+fn large_offer(from: &str, number: u16) -> Offer {
+    let id = TransferId(*blake3::hash(format!("{from} {number}").as_bytes()).as_bytes());
+    Offer { id, origin: user(from), ..made_up_offer(number, MANIFEST_MAX_BYTES) }
 }
 
 #[test]
 fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
     let manifest = one_file(MIB);
-    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
-    for number in 0..1000 {
-        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, MANIFEST_MAX_BYTES)));
+    let names: Vec<String> = (0..10).map(|number| format!("mallory{number}")).collect();
+    let peers: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &peers);
+    let offers: Vec<Offer> =
+        peers.iter().flat_map(|name| (0..2).map(|number| large_offer(name, number))).collect();
+    for offer in &offers {
+        victim.control(offer.origin.as_str(), &TransferMessage::Offer(offer.clone()));
     }
-    let is_declined = |message: &TransferMessage| {
-        matches!(message, TransferMessage::Decline { reason: DeclineReason::TooManyOffers, .. })
+    let part = Bytes::from(vec![0; 32 * 1024]);
+    let chunks = u64::from(MANIFEST_MAX_BYTES) / MIB - 1;
+    for chunk in 0..chunks {
+        for offer in &offers {
+            for part_at in 0..32 {
+                let offset = (chunk * MIB) as u32 + part_at * 32 * 1024;
+                let (short, content) = (offer.id.short(), part.clone());
+                let frame = Frame { short, kind: FrameKind::Manifest, offset, content }.encode();
+                victim.hear(Input::Bulk { peer: offer.origin.clone(), frame });
+            }
+        }
+    }
+    let failed =
+        |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::NoRoom, .. });
+    let kept = offers.len() - victim.events.iter().filter(|event| failed(event)).count();
+    let last = (chunks * MIB) as u32;
+    let is_last = |message: &TransferMessage| matches!(message, TransferMessage::Manifest { offset, .. } if *offset == last);
+    let whole: usize = peers.iter().map(|name| victim.said_to(name, is_last)).sum();
+    assert_eq!(whole, kept, "what is not given up goes on to its end");
+    assert!((7..=8).contains(&kept), "{kept} manifests of 32 MiB in 256 MiB");
+}
+
+#[test]
+fn offers_that_are_accepted_and_never_served_keep_nobody_else_from_offering() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
+    for number in 0..8 {
+        let offer = large_offer("mallory", number);
+        victim.control("mallory", &TransferMessage::Offer(offer.clone()));
+        victim.accept("mallory", offer, AcceptScope::Once);
+    }
+    assert_eq!(victim.offers_of("ada"), 0);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    assert_eq!(victim.offers_of("ada"), 1);
+    victim.hear(Input::PeerGone { peer: user("mallory") });
+    for number in 0..8 {
+        let offer = large_offer("ada", number);
+        victim.control("ada", &TransferMessage::Offer(offer));
+    }
+    assert_eq!(victim.offers_of("ada"), 9);
+}
+
+#[test]
+fn what_nobody_sends_the_list_of_files_of_is_given_up() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["bob", "mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(large_offer("mallory", 0)));
+    victim.control("bob", &TransferMessage::Offer(large_offer("bob", 0)));
+    victim.hear(Input::PeerGone { peer: user("bob") });
+    victim.wait(Duration::from_secs(110));
+    assert!(!victim.has_failed(), "somebody may come back, or be slow");
+    victim.wait(Duration::from_secs(11));
+    let given_up = |event: &&TransferEvent| {
+        matches!(event, TransferEvent::Failed { reason: FailReason::NoManifest, .. })
     };
-    let (accepted, declined) = (victim.said_to("mallory", is_accept), victim.said_to("mallory", is_declined));
-    assert!(accepted <= 8 && accepted + declined == 1000, "{accepted} accepted, {declined} declined");
+    assert_eq!(victim.events.iter().filter(given_up).count(), 2);
+    let is_told = |message: &TransferMessage| {
+        matches!(message, TransferMessage::Stop { reason: StopReason::GaveUp, .. })
+    };
+    assert_eq!(victim.said_to("mallory", is_told), 1);
+    let before = victim.said.len();
+    victim.wait(Duration::from_secs(60));
+    assert_eq!(victim.said.len(), before, "nobody is asked any more");
+}
+
+#[test]
+fn whoever_comes_back_with_the_list_of_files_is_asked_for_it() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada"]);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.hear(Input::PeerGone { peer: user("ada") });
+    victim.wait(Duration::from_secs(119));
+    victim.hear(Input::PeerReady { peer: user("ada") });
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.wait(Duration::from_secs(4));
+    victim.manifest("ada", &manifest);
+    assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+}
+
+#[test]
+fn one_member_has_so_many_transfers_under_way_and_the_others_wait_for_their_turn() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for number in 0..300 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    let accepts = victim.said_to("mallory", is_accept);
+    assert_eq!((accepts, victim.said_to("mallory", is_declined)), (8, 300 - 8 - 256));
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+
+    let stopped = TransferId(made_up_offer(0, 100).id.0);
+    victim.hear(Input::Command(TransferCommand::Reject { transfer: stopped }));
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(victim.said_to("mallory", is_accept), 9, "the next");
+}
+
+#[test]
+fn large_lists_of_one_member_come_one_after_the_other() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    for number in 0..8 {
+        victim.control("mallory", &TransferMessage::Offer(large_offer("mallory", number)));
+    }
+    assert_eq!(victim.said_to("mallory", is_accept), 2);
+}
+
+#[test]
+fn many_members_together_do_not_take_the_turn_of_one_who_has_nothing_under_way() {
+    let manifest = one_file(MIB);
+    let names: Vec<String> = (0..20).map(|number| format!("mallory{number}")).collect();
+    let mut peers: Vec<&str> = names.iter().map(String::as_str).collect();
+    peers.push("ada");
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &peers);
+    for name in &names {
+        for number in 0..200 {
+            let id = TransferId(*blake3::hash(format!("{name} {number}").as_bytes()).as_bytes());
+            let offer = Offer { id, ..made_up_offer(number, 100) };
+            victim.control(name, &TransferMessage::Offer(offer));
+        }
+    }
+    let accepts: usize = names.iter().map(|name| victim.said_to(name, is_accept)).sum();
+    assert!((64..=64 + names.len()).contains(&accepts), "{accepts} at once");
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+}
+
+#[test]
+fn who_repeats_anothers_offer_does_not_make_it_wait() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for number in 0..9 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&manifest, "mallory")));
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    let is_the_file = |message: &TransferMessage| matches!(message, TransferMessage::Accept { id } if *id == id_of(&manifest));
+    let asked = victim.said_to("ada", is_the_file) + victim.said_to("mallory", is_the_file);
+    assert_eq!(asked, 1);
+}
+
+#[test]
+fn what_waits_for_its_turn_ends_when_it_is_rejected_or_everyone_who_offered_it_left() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    for number in 0..10 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    let transfer = made_up_offer(8, 100).id;
+    victim.hear(Input::Command(TransferCommand::Reject { transfer }));
+    let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+    assert_eq!(victim.said_to("mallory", is_declined), 1);
+    victim.hear(Input::PeerGone { peer: user("mallory") });
+    let failed = victim.events.iter().filter_map(|event| match event {
+        TransferEvent::Failed { transfer, reason, .. } => Some((transfer.0[1], reason.clone())),
+        _ => None,
+    });
+    let expected = [(8, FailReason::Stopped), (9, FailReason::NoManifest)];
+    assert_eq!(failed.collect::<Vec<_>>(), expected);
+}
+
+/// One file of this name, without content.
+fn empty_file(name: &str) -> Arc<Manifest> {
+    let path = SafePath::parse(name).expect("a name");
+    let kind = EntryKind::File { size: 0, executable: false };
+    Arc::new(Manifest::new(18, vec![(Entry { path, kind, mtime: 0 }, Vec::new())]).expect("a manifest"))
+}
+
+#[test]
+fn of_what_was_received_the_oldest_is_forgotten_and_not_received_again() {
+    let files: Vec<Arc<Manifest>> = (0..200).map(|number| empty_file(&format!("{number}.txt"))).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &files[0], &["ada", "bob"]);
+    for file in &files {
+        victim.control("ada", &TransferMessage::Offer(offer_of(file, "ada")));
+        victim.manifest("ada", file);
+        victim.finish();
+        victim.now += Duration::from_millis(1);
+    }
+    let count = |victim: &Victim| {
+        victim.events.iter().filter(|event| matches!(event, TransferEvent::Done { .. })).count()
+    };
+    assert_eq!(count(&victim), files.len());
+    let forgotten: BTreeSet<TransferId> = files[..200 - 128].iter().map(|file| id_of(file)).collect();
+    assert_eq!(victim.closed, forgotten, "the disk is told to forget the oldest, too");
+    let is_done = |message: &TransferMessage| matches!(message, TransferMessage::Done { .. });
+    let before = victim.said_to("bob", is_done);
+    for file in &files {
+        victim.control("bob", &TransferMessage::Offer(offer_of(file, "ada")));
+    }
+    assert_eq!((victim.said_to("bob", is_done) - before, victim.said_to("bob", is_accept)), (200, 0));
+    assert_eq!(count(&victim), files.len());
+}
+
+#[test]
+fn of_what_nobody_has_the_rest_of_the_oldest_is_given_up_when_there_is_too_much() {
+    let manifests: Vec<Arc<Manifest>> = (1..=140).map(|size| one_file(size * MIB / 4)).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifests[0], &[]);
+    for (number, manifest) in manifests.iter().enumerate() {
+        victim.disk = disk(manifest.clone());
+        let name = format!("mallory{number}");
+        victim.hear(Input::PeerReady { peer: user(&name) });
+        victim.control(&name, &TransferMessage::Offer(offer_of(manifest, &name)));
+        victim.manifest(&name, manifest);
+        victim.hear(Input::PeerGone { peer: user(&name) });
+        victim.now += Duration::from_millis(1);
+    }
+    let abandoned = victim.events.iter().filter_map(|event| match event {
+        TransferEvent::Failed { transfer, reason: FailReason::Abandoned, .. } => Some(*transfer),
+        _ => None,
+    });
+    let oldest = manifests.iter().map(|manifest| id_of(manifest)).take(11);
+    assert!(abandoned.eq(oldest), "{:?}", victim.closed.len());
+    assert_eq!(victim.closed.len(), 11);
 }
 
 /// A transfer of the victim's own, for `audience`.
@@ -431,12 +802,7 @@ fn receiver_that_can_not_read(manifest: &Arc<Manifest>) -> Victim {
     let id = id_of(manifest);
     let mut victim = receiver(manifest, &["ada", "bob"]);
     victim.control("ada", &whole(id, manifest));
-    for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
-        let kind = FrameKind::Piece { piece: 0 };
-        let content = Bytes::from(vec![0; len as usize]);
-        let frame = Frame { short: id.short(), kind, offset, content }.encode();
-        victim.hear(Input::Bulk { peer: user("ada"), frame });
-    }
+    victim.first_piece("ada", manifest);
     assert_eq!(victim.finishing.len(), 1);
     let gone = DiskDone::Failed(DiskError::NotFound { path: "film.mkv".into() });
     victim.disk = Box::new(move |_| vec![gone.clone()]);
@@ -529,6 +895,50 @@ fn peers_that_are_asked_and_send_nothing_do_not_keep_others_from_being_asked() {
     assert!(victim.said_to("ada", is_request) > 0);
 }
 
+/// One file of a single piece of this length.
+fn one_piece(len: u32) -> Arc<Manifest> {
+    let path = SafePath::parse("film.mkv").expect("a name");
+    let kind = EntryKind::File { size: len.into(), executable: false };
+    let entry = Entry { path, kind, mtime: 0 };
+    Arc::new(Manifest::new(22, vec![(entry, vec![[7; 32]])]).expect("a manifest"))
+}
+
+#[test]
+fn one_peer_has_no_more_under_way_in_many_transfers_than_in_one() {
+    const PIECE: u32 = 4 * MIB as u32;
+    let manifests: Vec<Arc<Manifest>> = (0..40).map(|less| one_piece(PIECE - less)).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifests[0], &["ada"]);
+    let names: Vec<String> = (0..5).map(|number| format!("mallory{number}")).collect();
+    // Each has eight under way; one of them takes part in all.
+    for (name, manifests) in names.iter().zip(manifests.chunks(8)) {
+        victim.hear(Input::PeerReady { peer: user(name) });
+        for manifest in manifests {
+            victim.control(name, &TransferMessage::Offer(offer_of(manifest, name)));
+            victim.manifest(name, manifest);
+            victim.control("ada", &whole(id_of(manifest), manifest));
+        }
+    }
+    let asked = |victim: &Victim| victim.said_to("ada", is_request);
+    assert_eq!(asked(&victim), 8, "32 MiB");
+    // What comes by the drop is a sign of life, and takes memory.
+    for step in 0..4 {
+        for manifest in &manifests {
+            let (short, content) = (id_of(manifest).short(), Bytes::from(vec![0; 4096]));
+            let frame = Frame { short, kind: FrameKind::Piece { piece: 0 }, offset: step * 4096, content };
+            victim.hear(Input::Bulk { peer: user("ada"), frame: frame.encode() });
+        }
+        victim.wait(Duration::from_secs(9));
+    }
+    assert_eq!((asked(&victim), victim.cut_off()), (8, vec![]));
+    victim.control("mallory0", &whole(id_of(&manifests[7]), &manifests[7]));
+    let all: Vec<usize> = names.iter().map(|name| victim.said_to(name, is_request)).collect();
+    for (name, manifests) in names.iter().zip(manifests.chunks(8)) {
+        manifests.iter().for_each(|manifest| victim.control(name, &whole(id_of(manifest), manifest)));
+    }
+    let more: Vec<usize> = names.iter().map(|name| victim.said_to(name, is_request)).collect();
+    assert_eq!((all, more), (vec![1, 0, 0, 0, 0], vec![1; 5]), "one piece of each other peer");
+}
+
 #[test]
 fn slow_peers_do_not_keep_the_last_piece_to_themselves() {
     let manifest = one_file(MIB / 4);
@@ -552,4 +962,93 @@ fn slow_peers_do_not_keep_the_last_piece_to_themselves() {
         victim.wait(Duration::from_secs(4));
     }
     assert_eq!(victim.cut_off(), []);
+}
+
+fn is_other_stream(message: &TransferMessage) -> bool {
+    matches!(message, TransferMessage::Decline { reason: DeclineReason::Streaming, .. })
+}
+
+#[test]
+fn what_goes_to_standard_output_is_one_transfer_and_the_others_are_told() {
+    let (ours, other, third) = (one_file(MIB / 4), one_file(MIB), one_file(2 * MIB));
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada", "mallory"]);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&ours, "ada")));
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&other, "mallory")));
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("mallory", is_accept)), (1, 0));
+    assert_eq!(victim.said_to("mallory", is_other_stream), 1);
+    victim.manifest("ada", &ours);
+    victim.control("ada", &whole(id_of(&ours), &ours));
+    victim.first_piece("ada", &ours);
+    victim.finish();
+    assert!(victim.events.iter().any(|event| matches!(event, TransferEvent::Done { .. })));
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&third, "mallory")));
+    assert_eq!((victim.said_to("mallory", is_accept), victim.said_to("mallory", is_other_stream)), (0, 2));
+}
+
+#[test]
+fn of_two_offers_that_are_accepted_at_once_one_goes_to_standard_output() {
+    let (ours, other) = (one_file(MIB / 4), one_file(MIB));
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada", "mallory"]);
+    victim.hear(Input::Command(TransferCommand::SetAccept(AcceptPolicy::Ask)));
+    let (ours, other) = (offer_of(&ours, "ada"), offer_of(&other, "mallory"));
+    victim.control("ada", &TransferMessage::Offer(ours.clone()));
+    victim.control("mallory", &TransferMessage::Offer(other.clone()));
+    victim.accept("ada", ours, AcceptScope::Once);
+    victim.accept("mallory", other, AcceptScope::Once);
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("mallory", is_other_stream)), (1, 1));
+}
+
+#[test]
+fn a_stream_that_never_began_keeps_no_other_out() {
+    let (ours, other) = (one_file(MIB / 4), one_file(MIB));
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada", "mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(offer_of(&other, "mallory")));
+    victim.wait(Duration::from_secs(121));
+    assert!(victim.has_failed());
+    victim.control("ada", &TransferMessage::Offer(offer_of(&ours, "ada")));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+}
+
+#[test]
+fn a_stream_that_broke_off_is_not_begun_again_in_the_middle() {
+    let ours = one_file(MIB);
+    let mut victim = Victim::streaming(Streams::One, &ours, &["ada"]);
+    let offer = TransferMessage::Offer(offer_of(&ours, "ada"));
+    victim.control("ada", &offer);
+    victim.manifest("ada", &ours);
+    victim.control("ada", &whole(id_of(&ours), &ours));
+    victim.first_piece("ada", &ours);
+    victim.control("ada", &TransferMessage::Stop { id: id_of(&ours), reason: StopReason::SourceChanged });
+    assert!(victim.has_failed());
+    victim.control("ada", &offer);
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("ada", is_other_stream)), (1, 1));
+}
+
+#[test]
+fn streams_come_one_after_the_other_and_one_that_nobody_goes_on_with_gives_way() {
+    let manifests = [one_file(MIB / 4), one_file(MIB), one_file(2 * MIB)];
+    let names = ["ada", "mallory", "zoe"];
+    let mut victim = Victim::streaming(Streams::InTurns, &manifests[0], &names);
+    for (name, manifest) in names.iter().zip(&manifests) {
+        victim.now += Duration::from_millis(1);
+        victim.control(name, &TransferMessage::Offer(offer_of(manifest, name)));
+    }
+    let accepts = |victim: &Victim| names.map(|name| victim.said_to(name, is_accept));
+    assert_eq!(accepts(&victim), [1, 0, 0]);
+    victim.manifest("ada", &manifests[0]);
+    victim.control("ada", &whole(id_of(&manifests[0]), &manifests[0]));
+    victim.first_piece("ada", &manifests[0]);
+    victim.finish();
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(accepts(&victim), [1, 1, 0]);
+    victim.disk = disk(manifests[1].clone());
+    victim.manifest("mallory", &manifests[1]);
+    victim.control("mallory", &whole(id_of(&manifests[1]), &manifests[1]));
+    victim.first_piece("mallory", &manifests[1]);
+    victim.hear(Input::PeerGone { peer: user("mallory") });
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(accepts(&victim), [1, 1, 1]);
+    let given_up =
+        |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::Abandoned, .. });
+    assert!(victim.events.iter().any(given_up));
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use fast_rtc_swarm::core::transfer::{
     AcceptPolicy, AcceptScope, Audience, Config, ConflictPolicy, DeclineReason, Direction, DiskDone,
-    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Target, TransferCommand,
-    TransferEvent,
+    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Streams, Target,
+    TransferCommand, TransferEvent,
 };
 use fast_rtc_swarm::io::disk::Stores;
 use fast_rtc_swarm::wire::UserId;
@@ -162,6 +162,27 @@ fn many_small_files_arrive() {
 }
 
 #[test]
+fn everything_that_one_peer_sends_arrives_however_much_of_it_at_once() {
+    let (from, to) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let mut world = World::new();
+    world.add(config(0, Path::new("/nonexistent")), FAST, disk());
+    world.add(config(1, to.path()), FAST, disk());
+    for number in 0..200 {
+        let name = format!("{number:03}.txt");
+        let file = write(&from.path().join(&name), name.as_bytes());
+        world.command(&id(0), send(&[&file]));
+    }
+    let done = |world: &World, is: fn(&TransferEvent) -> bool| {
+        world.events.iter().filter(|(_, _, event)| is(event)).count()
+    };
+    let is_over =
+        |world: &World| done(world, |event| matches!(event, TransferEvent::Delivered { .. })) == 200;
+    assert!(world.run(LIMIT, is_over), "{:?}", world.events.last());
+    assert_eq!(done(&world, |event| matches!(event, TransferEvent::Done { .. })), 200);
+    assert_eq!(names(to.path()).len(), 200);
+}
+
+#[test]
 fn nothing_is_written_before_acceptance() {
     let (from, to) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
     let file = write(&from.path().join("a.txt"), b"hello");
@@ -177,7 +198,7 @@ fn nothing_is_written_before_acceptance() {
     world.run(Duration::from_secs(60), |_| false);
     assert_eq!(names(to.path()), [""; 0]);
 
-    world.command(&id(1), TransferCommand::Accept { transfer: offer.transfer, scope: AcceptScope::Once });
+    world.command(&id(1), TransferCommand::Accept { from: id(0), offer, scope: AcceptScope::Once });
     assert!(world.run(LIMIT, |world| is_done(world, 1)));
     assert_eq!(fs::read(to.path().join("a.txt")).expect("a file"), b"hello");
 }
@@ -391,14 +412,14 @@ fn a_part_folder_that_is_a_link_is_refused() {
     let file = write(&from.path().join("a.txt"), b"hello");
     let mut world = pair(&[&file], Config::new(id(1), to.path().to_owned()), disk());
     assert!(world.run(LIMIT, |world| has(world, 1, |event| matches!(event, TransferEvent::Offered { .. }))));
-    let transfer = world.events.iter().find_map(|(_, _, event)| match event {
-        TransferEvent::Offered { offer, .. } => Some(offer.transfer),
+    let offer = world.events.iter().find_map(|(_, _, event)| match event {
+        TransferEvent::Offered { offer, .. } => Some(offer.clone()),
         _ => None,
     });
-    let transfer = transfer.expect("it was offered");
-    let part = format!(".swarm-{}.part", &transfer.to_string()[..16]);
+    let offer = offer.expect("it was offered");
+    let part = format!(".swarm-{}.part", &offer.transfer.to_string()[..16]);
     symlink(outside.path(), to.path().join(part)).expect("a link");
-    world.command(&id(1), TransferCommand::Accept { transfer, scope: AcceptScope::Once });
+    world.command(&id(1), TransferCommand::Accept { from: id(0), offer, scope: AcceptScope::Once });
     assert!(world.run(LIMIT, |world| failure(world, 1).is_some()));
     assert_eq!(names(outside.path()), [""; 0]);
 }
@@ -533,16 +554,48 @@ fn a_stream_is_written_in_order() {
     let from = TempDir::new().expect("a folder");
     let file = write(&from.path().join("film.mkv"), &content(5 * MIB + 1));
     let pipe = Pipe::default();
+    let receiver = Config { target: Target::Stdout, ..config(1, Path::new("/nonexistent")) };
+    let mut world = pair(&[&file], receiver, to_pipe(&pipe));
+    assert!(world.run(LIMIT, |world| is_done(world, 1)));
+    assert!(*pipe.0.lock().expect("no panic") == content(5 * MIB + 1));
+}
+
+fn to_pipe(pipe: &Pipe) -> DiskFn {
     let stores = Stores::new(pipe.clone());
-    let to_pipe: DiskFn = Box::new(move |job| {
+    Box::new(move |job| {
         let is_close = matches!(job, DiskJob::Close { .. });
         let done = stores.run(job, |_| ());
         if is_close { Vec::new() } else { vec![done] }
-    });
-    let receiver = Config { target: Target::Stdout, ..config(1, Path::new("/nonexistent")) };
-    let mut world = pair(&[&file], receiver, to_pipe);
-    assert!(world.run(LIMIT, |world| is_done(world, 1)));
-    assert!(*pipe.0.lock().expect("no panic") == content(5 * MIB + 1));
+    })
+}
+
+#[test]
+fn two_who_send_to_a_stream_are_not_mixed_in_it() {
+    let from = TempDir::new().expect("a folder");
+    let contents = [content(3 * MIB + 1), vec![7; 2 * MIB]];
+    let files = ["a", "b"].map(|name| from.path().join(name));
+    files.iter().zip(&contents).for_each(|(file, content)| drop(write(file, content)));
+    for (streams, count) in [(Streams::One, 1), (Streams::InTurns, 2)] {
+        let pipe = Pipe::default();
+        let mut world = World::new();
+        world.add(config(0, Path::new("/nonexistent")), FAST, disk());
+        world.add(config(2, Path::new("/nonexistent")), FAST, disk());
+        let receiver = Config { target: Target::Stdout, streams, ..config(1, Path::new("/nonexistent")) };
+        world.add(receiver, FAST, to_pipe(&pipe));
+        // Nobody but the receiver takes what the other sends.
+        world.command(&id(0), TransferCommand::SetAccept(AcceptPolicy::Nobody));
+        world.command(&id(2), TransferCommand::SetAccept(AcceptPolicy::Nobody));
+        world.command(&id(0), send(&[&files[0]]));
+        world.command(&id(2), send(&[&files[1]]));
+        world.run(Duration::from_secs(60), |_| false);
+        let is_done =
+            |(_, _, event): &&(Duration, UserId, TransferEvent)| matches!(event, TransferEvent::Done { .. });
+        assert_eq!(world.events.iter().filter(is_done).count(), count);
+        let written = pipe.0.lock().expect("no panic");
+        let [a, b] = &contents;
+        let in_turns = [[&a[..], b].concat(), [&b[..], a].concat()];
+        assert!(if count == 1 { contents.contains(&*written) } else { in_turns.contains(&*written) });
+    }
 }
 
 #[test]

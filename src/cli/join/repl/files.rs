@@ -27,7 +27,7 @@ impl Repl {
             .filter(|item| item.state == State::Running)
             .filter_map(progress)
             .collect();
-        let waiting = self.shelf.items().iter().filter(|item| awaits_us(item)).count();
+        let waiting = self.shelf.items().iter().filter(|item| item.awaits_us()).count();
         if waiting > 0 {
             parts.push(format!("{} waiting: /accept", format::count(waiting, "offer")));
         }
@@ -44,13 +44,14 @@ impl Repl {
         if let TransferEvent::Offered { from, offer, .. } = event
             && self.consent.judge(from, &self.roster) == Decision::Accept
         {
-            step.asks.push(Ask::Command(ask::accept(offer.transfer)));
+            step.asks.push(Ask::Command(ask::accept(from, offer)));
             return step;
         }
+        let Some(note) = note else { return step };
         let question = self.question(now, event);
         let asks = question.is_some();
         let answers = question.unwrap_or_default();
-        step.lines = note.map(|note| self.note(note.ink, &(note.text + &answers))).unwrap_or_default();
+        step.lines = self.note(note.ink, &(note.text + &answers));
         if asks && let Some(first) = step.lines.first_mut() {
             first.insert_str(0, BELL);
         }
@@ -97,26 +98,26 @@ impl Repl {
     }
 
     pub(super) fn accept(&self, now: Instant, which: &str) -> Step {
-        match self.answered(now, which, awaits_us) {
-            Ok(transfer) => Step::ask(Ask::Command(ask::accept(transfer))),
+        match self.answered(now, which, Item::awaits_us) {
+            Ok(item) => Step::ask(Ask::Command(item.acceptance())),
             Err(error) => self.complain(&error),
         }
     }
 
     pub(super) fn accept_all(&self, now: Instant) -> Step {
-        let items = self.shelf.items().into_iter().filter(|item| awaits_us(item));
+        let items = self.shelf.items().into_iter().filter(|item| item.awaits_us());
         let (read, unread): (Vec<&Item>, Vec<&Item>) = items.partition(|item| was_read(item, now));
         let mut step = match (read.is_empty(), unread.is_empty()) {
             (true, true) => self.complain("nothing waits for an answer"),
             (_, false) => self.complain(JUST_ASKED),
             (false, true) => Step::default(),
         };
-        step.asks = read.iter().map(|item| Ask::Command(ask::accept(item.offer.transfer))).collect();
+        step.asks = read.into_iter().map(|item| Ask::Command(item.acceptance())).collect();
         step
     }
 
     pub(super) fn reject(&mut self, which: &str) -> Step {
-        match self.shelf.pick(which, |item| awaits_us(item) || item.is_being_received()) {
+        match self.shelf.pick(which, |item| item.awaits_us() || item.is_being_received()) {
             Ok(transfer) => {
                 self.shelf.decline(&transfer);
                 Step::ask(Ask::Command(ask::reject(transfer)))
@@ -127,21 +128,16 @@ impl Repl {
 
     pub(super) fn resolve(&self, now: Instant, which: &str, how: Resolution) -> Step {
         match self.answered(now, which, |item| item.state == State::InTheWay) {
-            Ok(transfer) => Step::ask(Ask::Command(ask::resolve(transfer, how))),
+            Ok(item) => Step::ask(Ask::Command(ask::resolve(item.offer.transfer, how))),
             Err(error) => self.complain(&error),
         }
     }
 
     /// The transfer that is meant, if what is asked about it could be read before that was typed.
-    fn answered(
-        &self,
-        now: Instant,
-        which: &str,
-        fits: impl Fn(&Item) -> bool,
-    ) -> Result<TransferId, String> {
+    fn answered(&self, now: Instant, which: &str, fits: impl Fn(&Item) -> bool) -> Result<&Item, String> {
         let transfer = self.shelf.pick(which, fits).map_err(|error| error.to_string())?;
-        let is_read = self.shelf.item(&transfer).is_some_and(|item| was_read(item, now));
-        if is_read { Ok(transfer) } else { Err(JUST_ASKED.to_owned()) }
+        let item = self.shelf.item(&transfer).filter(|item| was_read(item, now));
+        item.ok_or_else(|| JUST_ASKED.to_owned())
     }
 
     pub(super) fn transfers(&self) -> Vec<String> {
@@ -183,10 +179,6 @@ impl Repl {
         };
         format!("{:>3}. {arrow} {} ({}){who}: {state}", item.number, item.name(), item.size())
     }
-}
-
-fn awaits_us(item: &Item) -> bool {
-    item.state == State::Waiting && item.direction() == Direction::Receive
 }
 
 /// Whether nothing about it is asked that could not be read yet.

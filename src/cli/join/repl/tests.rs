@@ -7,7 +7,7 @@ use crate::cli::consent::REACTION;
 use crate::cli::consent::tests::consent;
 use crate::cli::roster::tests::{peer, roster};
 use crate::cli::shelf::tests::{id, offer};
-use crate::core::transfer::{ConflictPolicy, Direction, Progress, TransferCommand, TransferEvent};
+use crate::core::transfer::{ConflictPolicy, Direction, OfferInfo, Progress, TransferCommand, TransferEvent};
 use crate::node::api::CloseReason;
 use crate::wire::TransferId;
 use crate::wire::path::SafePath;
@@ -203,7 +203,8 @@ fn offered(byte: u8, name: &str) -> Event {
 fn outcome(step: Step) -> (Vec<TransferId>, Vec<String>) {
     let meant = |ask: Ask| {
         let Ask::Command(Command::Transfer(
-            TransferCommand::Accept { transfer, .. } | TransferCommand::Resolve { transfer, .. },
+            TransferCommand::Accept { offer: OfferInfo { transfer, .. }, .. }
+            | TransferCommand::Resolve { transfer, .. },
         )) = ask
         else {
             panic!("{ask:?}")
@@ -247,10 +248,34 @@ fn an_offer_in_other_words_has_another_number() {
         ["\x0712:01 - ada offers small.txt (1.0 MiB): /accept 1 or /reject 1"],
         "the same"
     );
+    repl.on_event(&Event::Transfer(TransferEvent::Withdrawn { transfer: TransferId([1; 32]) }));
     let step = repl.on_event(&offered(1, ".profile"));
     assert_eq!(step.lines, ["\x0712:01 - ada offers .profile (1.0 MiB): /accept 2 or /reject 2"]);
     assert_eq!(repl.on_line("/accept 1").lines, ["there is no transfer 1; /transfers shows them"]);
     assert_eq!(outcome(repl.on_line("/accept 2")).0, [TransferId([1; 32])]);
+}
+
+#[test]
+fn an_offer_that_others_make_too_is_asked_about_once_in_the_words_of_the_first() {
+    let mut repl = repl(&["bob"]);
+    let offered = |from: &str, name: &str| {
+        let offer = offer(7, name, from);
+        Event::Transfer(TransferEvent::Offered { from: id(from), offer, free_bytes: None })
+    };
+    repl.on_event(&offered("1111", "small.txt"));
+    for name in ["small.txt", ".profile"] {
+        assert!(repl.on_event(&offered("3333", name)).lines.is_empty());
+    }
+    let asks = repl.on_line("/accept").asks;
+    let [Ask::Command(Command::Transfer(TransferCommand::Accept { from, offer, .. }))] = &asks[..] else {
+        panic!("{asks:?}")
+    };
+    assert_eq!((from, &offer.name[..]), (&id("1111"), "small.txt"));
+    let asks = repl.on_event(&offered("2222", "small.txt")).asks;
+    let [Ask::Command(Command::Transfer(TransferCommand::Accept { from, .. }))] = &asks[..] else {
+        panic!("{asks:?}")
+    };
+    assert_eq!(*from, id("2222"), "bob is trusted, whoever came first");
 }
 
 #[test]

@@ -1,0 +1,156 @@
+//! The list of files: asked of one holder after the other, sent, and compared with what was offered.
+
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::machine::{TICK, Transfers};
+use super::share::{Content, Fetch, Stage};
+use super::{CutOffReason, FailReason, Reason};
+use crate::wire::frame::{self, Frame, FrameKind};
+use crate::wire::manifest::Manifest;
+use crate::wire::transfer::TransferMessage;
+use crate::wire::{TransferId, UserId};
+
+/// How much of a manifest is sent for one request.
+pub(super) const MANIFEST_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// The most that may wait to be sent to a peer while it asks for more of a manifest.
+const MANIFEST_AHEAD_BYTES: u64 = 4 * MANIFEST_CHUNK_BYTES as u64;
+
+/// A manifest of which nothing came for so long is asked from another holder.
+const MANIFEST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// So is one that comes by the drop: it should be here after this and what its length takes at so many bytes a second. When
+/// all holders were asked each has twice as long, so that one of them comes to an end on any path.
+const MANIFEST_GRACE: Duration = Duration::from_secs(10);
+const MANIFEST_MIN_BPS: u32 = 256 * 1024;
+const MANIFEST_ROUNDS_MAX: u32 = 10;
+
+/// A transfer of whose manifest nothing came for so long, from anybody, is given up. On a slow path much may come before it.
+const MANIFEST_GIVE_UP: Duration = Duration::from_secs(120);
+
+impl Transfers {
+    /// Asks one holder for the manifest from the beginning.
+    pub(super) fn fetch_from(&mut self, now: Instant, id: TransferId, peer: UserId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        self.out.control(&peer, TransferMessage::Accept { id });
+        let fetch = match &share.stage {
+            Stage::Fetching(fetch) => fetch.again(now, peer),
+            Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
+                Fetch::new(now, peer)
+            }
+        };
+        share.stage = Stage::Fetching(fetch);
+        self.wake(Reason::Requests, now + TICK);
+    }
+
+    /// Asks another holder for the manifest, if the one that was asked has gone or is silent. Gives up when all were for long.
+    pub(super) fn fetch_again(&mut self, now: Instant, id: TransferId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        let Stage::Fetching(fetch) = &mut share.stage else { return };
+        if now.saturating_duration_since(fetch.came_at) >= MANIFEST_GIVE_UP {
+            let rivals = std::mem::take(&mut share.rivals);
+            self.fail(id, FailReason::NoManifest);
+            return self.hear_rivals(now, rivals);
+        }
+        let is_silent = now.saturating_duration_since(fetch.heard_at) >= MANIFEST_PATIENCE;
+        let patience = MANIFEST_GRACE + Duration::from_secs((share.manifest_len / MANIFEST_MIN_BPS).into());
+        let patience = patience * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
+        let is_slow = share.holders.len() > 1 && now.saturating_duration_since(fetch.asked_at) >= patience;
+        let has_gone = fetch.from.as_ref().is_none_or(|from| !share.holders.contains(from));
+        if !is_silent && !is_slow && !has_gone {
+            return self.wake(Reason::Requests, now + TICK);
+        }
+        // In turns: two who send nothing must not be asked for ever, one after the other.
+        let next =
+            fetch.from.as_ref().and_then(|from| share.holders.range((Excluded(from), Unbounded)).next());
+        match next.or(share.holders.first()).cloned() {
+            Some(holder) => self.fetch_from(now, id, holder),
+            None => {
+                fetch.lose();
+                self.wake(Reason::Requests, now + TICK);
+            }
+        }
+    }
+
+    pub(super) fn send_manifest(&mut self, now: Instant, peer: &UserId, id: TransferId, offset: u32) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        if !share.admits(peer) || self.uploads.ready_bytes(peer) > MANIFEST_AHEAD_BYTES {
+            return;
+        }
+        let Some(exchange) = share.exchange() else { return };
+        let bytes = exchange.manifest_bytes.clone();
+        let start = (offset as usize).min(bytes.len());
+        let chunk = bytes.slice(start..bytes.len().min(start + MANIFEST_CHUNK_BYTES));
+        if !exchange.allow(peer, chunk.len() as u64) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
+        let frames = frame::cut(chunk.len() as u32, u32::MAX).map(|(at, len)| {
+            let content = chunk.slice(at as usize..(at + len) as usize);
+            Frame { short: id.short(), kind: FrameKind::Manifest, offset: offset + at, content }.encode()
+        });
+        self.uploads.push(peer, id, false, frames.collect());
+    }
+
+    /// A part of a manifest arrived.
+    pub(super) fn manifest_part(
+        &mut self,
+        now: Instant,
+        peer: &UserId,
+        id: TransferId,
+        offset: u32,
+        part: Bytes,
+    ) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        let Stage::Fetching(fetch) = &mut share.stage else { return };
+        if fetch.from.as_ref() != Some(peer) || offset as usize != fetch.buffer.len() {
+            return;
+        }
+        if fetch.buffer.len() + part.len() > share.manifest_len as usize {
+            return self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
+        }
+        fetch.buffer.extend_from_slice(&part);
+        (fetch.heard_at, fetch.came_at) = (now, now);
+        if fetch.buffer.len() == share.manifest_len as usize {
+            let bytes = Bytes::from(std::mem::take(&mut fetch.buffer));
+            return self.manifest_here(now, peer, id, bytes);
+        }
+        if fetch.buffer.len().is_multiple_of(MANIFEST_CHUNK_BYTES) {
+            let offset = fetch.buffer.len() as u32;
+            if !self.make_room(0) {
+                return self.fail(id, FailReason::NoRoom);
+            }
+            self.out.control(peer, TransferMessage::Manifest { id, offset });
+        }
+    }
+
+    fn manifest_here(&mut self, now: Instant, peer: &UserId, id: TransferId, bytes: Bytes) {
+        if Manifest::id_of(&bytes) != id {
+            return self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
+        }
+        // The hash is right, so every holder has these bytes: the transfer itself is hopeless if they are refused.
+        let share = self.shares.get_mut(&id).expect("its manifest was being fetched");
+        let manifest = match Manifest::parse(&bytes) {
+            Ok(manifest) if share.matches(&manifest) => Arc::new(manifest),
+            Ok(_) => return self.refuse_manifest(now, id, "it is not what was offered".to_owned()),
+            Err(error) => return self.refuse_manifest(now, id, error.to_string()),
+        };
+        let content = Content { manifest, bytes };
+        share.stage = Stage::Opening(content.clone());
+        self.open(id, content, self.config.conflict);
+    }
+
+    /// All who offered it in these words were wrong, not only the one who sent it.
+    pub(super) fn refuse_manifest(&mut self, now: Instant, id: TransferId, reason: String) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        let (liars, rivals) = (share.holders.clone(), std::mem::take(&mut share.rivals));
+        self.fail(id, FailReason::Manifest(reason));
+        for liar in liars {
+            self.cut_off(now, Some(id), &liar, CutOffReason::BadManifest);
+        }
+        self.hear_rivals(now, rivals);
+    }
+}
