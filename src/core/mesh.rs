@@ -44,6 +44,10 @@ const MADE_BURST_MIN: usize = 128;
 const MADE_BURST_MAX: usize = 1024;
 const MADE_EVERY: Duration = Duration::from_millis(50);
 
+/// How many refusals of the server people hear at once, and how long until they may hear one more.
+const REFUSALS_BURST: u32 = 16;
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+
 /// A direct message this long always fits into a control message, however much JSON escaping makes of it
 /// (six bytes for one).
 const DIRECT_PART_BYTES: usize = 10_000;
@@ -107,6 +111,9 @@ pub struct Mesh {
     by_id: BTreeMap<LinkId, LinkKey>,
     /// Connections that the server may have us make.
     made: Allowance,
+    /// Refusals that people may hear of, and how many they did not.
+    refusals: Allowance,
+    unheard_refusals: u64,
     unclaimed: BTreeSet<LinkKey>,
     slots: BTreeMap<UserId, Slot>,
     ignored: BTreeSet<UserId>,
@@ -128,6 +135,8 @@ impl Mesh {
         let burst = config.max_peers.saturating_mul(MADE_PER_PEER).clamp(MADE_BURST_MIN, MADE_BURST_MAX);
         let mut mesh = Self {
             made: Allowance::new(burst as u32, MADE_EVERY),
+            refusals: Allowance::new(REFUSALS_BURST, REFUSALS_EVERY),
+            unheard_refusals: 0,
             config,
             signaling: Signaling::Down,
             resume,

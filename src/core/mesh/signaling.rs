@@ -81,21 +81,34 @@ impl Mesh {
                 self.event(Event::Welcome { members });
             }
             ServerSignal::Gone { user_id } => self.probe(now, &user_id),
-            ServerSignal::SignalError { code, message } => self.handle_refusal(code, message),
+            ServerSignal::SignalError { code, message } => self.handle_refusal(now, code, message),
         }
     }
 
     /// All but our extensions is known to every server, so what one does not know is an extension. Of that nobody need
     /// hear who speaks in codes; a sentence may mean more than it seems to.
-    fn handle_refusal(&mut self, code: Option<ErrorCode>, message: String) {
+    fn handle_refusal(&mut self, now: Instant, code: Option<ErrorCode>, message: String) {
         let is_unknown = code == Some(ErrorCode::UnknownType);
         if is_unknown || (self.signaling == Signaling::Entering && names_an_extension(&message)) {
             self.signaling = Signaling::Plain;
             self.forget_wants();
         }
         if !is_unknown {
-            self.event(Event::Refused { code, message });
+            self.tell_refusal(now, code, message);
         }
+    }
+
+    /// A server may refuse as often as it likes. Whoever listens hears as much of it as people can read.
+    fn tell_refusal(&mut self, now: Instant, code: Option<ErrorCode>, message: String) {
+        if !self.refusals.take(now) {
+            self.unheard_refusals += 1;
+            return;
+        }
+        let message = match std::mem::take(&mut self.unheard_refusals) {
+            0 => message,
+            unheard => format!("{message} (and {unheard} more before it)"),
+        };
+        self.event(Event::Refused { code, message });
     }
 
     fn handle_accept(&mut self, now: Instant, id: LinkId, peer: UserId, signals: Vec<OfferSignal>) {

@@ -496,6 +496,26 @@ fn a_server_that_knows_our_extensions_may_speak_of_them() {
 }
 
 #[test]
+fn a_server_that_refuses_without_end_is_heard_now_and_then() {
+    let mut peer = Peer::inside();
+    let mut refuse = |times: usize, after: Duration| -> Vec<String> {
+        peer.pass(after);
+        let refusal = || ServerSignal::SignalError { code: Some(ErrorCode::Other), message: "no".into() };
+        let outputs = (0..times).flat_map(|_| peer.signal(refusal()));
+        outputs
+            .map(|output| {
+                let Output::Event(Event::Refused { message, .. }) = output else { panic!("{output:?}") };
+                message
+            })
+            .collect()
+    };
+    assert_eq!(refuse(1000, Duration::ZERO), ["no"; 16]);
+    assert_eq!(refuse(1000, Duration::from_secs(2)), ["no (and 984 more before it)", "no"]);
+    assert_eq!(refuse(1, Duration::from_secs(1)), ["no (and 998 more before it)"]);
+    assert_eq!(refuse(1, Duration::from_secs(1)), ["no"]);
+}
+
+#[test]
 fn an_original_that_offers_in_a_room_with_a_key_is_refused_and_told_of() {
     let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
     peer.enter();
