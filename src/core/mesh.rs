@@ -115,6 +115,8 @@ pub struct Mesh {
     refusals: Allowance,
     unheard_refusals: u64,
     unclaimed: BTreeSet<LinkKey>,
+    /// Offers that the server asked for and that are not made yet.
+    requested: usize,
     slots: BTreeMap<UserId, Slot>,
     ignored: BTreeSet<UserId>,
     wants: BTreeMap<UserId, u32>,
@@ -144,6 +146,7 @@ impl Mesh {
             stripes: Stripes::new(rng.random()),
             by_id: BTreeMap::new(),
             unclaimed: BTreeSet::new(),
+            requested: 0,
             slots: BTreeMap::new(),
             ignored: BTreeSet::new(),
             wants: BTreeMap::new(),
@@ -271,7 +274,7 @@ impl Mesh {
                     self.drain(now, key);
                 }
                 TimerKey::Want(peer) => self.want(now, peer),
-                TimerKey::Refill => self.fill_offers(now),
+                TimerKey::Refill => self.handle_refill(now),
                 TimerKey::Stripes => {
                     self.stripes.handle_timeout(now);
                     self.drain_stripes(now);

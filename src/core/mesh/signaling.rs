@@ -44,6 +44,7 @@ impl Mesh {
             return;
         }
         self.signaling = Signaling::Down;
+        self.requested = 0;
         self.forget_wants();
         self.orphans.clear();
         let waits_for_server = |link: &&Link| !link.is_underway();

@@ -237,6 +237,31 @@ fn a_flood_of_offer_requests_is_bounded() {
 }
 
 #[test]
+fn offers_that_may_not_be_made_yet_are_made_later() {
+    let mut peer = Peer::with(None, 50);
+    peer.enter();
+    let made = |outputs: Vec<Output>| -> Vec<LinkKey> {
+        let created = |output| match output {
+            Output::Peer(key, PeerCommand::CreateOffer) => Some(key),
+            Output::Peer(..) | Output::Signal(_) | Output::Event(_) => None,
+        };
+        outputs.into_iter().filter_map(created).collect()
+    };
+    // Somebody takes each offer and gives it up: so many may be made at once.
+    for _ in 0..128 {
+        let [key] = made(peer.signal(ServerSignal::OfferRequest))[..] else { panic!("it may be made") };
+        let name = named(&peer.link(key, PeerEvent::Description(ours())));
+        peer.signal(ServerSignal::OfferAccepted { id: name.clone(), user_id: user("you") });
+        peer.signal(ServerSignal::LeaveSwarm { id: name });
+    }
+    for _ in 0..100 {
+        assert_eq!(peer.signal(ServerSignal::OfferRequest), []);
+    }
+    let mut made_in_a_second = || made(peer.pass(Duration::from_secs(1))).len();
+    assert_eq!([(); 3].map(|()| made_in_a_second()), [20, 11, 0], "as many as there is room for");
+}
+
+#[test]
 fn an_old_offer_is_withdrawn_where_that_is_understood() {
     let mut peer = Peer::new();
     peer.feed(Input::SignalingUp);

@@ -578,7 +578,34 @@ fn an_offer_that_does_not_come_is_asked_for_again() {
     server.say(1, init("alice"));
     server.connect(2);
     assert_eq!(server.say(2, init("bob")), [request(1)]);
-    assert_eq!(server.wait(Duration::from_secs(10)), [request(1)]);
+    assert_eq!(
+        server.wait(Duration::from_secs(10)),
+        [request(1), request(1)],
+        "the unasked one did not come, either"
+    );
+}
+
+/// R22.
+#[test]
+fn what_was_asked_for_on_behalf_of_those_who_left_keeps_nobody_waiting() {
+    let mut server = Server::new();
+    server.connect(1);
+    server.say(1, init("alice"));
+    let mut asked = 0;
+    for socket in 2..33 {
+        server.connect(socket);
+        let outputs = server.say(socket, init(&format!("guest-{socket}")));
+        asked += outputs.iter().filter(|output| **output == request(1)).count();
+    }
+    assert_eq!(asked, 31, "32 at a time, and one was to come unasked");
+    for socket in 2..33 {
+        server.say(socket, ClientSignal::Close);
+    }
+    server.pass(Duration::from_secs(60));
+    server.connect(33);
+    assert_eq!(server.say(33, init("bob")), [], "they may be on their way");
+    assert_eq!(server.wait(Duration::from_secs(10)), [request(1), request(1)]);
+    assert_eq!(server.say(1, offer("alice-1"))[0], accept(33, "alice-1", "alice", &[]));
 }
 
 /// R18.
