@@ -97,6 +97,8 @@ struct Slot {
     ready: Option<LinkKey>,
     ready_since: Option<Instant>,
     attempt: Option<LinkKey>,
+    /// When the server last handed out an offer, as far as we know.
+    claimed_at: Option<Instant>,
 }
 
 /// The machine of the mesh.

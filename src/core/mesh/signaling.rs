@@ -152,6 +152,7 @@ impl Mesh {
     fn attempt(&mut self, now: Instant, peer: UserId, key: LinkKey) {
         self.rest_want(&peer);
         let slot = self.slots.entry(peer).or_default();
+        slot.claimed_at = Some(now);
         if let Some(earlier) = slot.attempt.replace(key) {
             self.feed(now, earlier, link::Input::Close(CloseReason::Replaced));
         }

@@ -376,6 +376,7 @@ fn a_peer_that_says_goodbye_is_not_asked_for() {
 fn a_lost_peer_is_asked_for_ever_more_seldom_and_then_no_more() {
     let mut peer = Peer::inside();
     let key = peer.ready("x", "you");
+    peer.pass(Duration::from_secs(2));
     let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
     assert_eq!(outputs, [closed("you", CloseReason::Lost)]);
     let mut last = Duration::ZERO;
@@ -470,6 +471,26 @@ fn an_attempt_given_back_is_asked_for_again() {
     let key = peer.accepting("x", "you");
     assert_eq!(peer.signal(ServerSignal::LeaveSwarm { id: id("x") }), [close(key)]);
     assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+}
+
+/// R31.
+#[test]
+fn nobody_is_asked_for_so_soon_that_the_server_refuses() {
+    let mut peer = Peer::inside();
+    let key = peer.accepting("x", "you");
+    let claimed_at = peer.now;
+    peer.pass(Duration::from_millis(100));
+    assert_eq!(peer.signal(ServerSignal::LeaveSwarm { id: id("x") }), [close(key)]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    let waited = (peer.now - claimed_at).as_millis();
+    assert!((2_000..=2_250).contains(&waited), "{waited} ms");
+
+    let key = peer.accepting("y", "you");
+    let claimed_at = peer.now;
+    peer.pass(Duration::from_secs(15));
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    assert!(peer.now - claimed_at <= Duration::from_millis(16_500), "the second delay, and half of it");
 }
 
 /// The server that answers so, after a first question: it hears no second one, nor any other of our extensions.
