@@ -117,8 +117,12 @@ impl Mesh {
             return;
         }
         let Some((sdp, mut candidates)) = split_offer(signals) else { return };
-        if self.is_full_for(&peer) || !self.made.take(now) {
+        if self.is_full_for(&peer) {
             return self.signal(ClientSignal::Leave { id });
+        }
+        if !self.made.take(now) {
+            self.signal(ClientSignal::Leave { id });
+            return self.miss(now, peer);
         }
         candidates.extend(self.adopt_orphans(&id));
         let key = self.next_key();
@@ -142,6 +146,13 @@ impl Mesh {
         }
         self.attempt(now, peer.clone(), key);
         self.feed(now, key, link::Input::Accepted { peer });
+    }
+
+    /// An offer of `peer` could not be taken for the moment. The server keeps the two apart until one of them asks.
+    fn miss(&mut self, now: Instant, peer: UserId) {
+        if !self.slots.contains_key(&peer) {
+            self.schedule_want(now, peer, Some(now));
+        }
     }
 
     fn is_full_for(&self, peer: &UserId) -> bool {

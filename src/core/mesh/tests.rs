@@ -262,6 +262,19 @@ fn offers_that_may_not_be_made_yet_are_made_later() {
 }
 
 #[test]
+fn an_offer_that_may_not_be_taken_yet_is_asked_for_again() {
+    let mut peer = Peer::with(None, 50);
+    peer.enter();
+    for n in 0..128 {
+        peer.accept(&format!("x{n}"), "mallory", ours());
+    }
+    let outputs = peer.accept("y", "you", ours());
+    assert_eq!(outputs, [Output::Signal(ClientSignal::Leave { id: id("y") })]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    peer.accepting("z", "you");
+}
+
+#[test]
 fn an_old_offer_is_withdrawn_where_that_is_understood() {
     let mut peer = Peer::new();
     peer.feed(Input::SignalingUp);
