@@ -87,19 +87,38 @@ impl Place {
     }
 }
 
+/// What the environment says besides what clap reads from it.
+#[derive(Debug, Default)]
+struct Environment {
+    invite: Option<String>,
+    token: Option<Secret>,
+}
+
+impl Environment {
+    fn of_process() -> Self {
+        Self {
+            invite: std::env::var("SWARM_INVITE").ok().filter(|text| !text.trim().is_empty()),
+            token: std::env::var("SWARM_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new),
+        }
+    }
+}
+
 impl RoomConfig {
     /// What `args` and the environment mean. `invite` is what was typed where an invite belongs: the text, `@FILE`, or `-`.
     pub fn resolve(args: &RoomArgs, invite: Option<&str>) -> Result<Self, Failure> {
-        let from_environment = std::env::var("SWARM_INVITE").ok().filter(|text| !text.trim().is_empty());
+        Self::resolve_in(Environment::of_process(), args, invite)
+    }
+
+    fn resolve_in(environment: Environment, args: &RoomArgs, invite: Option<&str>) -> Result<Self, Failure> {
         let elsewhere = args.url.is_some() || args.room.is_some() || args.listen.is_some();
         let invite = match invite {
             Some(typed) => Some(typed.to_owned()),
             None if elsewhere => None,
-            None => from_environment,
+            None => environment.invite,
         };
         let place = match invite {
-            Some(text) => Self::invited(args, &text)?,
-            None => Self::place(args)?,
+            Some(text) => Self::invited(args, environment.token, &text)?,
+            None => Self::place(args, environment.token)?,
         };
         if args.relay_only
             && !args.ice_server.iter().any(|server| server.urls.iter().any(|url| url.starts_with("turn")))
@@ -123,7 +142,7 @@ impl RoomConfig {
         })
     }
 
-    fn invited(args: &RoomArgs, text: &str) -> Result<Place, Failure> {
+    fn invited(args: &RoomArgs, token: Option<Secret>, text: &str) -> Result<Place, Failure> {
         // SWARM_URL may be set for good and is not a contradiction; the others can only have been typed.
         for (given, option) in [(args.room.is_some(), "--room"), (args.listen.is_some(), "--listen")] {
             if given {
@@ -141,13 +160,14 @@ impl RoomConfig {
         let invite = Invite::parse(&text).or_exit(Exit::Usage)?;
         let token = match invite.token() {
             Some(token) => Some(token.clone()),
-            None => access_token(args)?,
+            // Whoever wrote the invite chose the server: it gets a token only if that was meant for it.
+            None => access_token(args, token.filter(|_| is_named(args, invite.server())))?,
         };
         let whole = Invite::new(invite.server().clone(), invite.room().clone(), token, invite.key().cloned());
         Ok(Place::Invited(whole.or_exit(Exit::Usage)?))
     }
 
-    fn place(args: &RoomArgs) -> Result<Place, Failure> {
+    fn place(args: &RoomArgs, token: Option<Secret>) -> Result<Place, Failure> {
         let room = match &args.room {
             Some(room) => {
                 Some(RoomId::new(room).map_err(|error| anyhow!("--room: {error}")).or_exit(Exit::Usage)?)
@@ -166,7 +186,7 @@ impl RoomConfig {
             ));
         }
         let server = ServerUrl::parse(url).map_err(|error| anyhow!("--url: {error}")).or_exit(Exit::Usage)?;
-        let token = access_token(args)?;
+        let token = access_token(args, token)?;
         match room {
             Some(room) => Ok(Place::Invited(Invite::new(server, room, token, None).or_exit(Exit::Usage)?)),
             None => {
@@ -178,11 +198,17 @@ impl RoomConfig {
 }
 
 /// The server's token: from the file, else from the environment.
-fn access_token(args: &RoomArgs) -> Result<Option<Secret>, Failure> {
-    if let Some(path) = &args.token_file {
-        return Ok(Some(Secret::new(read_secret(path).or_exit(Exit::Usage)?)));
+fn access_token(args: &RoomArgs, from_environment: Option<Secret>) -> Result<Option<Secret>, Failure> {
+    match &args.token_file {
+        Some(path) => Ok(Some(Secret::new(read_secret(path).or_exit(Exit::Usage)?))),
+        None => Ok(from_environment),
     }
-    Ok(std::env::var("SWARM_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new))
+}
+
+/// Whether this is the server of `--url` or `SWARM_URL`.
+fn is_named(args: &RoomArgs, server: &ServerUrl) -> bool {
+    let named = args.url.as_deref().and_then(|url| ServerUrl::parse(url).ok());
+    named.is_some_and(|named| named.is_at_same_origin(server))
 }
 
 /// A room that nobody is in and everybody can say aloud: two words and three digits.
@@ -252,9 +278,14 @@ mod tests {
     use crate::cli::args::{Cli, Command};
 
     fn resolve(line: &str) -> Result<RoomConfig, String> {
+        resolve_in(Environment::default(), line)
+    }
+
+    fn resolve_in(environment: Environment, line: &str) -> Result<RoomConfig, String> {
         let cli = Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
         let Command::Join(args) = cli.command else { panic!("{line} is no join") };
-        RoomConfig::resolve(&args.room, args.invite.as_deref()).map_err(|failure| failure.to_string())
+        RoomConfig::resolve_in(environment, &args.room, args.invite.as_deref())
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -276,6 +307,48 @@ mod tests {
         let config = resolve("swarm join --url wss://example.org --room attic").expect("fine");
         let Place::Invited(invite) = config.place else { panic!("{config:?}") };
         assert_eq!(invite.reveal(), "wss://example.org/attic");
+    }
+
+    #[test]
+    fn the_token_of_the_environment_goes_to_the_server_that_it_is_for() {
+        let token = |line: &str, invite: Option<&str>| {
+            let token = Some(Secret::new("s3cret"));
+            let environment = Environment { invite: invite.map(str::to_owned), token };
+            let config = resolve_in(environment, line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let (Place::Invited(invite) | Place::New(invite)) = config.place else { panic!("{line}") };
+            invite.token().map(|token| token.expose().to_owned())
+        };
+        let named = [
+            "swarm join ws://h/r --url ws://h",
+            "swarm join ws://H:80/deep/r --url ws://h/",
+            "swarm join --url ws://h --room r",
+            "swarm join --url ws://h",
+        ];
+        for line in named {
+            assert_eq!(token(line, None).as_deref(), Some("s3cret"), "{line}");
+        }
+        let strange = [
+            "swarm join ws://h/r",
+            "swarm join ws://h/r --url wss://h",
+            "swarm join wss://h/r --url ws://h",
+            "swarm join ws://h:81/r --url ws://h",
+            "swarm join ws://h.example/r --url ws://h",
+            "swarm join ws://h/r --url nonsense",
+        ];
+        for line in strange {
+            assert_eq!(token(line, None), None, "{line}");
+        }
+        assert_eq!(token("swarm join", Some("ws://h/r")), None);
+        assert_eq!(token("swarm join ws://h/r?token=t --url ws://h", None).as_deref(), Some("t"));
+    }
+
+    #[test]
+    fn a_token_file_is_for_whatever_stands_beside_it() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        io::Write::write_all(&mut file, b"s3cret").expect("written");
+        let config = resolve(&format!("swarm join ws://h/r --token-file {}", file.path().display()));
+        let Place::Invited(invite) = config.expect("fine").place else { panic!("there is an invite") };
+        assert_eq!(invite.token(), Some(&Secret::new("s3cret")));
     }
 
     #[test]

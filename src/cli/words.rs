@@ -231,7 +231,9 @@ pub fn ended(ended: Option<&Ended>) -> Option<String> {
     match ended {
         Ended::Quit => None,
         Ended::Refused { code: ErrorCode::Forbidden, .. } => {
-            Some("the server refused the token: check the invite, --token-file or SWARM_TOKEN".to_owned())
+            let next =
+                "check the invite or --token-file; SWARM_TOKEN is for the server of --url or SWARM_URL only";
+            Some(format!("the server wants a good token: {next}"))
         }
         Ended::Refused { message, .. } => {
             Some(format!("the server refused: {}", text::line(message, FOREIGN_MAX_CHARS)))

@@ -44,6 +44,10 @@ const MADE_BURST_MIN: usize = 128;
 const MADE_BURST_MAX: usize = 1024;
 const MADE_EVERY: Duration = Duration::from_millis(50);
 
+/// How many refusals of the server people hear at once, and how long until they may hear one more.
+const REFUSALS_BURST: u32 = 16;
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+
 /// A direct message this long always fits into a control message, however much JSON escaping makes of it
 /// (six bytes for one).
 const DIRECT_PART_BYTES: usize = 10_000;
@@ -93,6 +97,8 @@ struct Slot {
     ready: Option<LinkKey>,
     ready_since: Option<Instant>,
     attempt: Option<LinkKey>,
+    /// When the server last handed out an offer, as far as we know.
+    claimed_at: Option<Instant>,
 }
 
 /// The machine of the mesh.
@@ -107,7 +113,12 @@ pub struct Mesh {
     by_id: BTreeMap<LinkId, LinkKey>,
     /// Connections that the server may have us make.
     made: Allowance,
+    /// Refusals that people may hear of, and how many they did not.
+    refusals: Allowance,
+    unheard_refusals: u64,
     unclaimed: BTreeSet<LinkKey>,
+    /// Offers that the server asked for and that are not made yet.
+    requested: usize,
     slots: BTreeMap<UserId, Slot>,
     ignored: BTreeSet<UserId>,
     wants: BTreeMap<UserId, u32>,
@@ -128,6 +139,8 @@ impl Mesh {
         let burst = config.max_peers.saturating_mul(MADE_PER_PEER).clamp(MADE_BURST_MIN, MADE_BURST_MAX);
         let mut mesh = Self {
             made: Allowance::new(burst as u32, MADE_EVERY),
+            refusals: Allowance::new(REFUSALS_BURST, REFUSALS_EVERY),
+            unheard_refusals: 0,
             config,
             signaling: Signaling::Down,
             resume,
@@ -135,6 +148,7 @@ impl Mesh {
             stripes: Stripes::new(rng.random()),
             by_id: BTreeMap::new(),
             unclaimed: BTreeSet::new(),
+            requested: 0,
             slots: BTreeMap::new(),
             ignored: BTreeSet::new(),
             wants: BTreeMap::new(),
@@ -262,7 +276,7 @@ impl Mesh {
                     self.drain(now, key);
                 }
                 TimerKey::Want(peer) => self.want(now, peer),
-                TimerKey::Refill => self.fill_offers(now),
+                TimerKey::Refill => self.handle_refill(now),
                 TimerKey::Stripes => {
                     self.stripes.handle_timeout(now);
                     self.drain_stripes(now);

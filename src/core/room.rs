@@ -52,7 +52,7 @@ use absent::Absent;
 use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
 use kept::{Kept, KeptForAll};
-use limits::{Bucket, PRICE_OF_REQUEST, price_of_entry};
+use limits::{Bucket, MESSAGES_OF_CLAIM, PRICE_OF_REQUEST, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -68,6 +68,8 @@ struct Effects {
     absent: Absent,
     kept: KeptForAll,
     counters: Counters,
+    /// What the input makes others do, in messages. The address that it comes from pays for it.
+    caused: u64,
 }
 
 /// One input's surroundings: what the parts of the machine read and write while they take it.
@@ -160,7 +162,13 @@ impl Rooms {
 
     /// The next thing to do, in order.
     pub fn poll(&mut self) -> Option<Output> {
-        self.effects.outputs.pop_front()
+        let output = self.effects.outputs.pop_front()?;
+        if let Output::Send { socket, signal: ServerSignal::OfferAccepted { .. } } = &output
+            && let Some(owner) = self.sockets.get_mut(socket)
+        {
+            owner.bucket.give(self.limits.messages(), MESSAGES_OF_CLAIM);
+        }
+        Some(output)
     }
 
     /// When [`Rooms::handle_timeout`] has something to do, and what.
@@ -314,6 +322,8 @@ impl Rooms {
         if let Some(Err(refusal)) = outcome {
             self.effects.refuse(socket, refusal.code, refusal.message);
         }
+        let caused = std::mem::take(&mut self.effects.caused);
+        self.charge_address(now, socket, caused, "too many requests from one address, slow down");
     }
 
     /// Does something in a room, if there is such a room, and frees the room if it is empty then.

@@ -6,12 +6,15 @@
 //!                    └─────────────────────────┘ ◀─▶ server (signaling), disk (io::disk)
 //! ```
 //!
-//! Backpressure: what a face does not take stops the loop from reading the network and the disk; what a peer does not
-//! take stops it from reading commands. Neither waits for the other, so nothing can lock up.
+//! Backpressure: what a face does not take stops the loop from reading the network and the disk, and the machines' time with it;
+//! what a peer does not take stops it from reading commands. Neither waits for the other, so nothing can lock up.
 
 pub mod api;
+mod clock;
 mod roster;
 pub mod signaling;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -28,6 +31,7 @@ use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, ServerSignal};
 
 use api::{Command, Ended, Event, SignalingState};
+use clock::Clock;
 use roster::Roster;
 
 /// Inputs taken in one turn before the outputs are carried out and everybody else is looked at.
@@ -114,21 +118,7 @@ pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, Rtc
     let (commands, asked) = mpsc::channel(QUEUE);
     let (events, told) = mpsc::channel(QUEUE);
     let (completions, disk_done) = mpsc::channel(QUEUE);
-    let seed = config.mesh.seed;
-    let now = Instant::now();
-    let node = Node {
-        transfers: Transfers::new(config.transfers, seed),
-        mesh: Mesh::new(now, config.mesh),
-        roster: Roster::default(),
-        rtc,
-        disk: Disk::new(completions),
-        signals: Some(signaling.signals),
-        outbound: VecDeque::new(),
-        stage: Stage::Outside,
-        ready_by: None,
-        congested: BTreeMap::new(),
-        leave_by: None,
-    };
+    let node = Node::new(config.mesh, config.transfers, rtc, Disk::new(completions), signaling.signals);
     let inlets = Inlets { rtc_events, disk_done, asked, news: signaling.news };
     tokio::spawn(node.run(inlets, events));
     Ok(Handle { commands, events: told })
@@ -157,6 +147,7 @@ struct Node {
     roster: Roster,
     rtc: RtcDriver,
     disk: Disk,
+    clock: Clock,
     /// Gone once the last signal was said.
     signals: Option<mpsc::Sender<ClientSignal>>,
     /// Events that the face has not taken yet.
@@ -175,6 +166,29 @@ enum Flow {
 }
 
 impl Node {
+    fn new(
+        mesh: mesh::Config,
+        transfers: transfer::Config,
+        rtc: RtcDriver,
+        disk: Disk,
+        signals: mpsc::Sender<ClientSignal>,
+    ) -> Self {
+        Self {
+            transfers: Transfers::new(transfers, mesh.seed),
+            mesh: Mesh::new(now(), mesh),
+            roster: Roster::default(),
+            rtc,
+            disk,
+            clock: Clock::default(),
+            signals: Some(signals),
+            outbound: VecDeque::new(),
+            stage: Stage::Outside,
+            ready_by: None,
+            congested: BTreeMap::new(),
+            leave_by: None,
+        }
+    }
+
     async fn run(mut self, mut inlets: Inlets, events: mpsc::Sender<Event>) {
         let ended = loop {
             self.carry_out();
@@ -196,6 +210,7 @@ impl Node {
     /// Waits for whatever comes first and hands it to the machines.
     async fn turn(&mut self, inlets: &mut Inlets, events: &mpsc::Sender<Event>) -> Flow {
         let face_keeps_up = self.outbound.is_empty();
+        self.clock.set_listening(now(), face_keeps_up);
         let peers_keep_up = self.peers_keep_up();
         let wake_at = self.wake_at().map(tokio::time::Instant::from_std);
         tokio::select! {
@@ -215,7 +230,7 @@ impl Node {
                 }
             }
             Some((op, done)) = inlets.disk_done.recv(), if face_keeps_up => {
-                self.transfers.handle(Instant::now(), transfer::Input::Disk { op, done });
+                self.transfers.handle(self.time(), transfer::Input::Disk { op, done });
             }
             command = inlets.asked.recv(), if peers_keep_up && self.stage != Stage::Leaving => {
                 self.handle_command(command.unwrap_or(Command::Quit));
@@ -244,43 +259,45 @@ impl Node {
         if let PeerEvent::Closed(_) = event {
             self.roster.forget(key);
         }
-        self.mesh.handle(Instant::now(), mesh::Input::Peer(key, event));
+        self.mesh.handle(self.time(), mesh::Input::Peer(key, event));
         self.carry_out();
     }
 
     fn handle_command(&mut self, command: Command) {
-        let now = Instant::now();
+        let time = self.time();
         match command {
-            Command::Say { text, to } => self.mesh.handle(now, mesh::Input::Say { text, to }),
-            Command::Data { bytes, to } => self.mesh.handle(now, mesh::Input::Data { bytes, to }),
-            Command::Transfer(command) => self.transfers.handle(now, transfer::Input::Command(command)),
-            Command::Rename { name } => self.mesh.handle(now, mesh::Input::Rename(name)),
-            Command::Ignore { peer, ignored } => self.mesh.handle(now, mesh::Input::Ignore { peer, ignored }),
+            Command::Say { text, to } => self.mesh.handle(time, mesh::Input::Say { text, to }),
+            Command::Data { bytes, to } => self.mesh.handle(time, mesh::Input::Data { bytes, to }),
+            Command::Transfer(command) => self.transfers.handle(time, transfer::Input::Command(command)),
+            Command::Rename { name } => self.mesh.handle(time, mesh::Input::Rename(name)),
+            Command::Ignore { peer, ignored } => {
+                self.mesh.handle(time, mesh::Input::Ignore { peer, ignored })
+            }
             Command::Peers { reply } => {
                 let links: Vec<LinkKey> = self.mesh.ready_links().map(|(_, key)| key).collect();
                 for key in &links {
                     self.rtc.ask_path(*key);
                 }
                 let patience = if links.is_empty() { Duration::ZERO } else { PATHS_PATIENCE };
-                self.roster.ask(reply, links, now + patience);
+                self.roster.ask(reply, links, now() + patience);
             }
             Command::Quit => self.leave(),
         }
     }
 
     fn handle_news(&mut self, news: SignalingNews) -> Flow {
-        let now = Instant::now();
+        let time = self.time();
         match news {
             SignalingNews::Up => {
-                self.mesh.handle(now, mesh::Input::SignalingUp);
+                self.mesh.handle(time, mesh::Input::SignalingUp);
                 self.tell(Event::Signaling(SignalingState::Up));
                 if self.stage == Stage::Outside {
-                    self.ready_by = Some(now + READY_PATIENCE);
+                    self.ready_by = Some(now() + READY_PATIENCE);
                 }
             }
-            SignalingNews::Signal(signal) => return self.handle_signal(now, signal),
+            SignalingNews::Signal(signal) => return self.handle_signal(time, signal),
             SignalingNews::Down { reason, retry_in } => {
-                self.mesh.handle(now, mesh::Input::SignalingDown);
+                self.mesh.handle(time, mesh::Input::SignalingDown);
                 self.tell(Event::Signaling(SignalingState::Down { reason, retry_in }));
             }
             SignalingNews::Over(ended) => return Flow::Over(ended),
@@ -288,7 +305,7 @@ impl Node {
         Flow::On
     }
 
-    fn handle_signal(&mut self, now: Instant, signal: ServerSignal) -> Flow {
+    fn handle_signal(&mut self, time: Instant, signal: ServerSignal) -> Flow {
         match &signal {
             ServerSignal::Welcome { members, .. } => self.enter(Some(*members)),
             ServerSignal::SignalError { code: Some(code), message } if self.is_final(*code) => {
@@ -304,7 +321,7 @@ impl Node {
             | ServerSignal::LeaveSwarm { .. }
             | ServerSignal::Gone { .. } => self.enter(None),
         }
-        self.mesh.handle(now, mesh::Input::Signal(signal));
+        self.mesh.handle(time, mesh::Input::Signal(signal));
         Flow::On
     }
 
@@ -322,23 +339,22 @@ impl Node {
     }
 
     fn leave(&mut self) {
-        let now = Instant::now();
         self.stage = Stage::Leaving;
-        self.leave_by = Some(now + LEAVE_PATIENCE);
-        self.mesh.handle(now, mesh::Input::Close);
+        self.leave_by = Some(now() + LEAVE_PATIENCE);
+        self.mesh.handle(self.time(), mesh::Input::Close);
         self.carry_out();
         self.signals = None;
     }
 
     /// Nobody waits for anything from us any more, or has waited long enough.
     fn has_left(&self) -> bool {
-        self.rtc.is_idle() || self.leave_by.is_some_and(|by| by <= Instant::now())
+        self.rtc.is_idle() || self.leave_by.is_some_and(|by| by <= now())
     }
 
     fn handle_timeout(&mut self) {
-        let now = Instant::now();
-        self.mesh.handle_timeout(now);
-        self.transfers.handle_timeout(now);
+        let (now, time) = (now(), self.time());
+        self.mesh.handle_timeout(time);
+        self.transfers.handle_timeout(time);
         if self.ready_by.is_some_and(|by| by <= now) {
             self.enter(None);
         }
@@ -346,17 +362,17 @@ impl Node {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let mesh = self.mesh.poll_timeout().map(|(at, _)| at);
-        let transfers = self.transfers.poll_timeout().map(|(at, _)| at);
-        let congestion = (!self.congested.is_empty()).then(|| Instant::now() + CONGESTION_POLL);
-        let leaving = self.leave_by.map(|by| by.min(Instant::now() + CONGESTION_POLL));
+        let mesh = self.mesh.poll_timeout().and_then(|(at, _)| self.clock.when(at));
+        let transfers = self.transfers.poll_timeout().and_then(|(at, _)| self.clock.when(at));
+        let congestion = (!self.congested.is_empty()).then(|| now() + CONGESTION_POLL);
+        let leaving = self.leave_by.map(|by| by.min(now() + CONGESTION_POLL));
         let own = [mesh, transfers, congestion, leaving, self.ready_by, self.roster.poll_timeout()];
         own.into_iter().flatten().min()
     }
 
     /// Whether the faces may say more: nobody is far behind, except who has been for too long.
     fn peers_keep_up(&mut self) -> bool {
-        let now = Instant::now();
+        let now = now();
         let since = |key| (key, self.congested.get(&key).copied().unwrap_or(now));
         self.congested = self.rtc.congested(CONGESTED_BYTES).map(since).collect();
         self.congested.values().all(|since| now.duration_since(*since) >= CONGESTION_PATIENCE)
@@ -402,7 +418,7 @@ impl Node {
     }
 
     fn handle_mesh_event(&mut self, event: mesh::Event) {
-        let now = Instant::now();
+        let time = self.time();
         match event {
             // The node has acted on it before the mesh did.
             mesh::Event::Welcome { .. } => {}
@@ -410,11 +426,11 @@ impl Node {
                 let info = self.roster.open(peer.clone(), kind, verified, name);
                 self.tell(Event::Opened(info));
                 if kind == PeerKind::Swarm {
-                    self.transfers.handle(now, transfer::Input::PeerReady { peer });
+                    self.transfers.handle(time, transfer::Input::PeerReady { peer });
                 }
             }
             mesh::Event::Closed { peer, reason } => {
-                self.transfers.handle(now, transfer::Input::PeerGone { peer: peer.clone() });
+                self.transfers.handle(time, transfer::Input::PeerGone { peer: peer.clone() });
                 if let Some(peer) = self.roster.close(&peer) {
                     self.tell(Event::Closed { peer, reason });
                 }
@@ -436,16 +452,16 @@ impl Node {
                 }
             }
             mesh::Event::Transfer { from, message } => {
-                self.transfers.handle(now, transfer::Input::Control { peer: from, message });
+                self.transfers.handle(time, transfer::Input::Control { peer: from, message });
             }
             mesh::Event::Bulk { from, frame } => {
-                self.transfers.handle(now, transfer::Input::Bulk { peer: from, frame });
+                self.transfers.handle(time, transfer::Input::Bulk { peer: from, frame });
             }
             mesh::Event::Writable { peer, bytes } => {
-                self.transfers.handle(now, transfer::Input::Writable { peer, bytes });
+                self.transfers.handle(time, transfer::Input::Writable { peer, bytes });
             }
             mesh::Event::BulkLost { peer, revoked_bytes } => {
-                self.transfers.handle(now, transfer::Input::BulkLost { peer, revoked_bytes });
+                self.transfers.handle(time, transfer::Input::BulkLost { peer, revoked_bytes });
             }
             mesh::Event::Path { peer, path } => self.roster.set_path(&peer, path, &self.mesh),
             mesh::Event::Refused { code, message } => {
@@ -455,14 +471,14 @@ impl Node {
     }
 
     fn carry_out_transfer(&mut self, output: transfer::Output) {
-        let now = Instant::now();
+        let time = self.time();
         match output {
             transfer::Output::Control { peer, message } => {
                 let message = message.to_value();
-                self.mesh.handle(now, mesh::Input::Transfer { to: peer, message });
+                self.mesh.handle(time, mesh::Input::Transfer { to: peer, message });
             }
             transfer::Output::Bulk { peer, frame } => {
-                self.mesh.handle(now, mesh::Input::Bulk { to: peer, frame });
+                self.mesh.handle(time, mesh::Input::Bulk { to: peer, frame });
             }
             transfer::Output::Disk(op) => self.disk.submit(op),
             // The next one says more: nothing is lost on a face that is behind.
@@ -474,6 +490,16 @@ impl Node {
     fn tell(&mut self, event: Event) {
         self.outbound.push_back(event);
     }
+
+    /// The machines' time.
+    fn time(&self) -> Instant {
+        self.clock.time(now())
+    }
+}
+
+/// Everybody's time.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

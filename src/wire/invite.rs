@@ -118,6 +118,11 @@ impl ServerUrl {
         self.0.port_or_known_default().expect("ws and wss have a default port")
     }
 
+    /// Whether scheme, host and port are the same: who may know what one of them is told, may know what the other is.
+    pub fn is_at_same_origin(&self, other: &Self) -> bool {
+        self.0.scheme() == other.0.scheme() && self.host() == other.host() && self.port() == other.port()
+    }
+
     /// The address as text, without a trailing slash.
     pub fn as_str(&self) -> &str {
         self.0.as_str().trim_end_matches('/')

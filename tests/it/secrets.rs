@@ -1,12 +1,14 @@
 //! Secrets of a room, looked for everywhere that they must not be.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::Command;
 
 use fast_rtc_swarm::wire::{Invite, RoomId, RoomKey, Secret, invite::ServerUrl};
 use serde_json::json;
 
-use crate::process::Process;
+use crate::process::{PATIENCE, Process, swarm_command};
 
 const TOKEN: &str = "correct-horse-battery-staple";
 const LINE: &str = "the password is swordfish";
@@ -72,4 +74,36 @@ fn secrets_are_in_no_log_and_in_no_list_of_processes() {
             assert_eq!(line, None, "{name} logs a secret");
         }
     }
+}
+
+/// What a server hears from somebody who has a token of `SWARM_URL` at hand and joins the server's room. It refuses.
+fn heard(url: impl FnOnce(&str) -> String) -> (String, Process) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let server = format!("ws://{}", listener.local_addr().expect("bound"));
+    let mut command = swarm_command(&["join", "--json", &format!("{server}/attic")]);
+    let process =
+        Process::start("mallory's guest", command.env("SWARM_TOKEN", TOKEN).env("SWARM_URL", url(&server)));
+    let (mut stream, _) = listener.accept().expect("it comes");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a span");
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a request");
+        request.push(byte[0]);
+    }
+    stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n").expect("it listens");
+    (String::from_utf8(request).expect("text"), process)
+}
+
+#[test]
+fn the_server_of_an_invite_does_not_get_the_token_of_another() {
+    let (request, mut guest) = heard(|_| "ws://127.0.0.1:1".to_owned());
+    assert!(!request.contains(TOKEN) && !request.to_lowercase().contains("authorization"), "{request}");
+    let error = guest.wait_event("error");
+    let message = error["message"].as_str().expect("a sentence");
+    assert!(message.contains("SWARM_TOKEN is for the server of --url"), "{message}");
+    assert_eq!(guest.end().0.code(), Some(3));
+
+    let (request, _guest) = heard(str::to_owned);
+    assert!(request.contains(&format!("Bearer {TOKEN}")), "{request}");
 }

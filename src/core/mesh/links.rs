@@ -138,7 +138,7 @@ impl Mesh {
         } else {
             return;
         }
-        let is_alone = slot.ready.is_none() && slot.attempt.is_none();
+        let (is_alone, claimed_at) = (slot.ready.is_none() && slot.attempt.is_none(), slot.claimed_at);
         let was_steady = was_ready && slot.ready_since.is_some_and(|since| now >= since + STEADY);
         if is_alone {
             self.slots.remove(peer);
@@ -152,7 +152,7 @@ impl Mesh {
             self.forget_want(peer);
         }
         if is_alone && is_worth_another_try(reason) {
-            self.schedule_want(now, peer.clone());
+            self.schedule_want(now, peer.clone(), claimed_at);
         }
     }
 }

@@ -25,18 +25,35 @@ impl Mesh {
         self.timers.set(TimerKey::Refill, None);
         for _ in self.unclaimed.len()..self.config.peer_buffer {
             self.make_offer(now);
+            self.requested = self.requested.saturating_sub(1);
         }
     }
 
     pub(super) fn handle_offer_request(&mut self, now: Instant) {
-        let is_allowed = self.unclaimed.len() < OFFERS_MAX.max(self.config.peer_buffer);
-        if !is_allowed || self.timers.contains(&TimerKey::Refill) {
+        self.requested += 1;
+        self.make_requested(now);
+    }
+
+    /// The pause is over: what could not be made before it is made now.
+    pub(super) fn handle_refill(&mut self, now: Instant) {
+        self.fill_offers(now);
+        self.make_requested(now);
+    }
+
+    /// Makes the offers that the server asked for, or remembers them until they may be made: it counts on them and does not soon
+    /// ask again.
+    fn make_requested(&mut self, now: Instant) {
+        let room = OFFERS_MAX.max(self.config.peer_buffer).saturating_sub(self.unclaimed.len());
+        self.requested = self.requested.min(room);
+        if self.timers.contains(&TimerKey::Refill) {
             return;
         }
-        if self.made.take(now) {
+        while self.requested > 0 {
+            if !self.made.take(now) {
+                return self.timers.set(TimerKey::Refill, Some(now + REFILL_DELAY));
+            }
+            self.requested -= 1;
             self.make_offer(now);
-        } else {
-            self.timers.set(TimerKey::Refill, Some(now + REFILL_DELAY));
         }
     }
 

@@ -10,6 +10,9 @@ use crate::wire::{ClientSignal, UserId};
 /// First delay before a broken link is asked for again; doubled each time, plus up to half of it at random.
 const WANT_DELAY: Duration = Duration::from_millis(500);
 
+/// How soon after an offer was handed out the server may refuse to be asked for another (R31 of `docs/protocol.md`).
+const WANT_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How often a peer is asked for before it is given up, until the server is entered anew: two minutes of delays in all.
 const WANT_ATTEMPTS: u32 = 8;
 
@@ -17,9 +20,9 @@ const WANT_ATTEMPTS: u32 = 8;
 const WANTS_MAX: usize = 1024;
 
 impl Mesh {
-    /// Sets the time to ask for this peer, unless it was asked for too often. While the server is away nothing is asked:
+    /// Sets the time to ask for this peer, unless it was asked for too often: not so soon after `claimed_at` that the server refuses. While the server is away nothing is asked:
     /// on return `have` tells it what is missing. One that does not know the question is not asked either.
-    pub(super) fn schedule_want(&mut self, now: Instant, peer: UserId) {
+    pub(super) fn schedule_want(&mut self, now: Instant, peer: UserId, claimed_at: Option<Instant>) {
         let is_known = self.wants.contains_key(&peer);
         if !self.signaling.may_be_asked() || (!is_known && self.wants.len() >= WANTS_MAX) {
             return;
@@ -29,8 +32,9 @@ impl Mesh {
             return;
         }
         let delay = WANT_DELAY * 2u32.pow(tries);
-        let delay = delay + delay.mul_f64(self.rng.random_range(0.0..0.5));
-        self.timers.set(TimerKey::Want(peer), Some(now + delay));
+        let soonest = (now + delay).max(claimed_at.map_or(now, |at| at + WANT_INTERVAL));
+        let at = soonest + delay.mul_f64(self.rng.random_range(0.0..0.5));
+        self.timers.set(TimerKey::Want(peer), Some(at));
     }
 
     /// Asks, and sets the time to ask again in case nothing comes of it.
@@ -38,7 +42,7 @@ impl Mesh {
         let Some(tries) = self.wants.get_mut(&peer) else { return };
         *tries += 1;
         self.outbox.push_back(Output::Signal(ClientSignal::Want { user_id: peer.clone() }));
-        self.schedule_want(now, peer);
+        self.schedule_want(now, peer, None);
     }
 
     /// The peer need not be asked for, for now.

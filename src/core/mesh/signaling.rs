@@ -44,6 +44,7 @@ impl Mesh {
             return;
         }
         self.signaling = Signaling::Down;
+        self.requested = 0;
         self.forget_wants();
         self.orphans.clear();
         let waits_for_server = |link: &&Link| !link.is_underway();
@@ -81,21 +82,34 @@ impl Mesh {
                 self.event(Event::Welcome { members });
             }
             ServerSignal::Gone { user_id } => self.probe(now, &user_id),
-            ServerSignal::SignalError { code, message } => self.handle_refusal(code, message),
+            ServerSignal::SignalError { code, message } => self.handle_refusal(now, code, message),
         }
     }
 
     /// All but our extensions is known to every server, so what one does not know is an extension. Of that nobody need
     /// hear who speaks in codes; a sentence may mean more than it seems to.
-    fn handle_refusal(&mut self, code: Option<ErrorCode>, message: String) {
+    fn handle_refusal(&mut self, now: Instant, code: Option<ErrorCode>, message: String) {
         let is_unknown = code == Some(ErrorCode::UnknownType);
         if is_unknown || (self.signaling == Signaling::Entering && names_an_extension(&message)) {
             self.signaling = Signaling::Plain;
             self.forget_wants();
         }
         if !is_unknown {
-            self.event(Event::Refused { code, message });
+            self.tell_refusal(now, code, message);
         }
+    }
+
+    /// A server may refuse as often as it likes. Whoever listens hears as much of it as people can read.
+    fn tell_refusal(&mut self, now: Instant, code: Option<ErrorCode>, message: String) {
+        if !self.refusals.take(now) {
+            self.unheard_refusals += 1;
+            return;
+        }
+        let message = match std::mem::take(&mut self.unheard_refusals) {
+            0 => message,
+            unheard => format!("{message} (and {unheard} more before it)"),
+        };
+        self.event(Event::Refused { code, message });
     }
 
     fn handle_accept(&mut self, now: Instant, id: LinkId, peer: UserId, signals: Vec<OfferSignal>) {
@@ -103,8 +117,12 @@ impl Mesh {
             return;
         }
         let Some((sdp, mut candidates)) = split_offer(signals) else { return };
-        if self.is_full_for(&peer) || !self.made.take(now) {
+        if self.is_full_for(&peer) {
             return self.signal(ClientSignal::Leave { id });
+        }
+        if !self.made.take(now) {
+            self.signal(ClientSignal::Leave { id });
+            return self.miss(now, peer);
         }
         candidates.extend(self.adopt_orphans(&id));
         let key = self.next_key();
@@ -130,6 +148,13 @@ impl Mesh {
         self.feed(now, key, link::Input::Accepted { peer });
     }
 
+    /// An offer of `peer` could not be taken for the moment. The server keeps the two apart until one of them asks.
+    fn miss(&mut self, now: Instant, peer: UserId) {
+        if !self.slots.contains_key(&peer) {
+            self.schedule_want(now, peer, Some(now));
+        }
+    }
+
     fn is_full_for(&self, peer: &UserId) -> bool {
         !self.slots.contains_key(peer) && self.slots.len() >= self.config.max_peers
     }
@@ -138,6 +163,7 @@ impl Mesh {
     fn attempt(&mut self, now: Instant, peer: UserId, key: LinkKey) {
         self.rest_want(&peer);
         let slot = self.slots.entry(peer).or_default();
+        slot.claimed_at = Some(now);
         if let Some(earlier) = slot.attempt.replace(key) {
             self.feed(now, earlier, link::Input::Close(CloseReason::Replaced));
         }

@@ -237,6 +237,44 @@ fn a_flood_of_offer_requests_is_bounded() {
 }
 
 #[test]
+fn offers_that_may_not_be_made_yet_are_made_later() {
+    let mut peer = Peer::with(None, 50);
+    peer.enter();
+    let made = |outputs: Vec<Output>| -> Vec<LinkKey> {
+        let created = |output| match output {
+            Output::Peer(key, PeerCommand::CreateOffer) => Some(key),
+            Output::Peer(..) | Output::Signal(_) | Output::Event(_) => None,
+        };
+        outputs.into_iter().filter_map(created).collect()
+    };
+    // Somebody takes each offer and gives it up: so many may be made at once.
+    for _ in 0..128 {
+        let [key] = made(peer.signal(ServerSignal::OfferRequest))[..] else { panic!("it may be made") };
+        let name = named(&peer.link(key, PeerEvent::Description(ours())));
+        peer.signal(ServerSignal::OfferAccepted { id: name.clone(), user_id: user("you") });
+        peer.signal(ServerSignal::LeaveSwarm { id: name });
+    }
+    for _ in 0..100 {
+        assert_eq!(peer.signal(ServerSignal::OfferRequest), []);
+    }
+    let mut made_in_a_second = || made(peer.pass(Duration::from_secs(1))).len();
+    assert_eq!([(); 3].map(|()| made_in_a_second()), [20, 11, 0], "as many as there is room for");
+}
+
+#[test]
+fn an_offer_that_may_not_be_taken_yet_is_asked_for_again() {
+    let mut peer = Peer::with(None, 50);
+    peer.enter();
+    for n in 0..128 {
+        peer.accept(&format!("x{n}"), "mallory", ours());
+    }
+    let outputs = peer.accept("y", "you", ours());
+    assert_eq!(outputs, [Output::Signal(ClientSignal::Leave { id: id("y") })]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    peer.accepting("z", "you");
+}
+
+#[test]
 fn an_old_offer_is_withdrawn_where_that_is_understood() {
     let mut peer = Peer::new();
     peer.feed(Input::SignalingUp);
@@ -351,6 +389,7 @@ fn a_peer_that_says_goodbye_is_not_asked_for() {
 fn a_lost_peer_is_asked_for_ever_more_seldom_and_then_no_more() {
     let mut peer = Peer::inside();
     let key = peer.ready("x", "you");
+    peer.pass(Duration::from_secs(2));
     let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
     assert_eq!(outputs, [closed("you", CloseReason::Lost)]);
     let mut last = Duration::ZERO;
@@ -447,6 +486,26 @@ fn an_attempt_given_back_is_asked_for_again() {
     assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
 }
 
+/// R31.
+#[test]
+fn nobody_is_asked_for_so_soon_that_the_server_refuses() {
+    let mut peer = Peer::inside();
+    let key = peer.accepting("x", "you");
+    let claimed_at = peer.now;
+    peer.pass(Duration::from_millis(100));
+    assert_eq!(peer.signal(ServerSignal::LeaveSwarm { id: id("x") }), [close(key)]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    let waited = (peer.now - claimed_at).as_millis();
+    assert!((2_000..=2_250).contains(&waited), "{waited} ms");
+
+    let key = peer.accepting("y", "you");
+    let claimed_at = peer.now;
+    peer.pass(Duration::from_secs(15));
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    assert!(peer.now - claimed_at <= Duration::from_millis(16_500), "the second delay, and half of it");
+}
+
 /// The server that answers so, after a first question: it hears no second one, nor any other of our extensions.
 fn is_asked_once(code: Option<ErrorCode>, message: &str, told: &[Output]) {
     let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
@@ -493,6 +552,26 @@ fn a_server_that_knows_our_extensions_may_speak_of_them() {
     let refused = Output::Event(Event::Refused { code, message: message.clone() });
     assert_eq!(peer.signal(ServerSignal::SignalError { code, message }), [refused]);
     assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+}
+
+#[test]
+fn a_server_that_refuses_without_end_is_heard_now_and_then() {
+    let mut peer = Peer::inside();
+    let mut refuse = |times: usize, after: Duration| -> Vec<String> {
+        peer.pass(after);
+        let refusal = || ServerSignal::SignalError { code: Some(ErrorCode::Other), message: "no".into() };
+        let outputs = (0..times).flat_map(|_| peer.signal(refusal()));
+        outputs
+            .map(|output| {
+                let Output::Event(Event::Refused { message, .. }) = output else { panic!("{output:?}") };
+                message
+            })
+            .collect()
+    };
+    assert_eq!(refuse(1000, Duration::ZERO), ["no"; 16]);
+    assert_eq!(refuse(1000, Duration::from_secs(2)), ["no (and 984 more before it)", "no"]);
+    assert_eq!(refuse(1, Duration::from_secs(1)), ["no (and 998 more before it)"]);
+    assert_eq!(refuse(1, Duration::from_secs(1)), ["no"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub struct Limits {
     /// Messages a second from one socket, in the long run. All sockets of an address have ten times as many.
     pub messages_per_sec: u32,
     /// Messages from one socket at once. Joining a complete mesh of 100 takes about 600. All sockets of an address have 128 times
-    /// as many, and pay for entering: 50 messages for asking, and 10 for each member of the room.
+    /// as many, and pay for entering: 50 messages for asking, and 10 for each member of the room; and 10 for an offer by `want`.
     pub messages_burst: u32,
     /// Unclaimed offers of one member.
     pub offers_per_member: usize,
@@ -96,12 +96,18 @@ const JOINING_SOCKETS: u32 = 128;
 
 /// What it costs an address to ask for entry, in messages, whatever the answer.
 pub(super) const PRICE_OF_REQUEST: u64 = 50;
-const ENTRY_PER_MEMBER: u64 = 10;
+
+/// What it costs an address to have another member make an offer for one of its own.
+pub(super) const PRICE_OF_OFFER: u64 = 10;
+
+/// What whoever's offer was taken has to say then: that it is there, and the next offer with its candidates. Others decide how often
+/// that is: it takes nothing from the allowance of the socket.
+pub(super) const MESSAGES_OF_CLAIM: u64 = NEGOTIATION_MESSAGES as u64 + 1;
 
 /// What it costs besides to enter a room with so many members: each is told, makes an offer for the next newcomer, and is told
 /// again when the member leaves.
 pub(super) fn price_of_entry(members: usize) -> u64 {
-    ENTRY_PER_MEMBER * members as u64
+    PRICE_OF_OFFER * members as u64
 }
 
 /// So much at once, and so much more each second.
@@ -147,6 +153,11 @@ impl Bucket {
     #[cfg(test)]
     pub(super) fn had(&self, amount: u64) -> bool {
         self.micros >= amount * MICRO
+    }
+
+    /// Gives so much back, up to the burst.
+    pub(super) fn give(&mut self, rate: Rate, amount: u64) {
+        self.micros = self.micros.saturating_add(amount * MICRO).min(u64::from(rate.burst) * MICRO);
     }
 
     /// Takes so much, if it is left.

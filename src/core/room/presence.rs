@@ -288,11 +288,12 @@ impl Room {
         self.serve(owner, turn);
     }
 
-    /// Somebody has waited long for an offer. One that can go out by now does; one that did not come is asked for again.
+    /// Somebody has waited long for an offer. One that can go out by now does; what was asked for and did not come counts no more,
+    /// and is asked for again. It may have been asked for on behalf of many who are gone.
     pub(super) fn handle_offers_timeout(&mut self, key: MemberKey, turn: &mut Turn<'_>) {
         let Some(member) = self.members.get_mut(&key) else { return };
         member.owed_until = None;
-        member.owed = member.owed.saturating_sub(1);
+        member.owed = 0;
         self.serve(key, turn);
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Turn;
-use super::limits::Limits;
+use super::limits::{Limits, PRICE_OF_OFFER};
 use super::member::{Member, MemberKey};
 use super::state::{
     Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes, early_len_bytes,
@@ -171,6 +171,7 @@ impl Room {
             Some(Pair::Apart { since }) => turn.check_want(since)?,
             Some(Pair::Theirs) | None => {}
         }
+        turn.effects.caused += PRICE_OF_OFFER;
         self.wait(owner, sender, 0, Queue::Last);
         self.serve(owner, turn);
         Ok(())

@@ -578,7 +578,34 @@ fn an_offer_that_does_not_come_is_asked_for_again() {
     server.say(1, init("alice"));
     server.connect(2);
     assert_eq!(server.say(2, init("bob")), [request(1)]);
-    assert_eq!(server.wait(Duration::from_secs(10)), [request(1)]);
+    assert_eq!(
+        server.wait(Duration::from_secs(10)),
+        [request(1), request(1)],
+        "the unasked one did not come, either"
+    );
+}
+
+/// R22.
+#[test]
+fn what_was_asked_for_on_behalf_of_those_who_left_keeps_nobody_waiting() {
+    let mut server = Server::new();
+    server.connect(1);
+    server.say(1, init("alice"));
+    let mut asked = 0;
+    for socket in 2..33 {
+        server.connect(socket);
+        let outputs = server.say(socket, init(&format!("guest-{socket}")));
+        asked += outputs.iter().filter(|output| **output == request(1)).count();
+    }
+    assert_eq!(asked, 31, "32 at a time, and one was to come unasked");
+    for socket in 2..33 {
+        server.say(socket, ClientSignal::Close);
+    }
+    server.pass(Duration::from_secs(60));
+    server.connect(33);
+    assert_eq!(server.say(33, init("bob")), [], "they may be on their way");
+    assert_eq!(server.wait(Duration::from_secs(10)), [request(1), request(1)]);
+    assert_eq!(server.say(1, offer("alice-1"))[0], accept(33, "alice-1", "alice", &[]));
 }
 
 /// R18.
@@ -1168,4 +1195,78 @@ fn whoever_is_not_let_in_does_not_pay_for_the_members_it_did_not_meet() {
     });
     let full = refusals.take_while(|code| *code == Some(ErrorCode::DuplicateId)).count();
     assert_eq!(full, 21, "20 * 51 + (51 + 20 * 10) <= 128 * 10");
+}
+
+/// R33.
+#[test]
+fn whoever_comes_and_goes_without_end_costs_nobody_the_socket() {
+    const CANDIDATES: usize = 16;
+    let mut server = Server::new();
+    server.ours(1, "alice");
+    server.connect_from(elsewhere(), 2);
+    let (mut wanted, mut made) = (0, 0);
+    for tick in 0..12_000 {
+        server.now += Duration::from_millis(10);
+        let mut outputs = Vec::new();
+        if tick % 4 == 0 {
+            outputs.extend(server.say(2, init("mallory")));
+            outputs.extend(server.say(2, ClientSignal::Close));
+        }
+        // Our client makes no more than twenty offers a second.
+        if tick % 5 == 0 && wanted > 0 {
+            (wanted, made) = (wanted - 1, made + 1);
+            let id = format!("more-{made}");
+            outputs.extend(server.say(1, offer(&id)));
+            for _ in 0..CANDIDATES {
+                outputs.extend(server.say(1, candidate(&id, "x")));
+            }
+        }
+        for output in outputs {
+            match output {
+                Output::Ping(SocketId(1)) => assert_eq!(server.seen(1), []),
+                Output::Close { socket, .. } => panic!("{socket:?} is closed after {tick} ticks"),
+                Output::Send { socket: SocketId(1), signal: ServerSignal::OfferRequest } => wanted += 1,
+                Output::Send { .. } | Output::Ping(_) => {}
+            }
+        }
+    }
+    assert!(made > 2_000, "{made} offers were taken");
+}
+
+/// R33.
+#[test]
+fn whoever_takes_back_its_own_offers_is_given_nothing_for_the_next() {
+    let mut server = Server::with(Limits { messages_per_sec: 1, messages_burst: 6, ..Limits::default() });
+    server.original(1, "alice");
+    for n in 1..3 {
+        let id = link(&format!("alice-{n}"));
+        assert_eq!(server.say(1, ClientSignal::Withdraw { id }), [request(1)]);
+        assert_eq!(server.say(1, offer(&format!("alice-{}", n + 1))), []);
+    }
+    let id = link("alice-3");
+    assert_eq!(server.say(1, ClientSignal::Withdraw { id })[1..], [closed(1, ErrorCode::LimitExceeded)]);
+}
+
+/// R33.
+#[test]
+fn to_ask_for_a_member_costs_what_it_makes_that_member_do() {
+    let mut server = Server::new();
+    server.linked_pair();
+    let left = |server: &mut Server| {
+        let all = server.rooms.limits.messages_of_address().burst.into();
+        let Server { rooms: Rooms { addresses, limits, .. }, now } = server;
+        (0..=all)
+            .rev()
+            .find(|amount| addresses.can_pay(*now, address(), *amount, limits))
+            .expect("none at least")
+    };
+    let before = left(&mut server);
+    assert_eq!(code_of(&server.say(2, want("alice"))), Some(ErrorCode::LimitExceeded), "too early");
+    assert_eq!(before - left(&mut server), 1);
+    server.now += Duration::from_secs(3_600);
+    let before = left(&mut server);
+    assert_eq!(server.say(2, want("alice"))[1], accept(2, "alice-2", "alice", &[]));
+    assert_eq!(before - left(&mut server), 11);
+    server.say(2, want("alice"));
+    assert_eq!(before - left(&mut server), 12, "it is on its way");
 }
