@@ -19,6 +19,15 @@ pub struct Sdp(String);
 const CANDIDATE: &str = "a=candidate:";
 const CANDIDATE_NAME: &str = "candidate:";
 
+/// Formats of a media section (RTP has 128 payload types, RFC 3550 §5.1), and attributes times formats in all of them: the engine reads each
+/// attribute once for each format (rtc 0.21). Browsers that offer audio and video have 50 formats and 200 attributes.
+const FORMATS_MAX: usize = 128;
+const FORMAT_ATTRIBUTES_MAX: usize = 32_000;
+
+/// A ufrag has 256 characters at most (RFC 8839 §5.4). It is part of each connectivity check.
+const UFRAG_NAME: &str = "ice-ufrag:";
+const UFRAG_MAX_BYTES: usize = 256;
+
 /// The text is no session description this program accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SdpError {
@@ -64,6 +73,23 @@ impl Sdp {
     pub fn without_candidates(&self) -> Self {
         let is_other = |line: &&str| !line.contains(CANDIDATE_NAME);
         Self(self.0.split_inclusive('\n').filter(is_other).collect())
+    }
+
+    /// Whether the description has the measure of those that peers really make, so that it costs little to read and to use.
+    pub fn is_modest(&self) -> bool {
+        let (mut formats, mut reads) = (0, 0);
+        for line in self.0.split(['\r', '\n']).map(str::trim) {
+            if line.starts_with('m') {
+                formats = line.split_whitespace().count();
+            }
+            reads += if line.starts_with('a') { formats } else { 0 };
+            let is_long =
+                line.contains(UFRAG_NAME) && line.len() > "a=".len() + UFRAG_NAME.len() + UFRAG_MAX_BYTES;
+            if is_long || formats > FORMATS_MAX || reads > FORMAT_ATTRIBUTES_MAX {
+                return false;
+            }
+        }
+        true
     }
 
     /// The candidates in the description, as they stand in the candidate of W3C webrtc-pc §4.8.1.
@@ -117,6 +143,22 @@ mod tests {
         let sdp = Sdp::new(format!("v=0\r\na={tcp}\r\na={udp}\na=mid:0\r\n")).expect("short");
         assert_eq!(sdp.without_candidates().as_str(), "v=0\r\na=mid:0\r\n");
         assert_eq!(sdp.candidates().collect::<Vec<_>>(), [tcp, udp]);
+    }
+
+    #[test]
+    fn a_description_has_the_measure_of_what_peers_make() {
+        let is_modest = |text: String| Sdp::new(text).expect("short enough").is_modest();
+        let section = |formats: usize, attributes: usize| {
+            let feedback = "a=rtcp-fb:1 x\r\n".repeat(attributes);
+            format!("m=video 9 UDP/TLS/RTP/SAVPF{}\r\n{feedback}", " 1".repeat(formats))
+        };
+        assert!(is_modest(format!("v=0\r\n{}{}", section(60, 250), section(20, 100))));
+        assert!(!is_modest(section(3_000, 10)));
+        assert!(!is_modest(section(100, 400)));
+        assert!(!is_modest(section(60, 250).repeat(3)), "all sections together");
+        let named = |ufrag: usize| format!("v=0\r\na=ice-ufrag:{}\r\n", "u".repeat(ufrag));
+        assert!(is_modest(named(UFRAG_MAX_BYTES)));
+        assert!(!is_modest(named(UFRAG_MAX_BYTES + 1)));
     }
 
     /// The engine trims values, and takes a carriage return for the end of a line.

@@ -378,14 +378,15 @@ async fn candidates_may_all_stand_in_the_description() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bounded_number_of_candidates_is_tried() {
     let mut sockets = Vec::new();
-    for _ in 0..100 {
-        sockets.push(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+    for host in 1..=100 {
+        sockets.push(UdpSocket::bind((Ipv4Addr::new(127, 0, 1, host), 0)).await.expect("a socket"));
     }
     let candidates: Vec<_> = sockets
         .iter()
-        .map(|socket| socket.local_addr().expect("bound").port())
-        .map(|port| {
-            Candidate::of_line(&format!("candidate:{port} 1 udp 2122265343 127.0.0.1 {port} typ host"))
+        .map(|socket| socket.local_addr().expect("bound"))
+        .map(|to| {
+            let (ip, port) = (to.ip(), to.port());
+            Candidate::of_line(&format!("candidate:{port} 1 udp 2122265343 {ip} {port} typ host"))
         })
         .collect();
     let (mut offerer, mut answerer) = (Peer::new(), Peer::new());

@@ -25,6 +25,16 @@ const ADDRESSES_LEAST: usize = 16;
 /// to a peer where nothing else does.
 const KEPT_PLACES: usize = 8;
 
+/// Candidates of one address, with different ports or none of them known, since it is a name: each is asked for over multicast (RFC 8828 §3).
+const PORTS_MAX: usize = 8;
+const NAMES_MAX: usize = 8;
+
+/// Checks to one address: for a second all that the engine sends, one each 50 ms for each pair it is in, then two a second. It goes on for
+/// twelve seconds (rtc-ice 0.21; RFC 8445 §14.2 has 50 ms for all pairs together), and a peer chooses where they go.
+const SENT_BURST: u32 = 20;
+const SENT_EVERY: Duration = Duration::from_millis(500);
+const SENT_TO_MAX: usize = 256;
+
 /// Paths of a connection on which checks are heard: from an address of the peer to a socket of ours, relayed or not.
 const PATHS_MAX: usize = 128;
 
@@ -39,6 +49,7 @@ const HEADER_BYTES: usize = 20;
 pub(super) const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const TYPE: u16 = 0x3fff;
 const BINDING_REQUEST: u16 = 0x0001;
+const SEND_INDICATION: u16 = 0x0016;
 const DATA_INDICATION: u16 = 0x0017;
 const USERNAME: u16 = 0x0006;
 const XOR_PEER_ADDRESS: u16 = 0x0012;
@@ -63,9 +74,26 @@ pub(super) struct Checks {
 #[derive(Debug, Default)]
 struct Known {
     candidates: BTreeSet<String>,
+    names: usize,
     named: HashSet<SocketAddr>,
     found: HashSet<SocketAddr>,
     paths: HashMap<(Peer, SocketAddr), Allowance>,
+    /// Our STUN and TURN servers.
+    relays: HashSet<SocketAddr>,
+    sent: HashMap<Peer, Allowance>,
+}
+
+impl Known {
+    /// Whether one more candidate leads to where not enough others lead.
+    fn lacks(&self, address: Option<SocketAddr>) -> bool {
+        match address {
+            Some(address) => {
+                let ports = self.named.iter().filter(|known| known.ip() == address.ip());
+                !self.named.contains(&address) && ports.count() < PORTS_MAX
+            }
+            None => self.names < NAMES_MAX,
+        }
+    }
 }
 
 impl Checks {
@@ -88,12 +116,40 @@ impl Checks {
             Some(_) | None => places - KEPT_PLACES / 2,
         };
         let mut known = self.known.lock().expect("nothing panics under it");
-        let is_wanted =
-            known.candidates.len() < places && known.candidates.insert(candidate.candidate.clone());
+        let address = candidate.address();
+        let is_wanted = known.candidates.len() < places
+            && known.lacks(address)
+            && known.candidates.insert(candidate.candidate.clone());
         if is_wanted {
-            known.named.extend(candidate.address());
+            known.names += usize::from(address.is_none());
+            known.named.extend(address);
         }
         is_wanted
+    }
+
+    /// These are our STUN and TURN servers.
+    pub(super) fn note_relays(&self, addresses: &[SocketAddr]) {
+        self.known.lock().expect("nothing panics under it").relays.extend(addresses);
+    }
+
+    /// Whether what a datagram says that a relay passes on may be that.
+    pub(super) fn is_relay(&self, address: SocketAddr) -> bool {
+        self.known.lock().expect("nothing panics under it").relays.contains(&address)
+    }
+
+    /// Whether a datagram of ours may leave: what is no check, and checks in measure.
+    pub(super) fn may_leave(&self, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+        let (peer, check) = match relayed(datagram, SEND_INDICATION) {
+            Some((peer, data)) => (peer, &datagram[data]),
+            None => (Some(Peer::Address(to)), datagram),
+        };
+        if !is_stun(check, BINDING_REQUEST) {
+            return true;
+        }
+        let mut known = self.known.lock().expect("nothing panics under it");
+        let has_place = |peer: &Peer| known.sent.len() < SENT_TO_MAX || known.sent.contains_key(peer);
+        let Some(peer) = peer.filter(has_place) else { return false };
+        known.sent.entry(peer).or_insert_with(|| Allowance::new(SENT_BURST, SENT_EVERY)).take(now)
     }
 
     /// Whether an address is one of the peer's, by what it named and by the checks that came.
@@ -104,7 +160,7 @@ impl Checks {
 
     /// Whether the engine may have a datagram: what is no check, and checks that it would take, in bounded number.
     pub(super) fn admits(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
-        let (peer, check) = match relayed(datagram) {
+        let (peer, check) = match relayed(datagram, DATA_INDICATION) {
             Some((peer, data)) => (peer, &datagram[data]),
             None => (Some(Peer::Address(from)), datagram),
         };
@@ -151,15 +207,15 @@ fn is_stun(datagram: &[u8], kind: u16) -> bool {
 
 /// Where in a datagram is what a relay passes on.
 pub(super) fn relayed_data(datagram: &[u8]) -> Option<Range<usize>> {
-    relayed(datagram).map(|(_, data)| data)
+    relayed(datagram, DATA_INDICATION).map(|(_, data)| data)
 }
 
-/// What a relay passes on, and whose it is, if that can be read.
-fn relayed(datagram: &[u8]) -> Option<(Option<Peer>, Range<usize>)> {
+/// What a relay passes on or is to pass on, and whose or to whom it is, if that can be read.
+fn relayed(datagram: &[u8], indication: u16) -> Option<(Option<Peer>, Range<usize>)> {
     if is_stun(datagram, BINDING_REQUEST) {
         return None;
     }
-    if is_stun(datagram, DATA_INDICATION) {
+    if is_stun(datagram, indication) {
         let peer = attribute(datagram, XOR_PEER_ADDRESS);
         let peer = peer.and_then(|value| xor_address(&datagram[value], datagram));
         return Some((peer.map(Peer::Address), attribute(datagram, DATA)?));
@@ -273,12 +329,16 @@ pub(super) mod tests {
         Candidate::of_line(&format!("candidate:1 1 udp 2122265343 192.0.2.1 {port} typ {kind}"))
     }
 
+    fn elsewhere(number: u16, kind: &str) -> Candidate {
+        Candidate::of_line(&format!("candidate:1 1 udp 2122265343 10.0.0.{number} 9 typ {kind}"))
+    }
+
     #[test]
     fn the_more_candidates_we_have_the_fewer_of_a_peer_are_tried() {
         let tried = |ours: usize| {
             let checks = checks();
             checks.set_ours(ours);
-            let candidates = (0..100).map(|port| candidate(port, "relay"));
+            let candidates = (0..100).map(|number| elsewhere(number, "relay"));
             candidates.filter(|candidate| checks.admits_candidate(candidate)).count()
         };
         assert_eq!([0, 1, 2, 4, 8, 100].map(tried), [64, 64, 64, 32, 16, 16]);
@@ -289,13 +349,50 @@ pub(super) mod tests {
     fn hosts_leave_room_for_what_leads_to_a_peer_where_they_do_not() {
         let checks = checks();
         checks.set_ours(8);
-        let tried = |kind: &str, ports: std::ops::Range<u16>| {
-            ports.filter(|port| checks.admits_candidate(&candidate(*port, kind))).count()
+        let tried = |kind: &str, numbers: Range<u16>| {
+            numbers.filter(|number| checks.admits_candidate(&elsewhere(*number, kind))).count()
         };
         assert_eq!(tried("host", 0..20), 8);
         assert_eq!(tried("host", 0..20), 0, "each once");
         assert_eq!(tried("srflx", 20..40), 4);
         assert_eq!(tried("relay", 40..60), 4);
+    }
+
+    /// Whoever lives there need not have asked for it.
+    #[test]
+    fn few_candidates_lead_to_one_place() {
+        let tried = |candidates: &[String]| {
+            let checks = checks();
+            let admits = |line: &&String| checks.admits_candidate(&Candidate::of_line(line));
+            candidates.iter().filter(admits).count()
+        };
+        let line = |number: usize, to: &str| {
+            format!("candidate:{number} 1 udp 9 {to} typ relay raddr 10.0.0.{number}")
+        };
+        assert_eq!(tried(&(0..64).map(|number| line(number, "192.0.2.1 9")).collect::<Vec<_>>()), 1);
+        let ports: Vec<_> = (0..64).map(|port| line(1, &format!("192.0.2.1 {port}"))).collect();
+        assert_eq!(tried(&ports), PORTS_MAX);
+        let names: Vec<_> = (0..64).map(|number| line(1, &format!("name-{number}.local 9"))).collect();
+        assert_eq!(tried(&names), NAMES_MAX);
+    }
+
+    #[test]
+    fn checks_that_we_send_to_one_place_are_few() {
+        let (checks, start) = (checks(), Instant::now());
+        let sent = |datagram: &[u8], to: u16| {
+            let times = (0..12_000).step_by(5).map(|ms| start + Duration::from_millis(ms));
+            times.filter(|now| checks.may_leave(address(to), datagram, *now)).count()
+        };
+        assert_eq!(sent(&check("them:us"), 1), 20 + 23);
+        assert_eq!(sent(&check("them:us"), 2), 20 + 23, "each place for itself");
+        let peer = [0, 1, 0x21, 0x13, 192 ^ 0x21, 0x12, 2 ^ 0xa4, 9 ^ 0x42];
+        let over_relay = message(SEND_INDICATION, &[(XOR_PEER_ADDRESS, &peer), (DATA, &check("them:us"))]);
+        assert_eq!(sent(&over_relay, 3), 20 + 23, "through a relay, too");
+        assert_eq!(sent(&[23; 100], 1), 2_400, "what is no check is not counted");
+        assert!(
+            (0..1_000).filter(|port| checks.may_leave(address(*port), &check("them:us"), start)).count()
+                <= SENT_TO_MAX
+        );
     }
 
     #[test]

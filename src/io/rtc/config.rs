@@ -25,6 +25,9 @@ const FAILED_AFTER: Duration = Duration::from_secs(8);
 /// How often consent is asked for.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a name that a browser hides an address behind is asked for, once a second.
+const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How often a candidate pair that has not answered is checked again, and nomination considered (RFC 8445 §14.2
 /// paces checks at 50 ms).
 const CHECK_EVERY: Duration = Duration::from_millis(50);
@@ -134,6 +137,7 @@ impl RtcConfig {
             .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
             .with_include_loopback_candidate(true)
             .with_multicast_dns_mode(mdns_mode)
+            .with_multicast_dns_timeout(Some(NAME_TIMEOUT))
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(message_max))
             .with_sctp_max_receive_buffer_size(window_bytes + RESERVE_BYTES)
             .with_sctp_mtu(self.sctp_mtu_bytes)

@@ -40,7 +40,8 @@ const ENGINE_MAX_MESSAGES: u64 = 28 * 1024;
 /// What the engine takes beyond the window that a peer is told, for the packets that come where there is no room: so many of them each
 /// time. Without them a peer that waits for a user who pauses would wait for ever: SCTP gives up on a piece that was refused for half
 /// a minute (rtc-sctp 0.21: T3 stops after five retransmissions, until something new is acknowledged). The second one is new to it, and
-/// tells it how long the way takes, so that it does not ask less and less often. This lasts for two hours.
+/// tells it how long the way takes, so that it does not ask less and less often. This lasts for two hours, or for a quarter
+/// of one where many tiny messages are in each packet.
 pub(super) const RESERVE_BYTES: u32 = 2 * 1024 * 1024;
 const TRICKLE_PACKETS: u32 = 2;
 const TRICKLE_EVERY: Duration = Duration::from_secs(10);

@@ -267,8 +267,8 @@ impl Link {
     }
 
     async fn set_remote(&mut self, sdp: Sdp, description: RTCSessionDescription) -> Result<(), PeerClosed> {
-        if fingerprints(&sdp).is_empty() {
-            debug!("a description without a SHA-256 fingerprint");
+        if fingerprints(&sdp).is_empty() || !sdp.is_modest() {
+            debug!("a description without a SHA-256 fingerprint, or out of measure");
             return Err(PeerClosed::Failed);
         }
         refuse("the remote description", self.pc.set_remote_description(description).await)?;

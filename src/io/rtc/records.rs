@@ -74,7 +74,7 @@ impl Records {
     pub(super) fn admits_enciphered(&self, text: &[u8]) -> bool {
         let is_whole = text.len() <= FINISHED_MAX_BYTES
             && first_part(text).is_some_and(|(bytes, is_whole)| is_whole && bytes == text.len());
-        is_whole && self.finished.fetch_add(1, Ordering::Relaxed) < FINISHED_MAX
+        is_whole && take(&self.finished, 1, FINISHED_MAX)
     }
 
     fn admits_parts(&self, body: &[u8]) -> bool {
@@ -89,14 +89,19 @@ impl Records {
             rest = &rest[bytes..];
             parts += 1;
         }
-        self.parts.fetch_add(parts, Ordering::Relaxed) + parts <= PARTS_MAX
-            && self.part_bytes.fetch_add(body.len(), Ordering::Relaxed) + body.len() <= PARTS_MAX_BYTES
+        take(&self.parts, parts, PARTS_MAX) && take(&self.part_bytes, body.len(), PARTS_MAX_BYTES)
     }
 
     fn is_not_too_early(&self, record: &[u8]) -> bool {
         let cost = record.len() + EARLY_RECORD_BYTES;
-        self.early_bytes.fetch_add(cost, Ordering::Relaxed) + cost <= EARLY_MAX_BYTES
+        take(&self.early_bytes, cost, EARLY_MAX_BYTES)
     }
+}
+
+/// Counts so many more, if no more than `max` are counted then.
+fn take(count: &AtomicUsize, more: usize, max: usize) -> bool {
+    let add = |count: usize| count.checked_add(more).filter(|sum| *sum <= max);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
 }
 
 /// How long the first record is, if it is whole.
@@ -240,13 +245,8 @@ mod tests {
             let places = EARLY_MAX_BYTES / (early.len() + EARLY_RECORD_BYTES);
             let comes_in = || left(&records, false, &[hello(), early.clone()])[1];
             assert_eq!((0..2 * places).filter(|_| comes_in()).count(), places, "beside others, too");
-            let enciphered = record(APPLICATION_DATA, 1, &[7; 60]);
-            assert_eq!(
-                left(&records, false, &[hello(), enciphered.clone()]),
-                [false; 2],
-                "hellos have a bound, too"
-            );
-            assert_eq!(left(&records, true, &[enciphered]), [true]);
+            assert_eq!(left(&records, false, &[hello(), early]), [false; 2], "hellos have a bound, too");
+            assert_eq!(left(&records, true, &[record(APPLICATION_DATA, 1, &[7; 60])]), [true]);
         }
     }
 

@@ -238,7 +238,8 @@ impl Runtime for LinkRuntime {
         // The engine's loop stands still meanwhile, so a dead resolver must not hold it for long.
         Box::pin(async move {
             match tokio::time::timeout(RESOLVE_TIMEOUT, self.inner.resolve_host(host)).await {
-                Ok(resolved) => resolved,
+                // It is only asked for STUN and TURN servers.
+                Ok(resolved) => resolved.inspect(|addresses| self.pulse.checks.note_relays(addresses)),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         })

@@ -113,9 +113,11 @@ impl LinkSocket {
         if to.port() == MDNS_PORT {
             return datagram.first() == Some(&MDNS_FIRST) && datagram.get(4..8) != Some(&COOKIE);
         }
+        let checks = &self.pulse.checks;
         match datagram.first() {
-            Some(0..=3 | 64..=127) => self.pulse.checks.admits(from, to, datagram, now),
-            Some(20..=63) => self.pulse.checks.knows(from),
+            Some(0..=3) if relayed_data(datagram).is_none() => checks.admits(from, to, datagram, now),
+            Some(0..=3 | 64..=127) => checks.is_relay(from) && checks.admits(from, to, datagram, now),
+            Some(20..=63) => checks.knows(from),
             Some(_) | None => false,
         }
     }
@@ -229,6 +231,10 @@ impl AsyncUdpSocket for LinkSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        if !self.pulse.checks.may_leave(transmit.destination, transmit.contents, Instant::now()) {
+            // Like one that got lost.
+            return Poll::Ready(Ok(transmit.contents.len()));
+        }
         let sent = self.inner.poll_send(cx, transmit);
         if !self.pulse.is_settled() {
             self.pulse.note_sent(is_alert(transmit.contents));
@@ -367,7 +373,10 @@ mod tests {
             assert!(!comes_in(peer, &[first; 40]) && !comes_in(peer, &[first; 12]), "{first}");
         }
         let relayed = |data: &[u8]| [&[0x40, 1, 0, data.len() as u8][..], data].concat();
+        assert!(!comes_in(stranger, &relayed(&record)), "it is no relay");
+        pulse.checks.note_relays(&[stranger]);
         assert!(comes_in(stranger, &relayed(&record)), "a relay passes on what it was asked to");
+        assert!(!comes_in(peer, &relayed(&record)));
         assert!(!comes_in(stranger, &relayed(&[128; 40])));
         let cipher_change = [&[20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1][..], &[1]].concat();
         assert!(!comes_in(peer, &cipher_change) && !comes_in(stranger, &relayed(&cipher_change)));
@@ -378,12 +387,13 @@ mod tests {
         let runtime = webrtc::runtime::default_runtime().expect("tokio");
         let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let to = receiver.local_addr().expect("bound");
-        let receiver =
-            LinkSocket::new(UdpPort::new(receiver, Instant::now()).expect("a socket"), Arc::default());
+        let pulse = Arc::<Pulse>::default();
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        pulse.checks.note_relays(&[sender.local_addr().expect("bound")]);
+        let receiver = LinkSocket::new(UdpPort::new(receiver, Instant::now()).expect("a socket"), pulse);
         let sender = runtime.wrap_udp_socket(sender).expect("a socket");
         const DATAGRAMS: u8 = 40;
-        // From an address that is not known yet only what might be of a relay comes in.
+        // As a relay's.
         let contents: Vec<u8> = (0..DATAGRAMS).flat_map(|n| vec![0x40 + n; 1200]).collect();
         let segment_size = (sender.max_gso_segments() >= usize::from(DATAGRAMS)).then_some(1200);
         let step = segment_size.map_or(1200, |_| contents.len());

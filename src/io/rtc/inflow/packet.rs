@@ -17,6 +17,11 @@ const ENDS: u8 = 1;
 const UNORDERED: u8 = 4;
 const DCEP: u32 = 50;
 
+/// Those messages, by their first byte, and how long they are at least (RFC 8832 §5).
+const CHANNEL_ACK: u8 = 2;
+const CHANNEL_OPEN: u8 = 3;
+const CHANNEL_OPEN_BYTES: usize = 12;
+
 /// Up to the user's data of a DATA chunk, the blocks of a SACK, the parameters of an INIT (RFC 9260 §3.3).
 const DATA_HEADER_BYTES: usize = 16;
 const SACK_HEADER_BYTES: usize = 16;
@@ -119,7 +124,7 @@ impl<'a> Chunk<'a> {
         let bytes = rest.get(..len).filter(|bytes| bytes.len() >= CHUNK_HEADER_BYTES)?;
         let parts = |at| 4 * usize::from(u16_at(bytes, at));
         let (kind, is_whole) = match header[0] {
-            0 => (Kind::Data, len >= DATA_HEADER_BYTES),
+            0 => (Kind::Data, len >= DATA_HEADER_BYTES && is_sound_about_channels(bytes)),
             1 | 2 => (
                 Kind::Init,
                 len >= INIT_HEADER_BYTES && has_whole_parameters(&bytes[INIT_HEADER_BYTES..], fits_init),
@@ -201,6 +206,21 @@ impl<'a> Chunk<'a> {
         let requests = parameters(&self.bytes[CHUNK_HEADER_BYTES..]).map_while(Result::ok);
         requests.filter(|bytes| u16_at(bytes, 0) == OUTGOING_RESET).map(|bytes| u32_at(bytes, 12))
     }
+}
+
+/// Whether a DATA chunk is no message about channels, or a whole one that the engine can read: it ends with the connection otherwise,
+/// and says so on the terminal.
+fn is_sound_about_channels(bytes: &[u8]) -> bool {
+    if u32_at(bytes, 12) != DCEP {
+        return true;
+    }
+    let is_whole = bytes[1] & (BEGINS | ENDS) == BEGINS | ENDS;
+    is_whole
+        && match &bytes[DATA_HEADER_BYTES..] {
+            [CHANNEL_ACK, ..] => true,
+            [CHANNEL_OPEN, rest @ ..] => rest.len() + 1 >= CHANNEL_OPEN_BYTES,
+            _ => false,
+        }
 }
 
 /// Whether blocks of a SACK follow each other. The engine goes through each from its first to its last.
@@ -410,6 +430,21 @@ pub(super) mod tests {
         assert_eq!(kinds(&[vec![0xff; 40]]), Err(Malformed), "one beyond the end");
         assert_eq!(kinds(&[vec![0; 3]]), Err(Malformed));
         assert!(chunks(&[0; 11]).any(|chunk| chunk.is_err()), "no header");
+    }
+
+    /// At others the engine ends, and says so on the terminal.
+    #[test]
+    fn messages_about_channels_are_whole_and_of_two_kinds() {
+        let about = |flags: u8, message: &[u8]| {
+            kinds(&[chunk(0, flags, &[&[0; 8], &DCEP.to_be_bytes()[..], message].concat())]).is_ok()
+        };
+        let open = [&[CHANNEL_OPEN][..], &[0; 11]].concat();
+        assert!(about(3, &open) && about(3, &[CHANNEL_ACK]) && about(7, &open));
+        for (flags, wrong) in
+            [(3, &[][..]), (3, &[0]), (3, &[1]), (3, &open[..11]), (2, &open), (1, &open), (0, &open)]
+        {
+            assert!(!about(flags, wrong), "{flags} {wrong:?}");
+        }
     }
 
     #[test]
