@@ -73,7 +73,6 @@ impl Transfers {
             );
         }
         if exchange.phase == Phase::Downloading {
-            exchange.stalled = false;
             self.hungry.insert((id, peer.clone()));
         }
         self.show_all_more(now, id);
@@ -354,7 +353,10 @@ impl Transfers {
             }
             Stage::Sharing(exchange) if exchange.phase == Phase::Downloading => {
                 let silent = silent_members(now, exchange);
-                let is_waiting = exchange.members.values().any(|member| member.joined);
+                let is_waiting = !exchange.stalled || exchange.members.values().any(|member| member.joined);
+                if !exchange.stalled && exchange.is_dead_for_long(now) {
+                    self.stall(id);
+                }
                 silent.into_iter().for_each(|peer| self.silent(now, id, &peer));
                 self.feed_all(id);
                 is_waiting
@@ -400,13 +402,20 @@ impl Transfers {
         !pieces.is_empty()
     }
 
-    /// Says once when nobody here has what is missing.
+    /// Says at once that nobody here has what is missing, if nobody says otherwise.
     pub(super) fn check_stalled(&mut self, id: TransferId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
-        if exchange.phase != Phase::Downloading || exchange.stalled || exchange.is_obtainable() {
+        if exchange.phase == Phase::Downloading && exchange.is_dead() && !exchange.is_obtainable() {
+            self.stall(id);
+        }
+    }
+
+    /// Says once that nobody here has what is missing.
+    fn stall(&mut self, id: TransferId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        if std::mem::replace(&mut exchange.stalled, true) {
             return;
         }
-        exchange.stalled = true;
         let missing_bytes = exchange.unobtainable_bytes();
         self.out.event(TransferEvent::Stalled { transfer: id, missing_bytes });
     }

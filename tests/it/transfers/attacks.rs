@@ -1052,3 +1052,96 @@ fn streams_come_one_after_the_other_and_one_that_nobody_goes_on_with_gives_way()
         |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::Abandoned, .. });
     assert!(victim.events.iter().any(given_up));
 }
+
+/// A file of `zoe`, who left in the middle, that `bob` has a part of and offers.
+fn offer_half(victim: &mut Victim, manifest: &Arc<Manifest>) {
+    let id = id_of(manifest);
+    victim.disk = disk(manifest.clone());
+    victim.control("bob", &TransferMessage::Offer(offer_of(manifest, "zoe")));
+    victim.manifest("bob", manifest);
+    victim.control("bob", &TransferMessage::Have { id, pieces: vec![0], bits: None, complete: false });
+    victim.first_piece("bob", manifest);
+}
+
+#[test]
+fn what_nobody_has_the_rest_of_does_not_keep_its_turn() {
+    let halves: Vec<Arc<Manifest>> = (2..10).map(|pieces| one_file(pieces * MIB / 4)).collect();
+    let whole_file = one_file(MIB / 4);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &whole_file, &["bob"]);
+    for manifest in &halves {
+        offer_half(&mut victim, manifest);
+        victim.now += Duration::from_millis(1);
+    }
+    victim.control("bob", &TransferMessage::Offer(offer_of(&whole_file, "zoe")));
+    let is_the_file = |message: &TransferMessage| matches!(message, TransferMessage::Accept { id } if *id == id_of(&whole_file));
+    assert_eq!(victim.said_to("bob", is_the_file), 0, "eight come first");
+    // That bob still takes part in them, or says so again, makes no difference.
+    for _ in 0..20 {
+        for id in halves.iter().map(|manifest| id_of(manifest)) {
+            let nothing = TransferMessage::Have { id, pieces: Vec::new(), bits: None, complete: false };
+            victim.control("bob", &nothing);
+        }
+        victim.wait(Duration::from_secs(1));
+    }
+    assert!(victim.said_to("bob", is_the_file) > 0);
+    let is_stalled = |event: &&TransferEvent| matches!(event, TransferEvent::Stalled { .. });
+    assert_eq!(victim.events.iter().filter(is_stalled).count(), 8, "and said once");
+    victim.disk = disk(whole_file.clone());
+    victim.manifest("bob", &whole_file);
+    victim.control("bob", &whole(id_of(&whole_file), &whole_file));
+    victim.first_piece("bob", &whole_file);
+    victim.finish();
+    assert!(victim.events.iter().any(|event| matches!(event, TransferEvent::Done { .. })));
+    assert_eq!(victim.cut_off(), []);
+}
+
+#[test]
+fn who_has_nothing_to_show_does_not_keep_a_stream_from_giving_way() {
+    let (first, second) = (one_file(MIB), one_file(2 * MIB));
+    let id = id_of(&first);
+    for complete in [false, true] {
+        for says_so_before in [false, true] {
+            let mut victim = Victim::streaming(Streams::InTurns, &first, &["ada", "mallory"]);
+            let nothing = TransferMessage::Have { id, pieces: Vec::new(), bits: None, complete };
+            victim.control("ada", &TransferMessage::Offer(offer_of(&first, "ada")));
+            victim.manifest("ada", &first);
+            victim.control("ada", &whole(id, &first));
+            victim.first_piece("ada", &first);
+            if says_so_before {
+                victim.control("mallory", &nothing);
+            }
+            victim.control("ada", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+            victim.control("mallory", &nothing);
+            victim.control("ada", &TransferMessage::Offer(offer_of(&second, "ada")));
+            victim.wait(Duration::from_secs(12));
+            let is_second = |message: &TransferMessage| matches!(message, TransferMessage::Accept { id } if *id == id_of(&second));
+            assert!(victim.said_to("ada", is_second) > 0, "{complete} {says_so_before}");
+        }
+    }
+}
+
+#[test]
+fn what_a_slow_limit_holds_back_is_not_taken_for_something_nobody_has() {
+    let manifest = one_file(MIB);
+    let config = Config {
+        accept: AcceptPolicy::Everyone,
+        down_bps: Some(1024),
+        ..Config::new(user("victim"), "/nowhere".into())
+    };
+    let mut victim = Victim::with(config, &manifest, &["ada"]);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.manifest("ada", &manifest);
+    let pieces = (0..manifest.piece_count()).collect();
+    let shown = TransferMessage::Have { id: id_of(&manifest), pieces, bits: None, complete: false };
+    victim.control("ada", &shown);
+    let is_asked = |piece: u32| move |message: &TransferMessage| matches!(message, TransferMessage::Request { pieces, .. } if pieces.contains(&piece));
+    let piece = (0..4).find(|piece| victim.said_to("ada", is_asked(*piece)) > 0).expect("one is asked for");
+    for (offset, len) in frame::cut(manifest.piece_len(piece), u32::MAX) {
+        let (short, kind) = (id_of(&manifest).short(), FrameKind::Piece { piece });
+        let frame = Frame { short, kind, offset, content: Bytes::from(vec![0; len as usize]) };
+        victim.hear(Input::Bulk { peer: user("ada"), frame: frame.encode() });
+    }
+    victim.wait(Duration::from_secs(60));
+    assert_eq!(victim.said_to("ada", is_request), 1, "the limit holds");
+    assert!(!victim.events.iter().any(|event| matches!(event, TransferEvent::Stalled { .. })));
+}
