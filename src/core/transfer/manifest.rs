@@ -102,7 +102,7 @@ impl Transfers {
         peer: &UserId,
         id: TransferId,
         offset: u32,
-        part: Bytes,
+        mut part: Bytes,
     ) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Stage::Fetching(fetch) = &mut share.stage else { return };
@@ -112,19 +112,30 @@ impl Transfers {
         if fetch.buffer.len() + part.len() > share.manifest_len as usize {
             return self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
         }
+        // However it is cut: nothing comes that was not asked for, and charged.
+        part.truncate(fetch.asked_len - fetch.buffer.len());
         fetch.buffer.extend_from_slice(&part);
         (fetch.heard_at, fetch.came_at) = (now, now);
         if fetch.buffer.len() == share.manifest_len as usize {
             let bytes = Bytes::from(std::mem::take(&mut fetch.buffer));
             return self.manifest_here(now, peer, id, bytes);
         }
-        if fetch.buffer.len().is_multiple_of(MANIFEST_CHUNK_BYTES) {
-            let offset = fetch.buffer.len() as u32;
-            if !self.make_room(0) {
-                return self.fail(id, FailReason::NoRoom);
-            }
-            self.out.control(peer, TransferMessage::Manifest { id, offset });
+        if fetch.buffer.len() == fetch.asked_len {
+            self.ask_for_more(peer, id);
         }
+    }
+
+    /// Asks for the next part of a manifest, if there is room for it.
+    fn ask_for_more(&mut self, peer: &UserId, id: TransferId) {
+        let Some(Stage::Fetching(fetch)) = self.shares.get_mut(&id).map(|share| &mut share.stage) else {
+            return;
+        };
+        let offset = fetch.asked_len as u32;
+        fetch.asked_len += MANIFEST_CHUNK_BYTES;
+        if !self.make_room(0) {
+            return self.fail(id, FailReason::NoRoom);
+        }
+        self.out.control(peer, TransferMessage::Manifest { id, offset });
     }
 
     fn manifest_here(&mut self, now: Instant, peer: &UserId, id: TransferId, bytes: Bytes) {

@@ -119,6 +119,15 @@ impl Victim {
         }
     }
 
+    /// Sends a part of a manifest that is made up as whoever offers it.
+    fn manifest_part(&mut self, offer: &Offer, start: usize, end: usize) {
+        if start < end {
+            let (short, content) = (offer.id.short(), Bytes::from(vec![0; end - start]));
+            let frame = Frame { short, kind: FrameKind::Manifest, offset: start as u32, content }.encode();
+            self.hear(Input::Bulk { peer: offer.origin.clone(), frame });
+        }
+    }
+
     /// Sends the first piece as `from`.
     fn first_piece(&mut self, from: &str, manifest: &Manifest) {
         for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
@@ -149,6 +158,15 @@ impl Victim {
     fn offers_of(&self, peer: &str) -> usize {
         let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
         self.events.iter().filter(is_theirs).count()
+    }
+
+    /// What ended for this reason.
+    fn failed(&self, because: &FailReason) -> BTreeSet<TransferId> {
+        let failed = self.events.iter().filter_map(|event| match event {
+            TransferEvent::Failed { transfer, reason, .. } if reason == because => Some(*transfer),
+            _ => None,
+        });
+        failed.collect()
     }
 
     fn has_failed(&self) -> bool {
@@ -423,37 +441,68 @@ fn large_offer(from: &str, number: u16) -> Offer {
     Offer { id, origin: user(from), ..made_up_offer(number, MANIFEST_MAX_BYTES) }
 }
 
-#[test]
-fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
-    let manifest = one_file(MIB);
+/// Where the frames of a manifest end, up to the last MiB: each so long, after a first one.
+fn ends(first: usize, each: usize) -> Vec<usize> {
+    let before_last = MANIFEST_MAX_BYTES as usize - MIB as usize;
+    (0..).map(|number| first + number * each).take_while(|end| *end <= before_last).collect()
+}
+
+/// How much was asked for of the manifest that is offered.
+fn asked_len(victim: &Victim, offer: &Offer) -> usize {
+    let asked = victim.said.iter().filter_map(|(_, message)| match message {
+        TransferMessage::Manifest { id, offset } if *id == offer.id => Some(*offset as usize),
+        _ => None,
+    });
+    asked.max().unwrap_or(0) + MIB as usize
+}
+
+/// Twenty manifests of ten members come side by side, all but the last MiB of each. How much was asked for of those that were
+/// not given up. Whoever pushes does not wait to be asked.
+fn take_manifests(first: usize, each: usize, is_pushed: bool) -> Vec<usize> {
     let names: Vec<String> = (0..10).map(|number| format!("mallory{number}")).collect();
     let peers: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &peers);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &one_file(MIB), &peers);
     let offers: Vec<Offer> =
         peers.iter().flat_map(|name| (0..2).map(|number| large_offer(name, number))).collect();
     for offer in &offers {
         victim.control(offer.origin.as_str(), &TransferMessage::Offer(offer.clone()));
     }
-    let part = Bytes::from(vec![0; 32 * 1024]);
-    let chunks = u64::from(MANIFEST_MAX_BYTES) / MIB - 1;
-    for chunk in 0..chunks {
+    let starts = [0].into_iter().chain(ends(first, each));
+    for (start, end) in starts.zip(ends(first, each)) {
+        let chunk_end = (start / MIB as usize + 1) * MIB as usize;
+        let stop = if is_pushed { end } else { end.min(chunk_end) };
         for offer in &offers {
-            for part_at in 0..32 {
-                let offset = (chunk * MIB) as u32 + part_at * 32 * 1024;
-                let (short, content) = (offer.id.short(), part.clone());
-                let frame = Frame { short, kind: FrameKind::Manifest, offset, content }.encode();
-                victim.hear(Input::Bulk { peer: offer.origin.clone(), frame });
-            }
+            victim.manifest_part(offer, start, stop);
+            victim.manifest_part(offer, stop, end);
         }
+        let asked: usize = taken(&victim, &offers).into_iter().sum();
+        assert!(asked <= 256 * MIB as usize, "{asked} bytes");
     }
-    let failed =
-        |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::NoRoom, .. });
-    let kept = offers.len() - victim.events.iter().filter(|event| failed(event)).count();
-    let last = (chunks * MIB) as u32;
-    let is_last = |message: &TransferMessage| matches!(message, TransferMessage::Manifest { offset, .. } if *offset == last);
-    let whole: usize = peers.iter().map(|name| victim.said_to(name, is_last)).sum();
-    assert_eq!(whole, kept, "what is not given up goes on to its end");
-    assert!((7..=8).contains(&kept), "{kept} manifests of 32 MiB in 256 MiB");
+    taken(&victim, &offers)
+}
+
+fn taken(victim: &Victim, offers: &[Offer]) -> Vec<usize> {
+    let failed = victim.failed(&FailReason::NoRoom);
+    offers.iter().filter(|offer| !failed.contains(&offer.id)).map(|offer| asked_len(victim, offer)).collect()
+}
+
+#[test]
+fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
+    for (first, each) in [(32 * 1024, 32 * 1024), (60_000, 60_000), (1, 65_000)] {
+        let lens = take_manifests(first, each, false);
+        assert!((7..=8).contains(&lens.len()), "{} manifests of 32 MiB in 256 MiB", lens.len());
+        assert!(lens.iter().all(|len| *len >= MANIFEST_MAX_BYTES as usize - MIB as usize), "{lens:?}");
+    }
+}
+
+#[test]
+fn of_a_manifest_nothing_is_taken_that_was_not_asked_for() {
+    let lens = take_manifests(60_000, 60_000, true);
+    assert_eq!(
+        lens,
+        [2 * MIB as usize; 20],
+        "what goes beyond the first MiB is cut off, and what follows has no place"
+    );
 }
 
 #[test]
