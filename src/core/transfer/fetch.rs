@@ -276,8 +276,7 @@ impl Transfers {
             from_others_bytes: from_others,
             skipped,
         });
-        // Only so many of those that are complete are kept.
-        self.make_room(0);
+        self.forget_surplus(now);
     }
 
     /// A peer has everything in place.
@@ -340,6 +339,9 @@ impl Transfers {
         }
         if is_waiting {
             self.wake(Reason::Requests, now + TICK);
+        }
+        for (peer, offer) in std::mem::take(&mut self.unheard) {
+            self.hear_rivals(now, BTreeMap::from([(peer, offer)]));
         }
         self.start_queued(now);
     }

@@ -506,6 +506,52 @@ fn of_a_manifest_nothing_is_taken_that_was_not_asked_for() {
 }
 
 #[test]
+fn who_fills_the_memory_for_manifests_does_not_keep_others_from_beginning() {
+    let files: Vec<Arc<Manifest>> = (0..3).map(|number| empty_file(&format!("{number}.txt"))).collect();
+    let names: Vec<String> = (0..4).map(|number| format!("mallory{number}")).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &files[0], &["ada", "bob", "carol"]);
+    for file in &files {
+        victim.control("carol", &TransferMessage::Offer(offer_of(file, "carol")));
+        victim.manifest("carol", file);
+        victim.finish();
+    }
+    // Some room is left, but for what is complete and then some.
+    let manifest_bytes = MANIFEST_MAX_BYTES - 8192;
+    let offers = |number| {
+        names.iter().map(move |name| Offer { manifest_bytes, ..large_offer(name, number) }).collect()
+    };
+    let offers: Vec<Offer> = (0..3).flat_map(|number: u16| -> Vec<Offer> { offers(number) }).collect();
+    for offer in &offers {
+        victim.hear(Input::PeerReady { peer: offer.origin.clone() });
+        victim.control(offer.origin.as_str(), &TransferMessage::Offer(offer.clone()));
+        victim.now += Duration::from_millis(1);
+    }
+    let parts: Vec<usize> = (0..=31 * 32).map(|part| part * 32 * 1024).collect();
+    for part in parts.windows(2) {
+        offers[..8].iter().for_each(|offer| victim.manifest_part(offer, part[0], part[1]));
+    }
+    let is_at_it = |offer: &Offer| asked_len(&victim, offer) == MANIFEST_MAX_BYTES as usize;
+    assert!(offers[..8].iter().all(is_at_it), "eight are nearly here");
+
+    victim.control("ada", &TransferMessage::Offer(large_offer("ada", 0)));
+    victim.control("bob", &TransferMessage::Offer(offer_of(&one_file(MIB), "bob")));
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("bob", is_accept)), (0, 1));
+    assert_eq!(victim.closed, BTreeSet::new(), "nothing is forgotten in vain");
+    // They send a byte now and then: soon it is somebody else's turn.
+    for step in 0..40 {
+        let start = 31 * MIB as usize + step;
+        offers[..8].iter().for_each(|offer| victim.manifest_part(offer, start, start + 1));
+        victim.wait(Duration::from_secs(4));
+        if victim.said_to("ada", is_accept) > 0 {
+            break;
+        }
+    }
+    assert!(victim.said_to("ada", is_accept) > 0);
+    assert_eq!(victim.failed(&FailReason::NoRoom).len(), 1, "what has to go goes");
+    assert!(files.iter().all(|file| !victim.closed.contains(&id_of(file))), "what is complete stays");
+}
+
+#[test]
 fn offers_that_are_accepted_and_never_served_keep_nobody_else_from_offering() {
     let manifest = one_file(MIB);
     let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "mallory"]);
