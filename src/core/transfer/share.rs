@@ -251,18 +251,6 @@ impl Share {
         }
     }
 
-    /// Whether a peer owes us something that we asked it for.
-    pub(super) fn is_asked(&self, peer: &UserId) -> bool {
-        match &self.stage {
-            Stage::Sharing(exchange) => {
-                exchange.members.get(peer).is_some_and(|member| !member.asked.is_empty())
-            }
-            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
-                false
-            }
-        }
-    }
-
     /// Whether what the offer said, and a person agreed to, is what the manifest holds.
     pub(super) fn matches(&self, manifest: &Manifest) -> bool {
         let files = manifest.file_count();
