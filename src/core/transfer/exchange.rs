@@ -26,8 +26,9 @@ const STRAY_MAX_BYTES: u64 = 1024 * 1024;
 const SLACK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A transfer of whose missing pieces nobody has shown or owed one for so long is taken for one that nobody here has the rest
-/// of, whatever they say.
-const QUIET: Duration = Duration::from_secs(10);
+/// of. Who says that it has everything has longer: it shows nothing to those who are behind with passing on what they have.
+const QUIET: Duration = Duration::from_secs(30);
+const QUIET_ALTHOUGH_COMPLETE: Duration = Duration::from_secs(120);
 
 /// How far we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -394,7 +395,9 @@ impl Exchange {
             return false;
         }
         let since = *self.quiet_since.get_or_insert(now);
-        if now.saturating_duration_since(since) < QUIET {
+        let is_said = self.members.values().any(|member| member.complete);
+        let patience = if is_said { QUIET_ALTHOUGH_COMPLETE } else { QUIET };
+        if now.saturating_duration_since(since) < patience {
             return false;
         }
         self.quiet_since = None;
