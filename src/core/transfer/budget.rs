@@ -1,11 +1,11 @@
 //! How much is received at once. What was accepted beyond that waits for its turn, and what is over gives way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::exchange::{Member, Phase};
 use super::machine::{TICK, Transfers};
-use super::manifest::MANIFEST_CHUNK_BYTES;
+use super::manifest::{MANIFEST_CHUNK_BYTES, manifest_patience};
 use super::share::{Share, Stage};
 use super::{Direction, FailReason, Reason, Target};
 use crate::wire::manifest::MANIFEST_MAX_BYTES;
@@ -19,6 +19,9 @@ const UNDER_WAY_PEER_MAX: usize = 8;
 /// What manifests may take in memory: eight of the largest, and what those of one peer say may be two of them.
 const MANIFESTS_MAX_BYTES: u64 = 8 * MANIFEST_MAX_BYTES as u64;
 const MANIFESTS_PEER_MAX_BYTES: u64 = 2 * MANIFEST_MAX_BYTES as u64;
+
+/// One manifest of each peer that is no longer than this has a place besides: nobody takes all room.
+const RESERVED_BYTES: u32 = MANIFEST_CHUNK_BYTES as u32;
 
 /// Transfers kept in which nothing moves: complete ones for those who want them, and those of which nobody here has the rest.
 const IDLE_MAX: usize = 128;
@@ -45,20 +48,30 @@ impl Received {
 struct Load {
     transfers: usize,
     of_peers: BTreeMap<UserId, (usize, u64)>,
+    /// Who uses the place besides.
+    reserved: BTreeSet<UserId>,
 }
 
 impl Load {
     fn of<'a>(shares: impl Iterator<Item = &'a Share>) -> Self {
         let mut load = Self::default();
-        shares.filter(|share| is_under_way(share)).for_each(|share| load.add(share));
+        for share in shares.filter(|share| is_under_way(share)) {
+            load.add(share);
+        }
         load
     }
 
-    fn add(&mut self, share: &Share) {
+    /// Says whether it has the place besides.
+    fn add(&mut self, share: &Share) -> bool {
         self.transfers += 1;
         let (transfers, bytes) = self.of_peers.entry(share.payer.clone()).or_default();
         *transfers += 1;
         *bytes += u64::from(share.manifest_len);
+        is_short(share) && self.reserved.insert(share.payer.clone())
+    }
+
+    fn transfers_of(&self, peer: &UserId) -> usize {
+        self.of_peers.get(peer).map_or(0, |(transfers, _)| *transfers)
     }
 
     /// Against whose part a transfer may begin, if it may. Whoever only repeats what somebody else offers does not use up the
@@ -76,68 +89,102 @@ impl Load {
 }
 
 impl Transfers {
-    /// Begins what was accepted and waits, the oldest first, as far as there is room.
+    /// Begins what was accepted and waits, as far as there is room: first what those offer who have least under way, and of
+    /// that the oldest.
     pub(super) fn start_queued(&mut self, now: Instant) {
         let is_queued = |share: &&Share| matches!(share.stage, Stage::Queued);
-        let mut queued: Vec<(Instant, TransferId)> =
-            self.shares.values().filter(is_queued).map(|share| (share.since, share.info.transfer)).collect();
-        if queued.is_empty() {
+        if !self.shares.values().any(|share| is_queued(&share)) {
             return;
         }
         self.wake(Reason::Requests, now + TICK);
+        self.forget_surplus(now);
+        let is_taken = self.config.target == Target::Stdout && self.stream_is_taken(now);
+        let mut load = Load::of(self.shares.values());
+        let queued = self.shares.values().filter(is_queued);
+        let mut queued: Vec<(usize, Instant, TransferId)> =
+            queued.map(|share| (load.transfers_of(&share.payer), share.since, share.info.transfer)).collect();
         queued.sort_unstable();
         if self.config.target == Target::Stdout {
-            queued.truncate(usize::from(!self.stream_is_taken()));
+            queued.truncate(usize::from(!is_taken));
         }
-        let mut load = Load::of(self.shares.values());
-        for (_, id) in queued {
-            let share = self.shares.get_mut(&id).expect("only what is over gives way");
+        let mut is_full = false;
+        for (_, _, id) in queued {
+            let share = self.shares.get_mut(&id).expect("what waits does not give way");
             let Some(payer) = load.payer(share) else { continue };
+            let is_reserved = is_short(share) && !load.reserved.contains(&payer);
+            let first_bytes = share.manifest_len.min(MANIFEST_CHUNK_BYTES as u32);
+            // Whoever waits for room is not overtaken by who needs less.
+            if !is_reserved && (is_full || !self.make_room(now, first_bytes.into())) {
+                is_full = true;
+                continue;
+            }
+            let share = self.shares.get_mut(&id).expect("what waits does not give way");
             share.payer = payer;
             load.add(share);
-            let first_bytes = share.manifest_len.min(MANIFEST_CHUNK_BYTES as u32);
             // The origin counts who accepted; ask it if it is among those who offer.
             let first = share.holders.get(&share.info.origin).unwrap_or(&share.payer).clone();
-            if !self.make_room(first_bytes.into()) {
-                break;
-            }
             self.fetch_from(now, id, first);
         }
     }
 
     /// Whether standard output belongs to a transfer that is not complete. One of which nobody here has the rest gives way.
-    fn stream_is_taken(&mut self) -> bool {
+    fn stream_is_taken(&mut self, now: Instant) -> bool {
         let is_at_it = |share: &&Share| is_under_way(share) || idleness(share) == Some(Idleness::Abandoned);
         let Some(share) = self.shares.values().find(is_at_it) else { return false };
         let (id, is_over) = (share.info.transfer, idleness(share).is_some());
         if is_over {
-            self.give_way(id);
+            self.give_way(now, id);
         }
         !is_over
     }
 
-    /// Lets what is over give way until so much of a manifest may come besides what is here and on its way. `false`: that is
-    /// not enough.
-    pub(super) fn make_room(&mut self, bytes: u64) -> bool {
-        loop {
-            let held_bytes: u64 = self.shares.values().map(Share::manifest_cost).sum();
-            let has_room = held_bytes + bytes <= MANIFESTS_MAX_BYTES;
-            let idle = self.shares.values().filter_map(|share| Some((idleness(share)?, share)));
-            let (count, first) = idle.fold((0, None), |(count, first), (idleness, share)| {
-                let candidate = (idleness, share.since, share.info.transfer);
-                (count + 1, Some(first.map_or(candidate, |first| candidate.min(first))))
-            });
-            match first {
-                Some((_, _, id)) if !has_room || count > IDLE_MAX => self.give_way(id),
-                Some(_) | None => return has_room,
-            }
+    /// Whether so much of a manifest may come besides what is here and on its way, when what gives way for it has. Nothing does
+    /// if that is not enough.
+    pub(super) fn make_room(&mut self, now: Instant, bytes: u64) -> bool {
+        let mut load = Load::default();
+        let is_charged = |share: &&Share| !is_under_way(share) || !load.add(share);
+        let held_bytes: u64 = self.shares.values().filter(is_charged).map(Share::manifest_cost).sum();
+        let excess = (held_bytes + bytes).saturating_sub(MANIFESTS_MAX_BYTES);
+        if excess == 0 {
+            return true;
         }
+        let (idle, late) = (self.candidates(idleness), self.candidates(|share| lateness(now, share)));
+        let both = [&late[..], &idle[..]].concat();
+        let Some(giving_way) = [idle, late, both].iter().find_map(|candidates| enough(candidates, excess))
+        else {
+            return false;
+        };
+        giving_way.into_iter().for_each(|id| self.give_way(now, id));
+        true
     }
 
-    /// A transfer in which nothing moves is forgotten.
-    fn give_way(&mut self, id: TransferId) {
-        let exchange = self.shares.get_mut(&id).and_then(Share::exchange);
-        let Some(exchange) = exchange.filter(|exchange| exchange.phase == Phase::Complete) else {
+    /// Of what is idle only so much is kept.
+    pub(super) fn forget_surplus(&mut self, now: Instant) {
+        let idle = self.candidates(idleness);
+        let surplus = idle.len().saturating_sub(IDLE_MAX);
+        idle[..surplus].iter().for_each(|(_, id, _)| self.give_way(now, *id));
+    }
+
+    /// What may give way, in this order, and how much room that makes.
+    fn candidates<K: Ord>(&self, key: impl Fn(&Share) -> Option<K>) -> Vec<Candidate> {
+        let shares = self.shares.values();
+        let keyed = shares.filter_map(|share| Some((key(share)?, share.since, share.info.transfer, share)));
+        let mut keyed: Vec<_> = keyed.collect();
+        keyed.sort_by(|one, other| (&one.0, one.1, one.2).cmp(&(&other.0, other.1, other.2)));
+        keyed.into_iter().map(|(_, since, id, share)| (since, id, share.manifest_cost())).collect()
+    }
+
+    /// A transfer in which nothing moves, or next to nothing, is forgotten.
+    fn give_way(&mut self, now: Instant, id: TransferId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        if lateness(now, share).is_some() {
+            let (payer, rivals) = (share.payer.clone(), std::mem::take(&mut share.rivals));
+            self.unheard.extend(rivals);
+            self.wake(Reason::Requests, now + TICK);
+            self.fail(id, FailReason::NoRoom);
+            return self.postpone(now, &payer);
+        }
+        let Some(exchange) = share.exchange().filter(|exchange| exchange.phase == Phase::Complete) else {
             return self.fail(id, FailReason::Abandoned);
         };
         let (from_origin, from_others) = (exchange.from_origin_bytes, exchange.from_others_bytes);
@@ -147,6 +194,37 @@ impl Transfers {
         }
         self.received.push_back(Received { id, from_origin, from_others });
     }
+
+    /// Others who wait come before what else this peer offers.
+    fn postpone(&mut self, now: Instant, payer: &UserId) {
+        let is_theirs = |share: &&mut Share| matches!(share.stage, Stage::Queued) && share.payer == *payer;
+        self.shares.values_mut().filter(is_theirs).for_each(|share| share.since = now);
+    }
+}
+
+/// Since when it is there, which it is, and how much room it leaves.
+type Candidate = (Instant, TransferId, u64);
+
+/// The first of them that together leave so much room.
+fn enough(candidates: &[Candidate], bytes: u64) -> Option<Vec<TransferId>> {
+    let mut left_bytes = 0;
+    let last = candidates.iter().position(|(_, _, cost)| {
+        left_bytes += cost;
+        left_bytes >= bytes
+    })?;
+    Some(candidates[..=last].iter().map(|(_, id, _)| *id).collect())
+}
+
+/// Whether its manifest is one of those of which each peer has a place for one.
+fn is_short(share: &Share) -> bool {
+    share.manifest_len <= RESERVED_BYTES
+}
+
+/// Since when a manifest should be here, if it takes the room of others.
+fn lateness(now: Instant, share: &Share) -> Option<Instant> {
+    let Stage::Fetching(fetch) = &share.stage else { return None };
+    let due_at = fetch.asked_at + manifest_patience(share.manifest_len);
+    (!is_short(share) && fetch.from.is_some() && due_at <= now).then_some(due_at)
 }
 
 /// Whether it was accepted, is not complete, and somebody is here to get it from.

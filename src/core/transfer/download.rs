@@ -50,6 +50,7 @@ impl Exchange {
             return None;
         }
         let piece = self.pick(peer, rng).or_else(|| self.pick_late(now, peer))?;
+        (self.stalled, self.quiet_since) = (false, None);
         self.missing.remove(piece);
         *self.fetching.entry(piece).or_default() += 1;
         let cost = self.cost(piece);

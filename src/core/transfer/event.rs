@@ -114,7 +114,8 @@ pub enum TransferEvent {
     },
     /// How far it is. Said at most five times a second, and once at the end.
     Progress(Progress),
-    /// Nobody here has what is missing. Said once until pieces flow again.
+    /// Nobody here has what is missing. Said at once if nobody says otherwise, else when nobody showed any of it for long; then
+    /// not again until pieces flow.
     Stalled {
         /// Which.
         transfer: TransferId,

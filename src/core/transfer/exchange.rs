@@ -25,6 +25,11 @@ const STRAY_MAX_BYTES: u64 = 1024 * 1024;
 /// What a peer may ask for besides the whole twice: requests taken back, pieces that got lost with a link.
 const SLACK_BYTES: u64 = 64 * 1024 * 1024;
 
+/// A transfer of whose missing pieces nobody has shown or owed one for so long is taken for one that nobody here has the rest
+/// of. Who says that it has everything has longer: it shows nothing to those who are behind with passing on what they have.
+const QUIET: Duration = Duration::from_secs(30);
+const QUIET_ALTHOUGH_COMPLETE: Duration = Duration::from_secs(120);
+
 /// How far we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -87,7 +92,10 @@ pub(super) struct Exchange {
     pub(super) from_origin_bytes: u64,
     pub(super) from_others_bytes: u64,
     pub(super) skipped_files: usize,
+    /// Whether nobody here has the rest. Not any more once a piece is asked for.
     pub(super) stalled: bool,
+    /// Since when nothing is asked for and nothing is at the disk, although pieces are missing.
+    pub(super) quiet_since: Option<Instant>,
     /// The next piece for standard output.
     pub(super) emit: Option<Emit>,
 }
@@ -241,6 +249,7 @@ impl Exchange {
             from_others_bytes: 0,
             skipped_files: 0,
             stalled: false,
+            quiet_since: None,
             emit: None,
         }
     }
@@ -370,6 +379,29 @@ impl Exchange {
     /// Whether everything that is not here yet can be had from the members.
     pub(super) fn is_obtainable(&self) -> bool {
         self.members.values().any(|member| member.complete) || self.unobtainable_bytes() == 0
+    }
+
+    /// Whether pieces are missing, and nobody owes us one or has shown one.
+    pub(super) fn is_dead(&self) -> bool {
+        self.fetching.is_empty()
+            && !self.missing.is_empty()
+            && self.missing.iter().all(|piece| self.copies[piece as usize] == 0)
+    }
+
+    /// Whether that has been so for long. Looked at closely once in [`QUIET`]: that is a look at each missing piece.
+    pub(super) fn is_dead_for_long(&mut self, now: Instant) -> bool {
+        if !self.fetching.is_empty() || !self.writing.is_empty() || self.missing.is_empty() {
+            self.quiet_since = None;
+            return false;
+        }
+        let since = *self.quiet_since.get_or_insert(now);
+        let is_said = self.members.values().any(|member| member.complete);
+        let patience = if is_said { QUIET_ALTHOUGH_COMPLETE } else { QUIET };
+        if now.saturating_duration_since(since) < patience {
+            return false;
+        }
+        self.quiet_since = None;
+        self.is_dead()
     }
 
     /// Bytes that are not here and that no member has shown.

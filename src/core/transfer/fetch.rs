@@ -1,6 +1,6 @@
 //! Asking the others, taking what comes, and the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -73,7 +73,6 @@ impl Transfers {
             );
         }
         if exchange.phase == Phase::Downloading {
-            exchange.stalled = false;
             self.hungry.insert((id, peer.clone()));
         }
         self.show_all_more(now, id);
@@ -89,16 +88,19 @@ impl Transfers {
         let (mut in_flight, writing) = exchanges.fold((0, 0), |(in_flight, writing), exchange| {
             (in_flight + exchange.in_flight_bytes(), writing + exchange.writing_bytes)
         });
-        let mut turns: Vec<(TransferId, UserId)> = self.hungry.iter().cloned().collect();
+        if writing >= IN_FLIGHT_BYTES || !self.down.is_open(now) {
+            return;
+        }
+        // Peers that were asked and send nothing must not keep the others from being asked for one piece each.
+        let mut owing = owing(&self.shares);
+        let is_full = |in_flight| in_flight >= IN_FLIGHT_BYTES;
+        let may_be_asked = |(_, peer): &&(TransferId, UserId)| !is_full(in_flight) || !owing.contains(peer);
+        let mut turns: Vec<(TransferId, UserId)> = self.hungry.iter().filter(may_be_asked).cloned().collect();
         turns.shuffle(&mut self.rng);
         let mut requests: BTreeMap<(TransferId, UserId), Vec<u32>> = BTreeMap::new();
         while !turns.is_empty() {
             turns.retain(|(id, peer)| {
-                if writing >= IN_FLIGHT_BYTES || !self.down.is_open(now) {
-                    return false;
-                }
-                // Peers that were asked and send nothing must not keep the others from being asked for one piece each.
-                if in_flight >= IN_FLIGHT_BYTES && self.shares.values().any(|share| share.is_asked(peer)) {
+                if !self.down.is_open(now) || is_full(in_flight) && owing.contains(peer) {
                     return false;
                 }
                 let exchange = self.shares.get_mut(id).and_then(Share::exchange);
@@ -117,11 +119,16 @@ impl Transfers {
                 };
                 let cost = exchange.cost(piece);
                 in_flight += cost;
+                owing.insert(peer.clone());
                 self.down.take(cost);
                 requests.entry((*id, peer.clone())).or_default().push(piece);
                 true
             });
         }
+        self.send_requests(now, requests);
+    }
+
+    fn send_requests(&mut self, now: Instant, requests: BTreeMap<(TransferId, UserId), Vec<u32>>) {
         for ((id, peer), pieces) in requests {
             self.wake(Reason::Requests, now + TICK);
             if pieces.is_empty() {
@@ -277,8 +284,7 @@ impl Transfers {
             from_others_bytes: from_others,
             skipped,
         });
-        // Only so many of those that are complete are kept.
-        self.make_room(0);
+        self.forget_surplus(now);
     }
 
     /// A peer has everything in place.
@@ -342,6 +348,9 @@ impl Transfers {
         if is_waiting {
             self.wake(Reason::Requests, now + TICK);
         }
+        for (peer, offer) in std::mem::take(&mut self.unheard) {
+            self.hear_rivals(now, BTreeMap::from([(peer, offer)]));
+        }
         self.start_queued(now);
     }
 
@@ -354,7 +363,10 @@ impl Transfers {
             }
             Stage::Sharing(exchange) if exchange.phase == Phase::Downloading => {
                 let silent = silent_members(now, exchange);
-                let is_waiting = exchange.members.values().any(|member| member.joined);
+                let is_waiting = !exchange.stalled || exchange.members.values().any(|member| member.joined);
+                if !exchange.stalled && exchange.is_dead_for_long(now) {
+                    self.stall(id);
+                }
                 silent.into_iter().for_each(|peer| self.silent(now, id, &peer));
                 self.feed_all(id);
                 is_waiting
@@ -400,16 +412,39 @@ impl Transfers {
         !pieces.is_empty()
     }
 
-    /// Says once when nobody here has what is missing.
+    /// Says at once that nobody here has what is missing, if nobody says otherwise.
     pub(super) fn check_stalled(&mut self, id: TransferId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
-        if exchange.phase != Phase::Downloading || exchange.stalled || exchange.is_obtainable() {
+        if exchange.phase == Phase::Downloading && exchange.is_dead() && !exchange.is_obtainable() {
+            self.stall(id);
+        }
+    }
+
+    /// Says once that nobody here has what is missing.
+    fn stall(&mut self, id: TransferId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        if std::mem::replace(&mut exchange.stalled, true) {
             return;
         }
-        exchange.stalled = true;
         let missing_bytes = exchange.unobtainable_bytes();
         self.out.event(TransferEvent::Stalled { transfer: id, missing_bytes });
     }
+}
+
+/// Who owes us a piece that we asked for, in whichever transfer. Looked through once for all who may be asked: after every
+/// input there may be as many of those as there are transfers.
+fn owing(shares: &BTreeMap<TransferId, Share>) -> BTreeSet<UserId> {
+    let exchanges = shares.values().filter_map(|share| match &share.stage {
+        Stage::Sharing(exchange) if !exchange.fetching.is_empty() => Some(exchange),
+        Stage::Sharing(_)
+        | Stage::Offered
+        | Stage::Queued
+        | Stage::Fetching(_)
+        | Stage::Opening(_)
+        | Stage::Asking(_) => None,
+    });
+    let members = exchanges.flat_map(|exchange| &exchange.members);
+    members.filter(|(_, member)| !member.asked.is_empty()).map(|(peer, _)| peer.clone()).collect()
 }
 
 fn silent_members(now: Instant, exchange: &Exchange) -> Vec<UserId> {

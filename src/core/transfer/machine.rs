@@ -14,7 +14,7 @@ use super::{
     DiskOp, FailReason, Input, OpId, Output, Reason, SendToken, TransferCommand, TransferEvent,
 };
 use crate::core::transfer::rate::Bucket;
-use crate::wire::transfer::{StopReason, TransferMessage};
+use crate::wire::transfer::{Offer, StopReason, TransferMessage};
 use crate::wire::{TransferId, UserId};
 
 /// Requests that wait too long, peers that do not answer and busy peers are looked at so often while there are any.
@@ -41,6 +41,8 @@ pub struct Transfers {
     pub(super) declined: BTreeSet<TransferId>,
     /// What was received and is not served any more, the oldest first.
     pub(super) received: VecDeque<Received>,
+    /// Offers of the same ids as what gave way, in other words.
+    pub(super) unheard: Vec<(UserId, Offer)>,
     /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
     pub(super) streamed: bool,
     pub(super) uploads: Uploads,
@@ -125,6 +127,7 @@ impl Transfers {
             declined: BTreeSet::new(),
             streamed: false,
             received: VecDeque::new(),
+            unheard: Vec::new(),
             hungry: BTreeSet::new(),
             out: Outbox::default(),
             timers: BTreeMap::new(),

@@ -32,6 +32,11 @@ const MANIFEST_ROUNDS_MAX: u32 = 10;
 /// A transfer of whose manifest nothing came for so long, from anybody, is given up. On a slow path much may come before it.
 const MANIFEST_GIVE_UP: Duration = Duration::from_secs(120);
 
+/// How long a manifest may take in the first round.
+pub(super) fn manifest_patience(manifest_len: u32) -> Duration {
+    MANIFEST_GRACE + Duration::from_secs((manifest_len / MANIFEST_MIN_BPS).into())
+}
+
 impl Transfers {
     /// Asks one holder for the manifest from the beginning.
     pub(super) fn fetch_from(&mut self, now: Instant, id: TransferId, peer: UserId) {
@@ -57,8 +62,8 @@ impl Transfers {
             return self.hear_rivals(now, rivals);
         }
         let is_silent = now.saturating_duration_since(fetch.heard_at) >= MANIFEST_PATIENCE;
-        let patience = MANIFEST_GRACE + Duration::from_secs((share.manifest_len / MANIFEST_MIN_BPS).into());
-        let patience = patience * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
+        let patience =
+            manifest_patience(share.manifest_len) * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
         let is_slow = share.holders.len() > 1 && now.saturating_duration_since(fetch.asked_at) >= patience;
         let has_gone = fetch.from.as_ref().is_none_or(|from| !share.holders.contains(from));
         if !is_silent && !is_slow && !has_gone {
@@ -102,7 +107,7 @@ impl Transfers {
         peer: &UserId,
         id: TransferId,
         offset: u32,
-        part: Bytes,
+        mut part: Bytes,
     ) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Stage::Fetching(fetch) = &mut share.stage else { return };
@@ -112,17 +117,31 @@ impl Transfers {
         if fetch.buffer.len() + part.len() > share.manifest_len as usize {
             return self.cut_off(now, Some(id), peer, CutOffReason::BadManifest);
         }
+        // However it is cut: nothing comes that was not asked for, and charged.
+        part.truncate(fetch.asked_len - fetch.buffer.len());
         fetch.buffer.extend_from_slice(&part);
         (fetch.heard_at, fetch.came_at) = (now, now);
         if fetch.buffer.len() == share.manifest_len as usize {
             let bytes = Bytes::from(std::mem::take(&mut fetch.buffer));
             return self.manifest_here(now, peer, id, bytes);
         }
-        if fetch.buffer.len().is_multiple_of(MANIFEST_CHUNK_BYTES) {
-            let offset = fetch.buffer.len() as u32;
-            if !self.make_room(0) {
-                return self.fail(id, FailReason::NoRoom);
-            }
+        if fetch.buffer.len() == fetch.asked_len {
+            self.ask_for_more(now, peer, id);
+        }
+    }
+
+    /// Asks for the next part of a manifest, if there is room for it.
+    fn ask_for_more(&mut self, now: Instant, peer: &UserId, id: TransferId) {
+        let Some(Stage::Fetching(fetch)) = self.shares.get_mut(&id).map(|share| &mut share.stage) else {
+            return;
+        };
+        let offset = fetch.asked_len as u32;
+        fetch.asked_len += MANIFEST_CHUNK_BYTES;
+        if !self.make_room(now, 0) {
+            return self.fail(id, FailReason::NoRoom);
+        }
+        // It may have been late itself, and have given way.
+        if self.shares.contains_key(&id) {
             self.out.control(peer, TransferMessage::Manifest { id, offset });
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::exchange::{Emit, Exchange, Order, Phase};
-use super::machine::{Pending, Transfers};
+use super::machine::{Pending, TICK, Transfers};
 use super::share::{Answer, Content, Share, Stage};
 use super::{
     ConflictPolicy, Direction, DiskDone, DiskError, DiskJob, FailReason, Opened, Reason, Target,
@@ -68,6 +68,7 @@ impl Transfers {
         let peers: Vec<UserId> = self.ready.keys().cloned().collect();
         peers.iter().for_each(|peer| self.join(now, id, peer));
         self.wake(Reason::Progress, now);
+        self.wake(Reason::Requests, now + TICK);
         self.advance(now, id);
         if was_left {
             self.check_stalled(id);

@@ -88,12 +88,22 @@ pub(super) struct Fetch {
     /// How often all holders were asked before.
     pub(super) round: u32,
     pub(super) buffer: Vec<u8>,
+    /// How much of it was asked for; no more is taken.
+    pub(super) asked_len: usize,
 }
 
 impl Fetch {
     /// Somebody is asked for the first time.
     pub(super) fn new(now: Instant, from: UserId) -> Self {
-        Self { from: Some(from), asked_at: now, heard_at: now, came_at: now, round: 0, buffer: Vec::new() }
+        Self {
+            from: Some(from),
+            asked_at: now,
+            heard_at: now,
+            came_at: now,
+            round: 0,
+            buffer: Vec::new(),
+            asked_len: MANIFEST_CHUNK_BYTES,
+        }
     }
 
     /// Somebody is asked from the beginning again, or for the first time if nobody was here any more.
@@ -241,18 +251,6 @@ impl Share {
         }
     }
 
-    /// Whether a peer owes us something that we asked it for.
-    pub(super) fn is_asked(&self, peer: &UserId) -> bool {
-        match &self.stage {
-            Stage::Sharing(exchange) => {
-                exchange.members.get(peer).is_some_and(|member| !member.asked.is_empty())
-            }
-            Stage::Offered | Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) => {
-                false
-            }
-        }
-    }
-
     /// Whether what the offer said, and a person agreed to, is what the manifest holds.
     pub(super) fn matches(&self, manifest: &Manifest) -> bool {
         let files = manifest.file_count();
@@ -267,16 +265,14 @@ impl Share {
             == (&offer.name, offer.files, offer.folders, offer.bytes, offer.manifest_bytes)
     }
 
-    /// What a transfer that we receive keeps in memory for its manifest, in bytes: what is here and what may come unasked.
+    /// What a transfer that we receive may take in memory for its manifest, in bytes: what is here and what was asked for.
     pub(super) fn manifest_cost(&self) -> u64 {
         let len = u64::from(self.manifest_len);
         let held_bytes = match (&self.direction, &self.stage) {
             (Direction::Send, _) => return 0,
             (Direction::Receive, Stage::Offered | Stage::Queued) => return 0,
             (Direction::Receive, Stage::Fetching(fetch)) if fetch.from.is_none() => 0,
-            (Direction::Receive, Stage::Fetching(fetch)) => {
-                len.min((fetch.buffer.len() + MANIFEST_CHUNK_BYTES) as u64)
-            }
+            (Direction::Receive, Stage::Fetching(fetch)) => len.min(fetch.asked_len as u64),
             (Direction::Receive, Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_)) => len,
         };
         held_bytes + SHARE_BYTES

@@ -119,6 +119,15 @@ impl Victim {
         }
     }
 
+    /// Sends a part of a manifest that is made up as whoever offers it.
+    fn manifest_part(&mut self, offer: &Offer, start: usize, end: usize) {
+        if start < end {
+            let (short, content) = (offer.id.short(), Bytes::from(vec![0; end - start]));
+            let frame = Frame { short, kind: FrameKind::Manifest, offset: start as u32, content }.encode();
+            self.hear(Input::Bulk { peer: offer.origin.clone(), frame });
+        }
+    }
+
     /// Sends the first piece as `from`.
     fn first_piece(&mut self, from: &str, manifest: &Manifest) {
         for (offset, len) in frame::cut(manifest.piece_len(0), u32::MAX) {
@@ -149,6 +158,15 @@ impl Victim {
     fn offers_of(&self, peer: &str) -> usize {
         let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
         self.events.iter().filter(is_theirs).count()
+    }
+
+    /// What ended for this reason.
+    fn failed(&self, because: &FailReason) -> BTreeSet<TransferId> {
+        let failed = self.events.iter().filter_map(|event| match event {
+            TransferEvent::Failed { transfer, reason, .. } if reason == because => Some(*transfer),
+            _ => None,
+        });
+        failed.collect()
     }
 
     fn has_failed(&self) -> bool {
@@ -423,37 +441,114 @@ fn large_offer(from: &str, number: u16) -> Offer {
     Offer { id, origin: user(from), ..made_up_offer(number, MANIFEST_MAX_BYTES) }
 }
 
-#[test]
-fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
-    let manifest = one_file(MIB);
+/// Where the frames of a manifest end, up to the last MiB: each so long, after a first one.
+fn ends(first: usize, each: usize) -> Vec<usize> {
+    let before_last = MANIFEST_MAX_BYTES as usize - MIB as usize;
+    (0..).map(|number| first + number * each).take_while(|end| *end <= before_last).collect()
+}
+
+/// How much was asked for of the manifest that is offered.
+fn asked_len(victim: &Victim, offer: &Offer) -> usize {
+    let asked = victim.said.iter().filter_map(|(_, message)| match message {
+        TransferMessage::Manifest { id, offset } if *id == offer.id => Some(*offset as usize),
+        _ => None,
+    });
+    asked.max().unwrap_or(0) + MIB as usize
+}
+
+/// Twenty manifests of ten members come side by side, all but the last MiB of each. How much was asked for of those that were
+/// not given up. Whoever pushes does not wait to be asked.
+fn take_manifests(first: usize, each: usize, is_pushed: bool) -> Vec<usize> {
     let names: Vec<String> = (0..10).map(|number| format!("mallory{number}")).collect();
     let peers: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &peers);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &one_file(MIB), &peers);
     let offers: Vec<Offer> =
         peers.iter().flat_map(|name| (0..2).map(|number| large_offer(name, number))).collect();
     for offer in &offers {
         victim.control(offer.origin.as_str(), &TransferMessage::Offer(offer.clone()));
     }
-    let part = Bytes::from(vec![0; 32 * 1024]);
-    let chunks = u64::from(MANIFEST_MAX_BYTES) / MIB - 1;
-    for chunk in 0..chunks {
+    let starts = [0].into_iter().chain(ends(first, each));
+    for (start, end) in starts.zip(ends(first, each)) {
+        let chunk_end = (start / MIB as usize + 1) * MIB as usize;
+        let stop = if is_pushed { end } else { end.min(chunk_end) };
         for offer in &offers {
-            for part_at in 0..32 {
-                let offset = (chunk * MIB) as u32 + part_at * 32 * 1024;
-                let (short, content) = (offer.id.short(), part.clone());
-                let frame = Frame { short, kind: FrameKind::Manifest, offset, content }.encode();
-                victim.hear(Input::Bulk { peer: offer.origin.clone(), frame });
-            }
+            victim.manifest_part(offer, start, stop);
+            victim.manifest_part(offer, stop, end);
+        }
+        let asked: usize = taken(&victim, &offers).into_iter().sum();
+        assert!(asked <= 256 * MIB as usize, "{asked} bytes");
+    }
+    taken(&victim, &offers)
+}
+
+fn taken(victim: &Victim, offers: &[Offer]) -> Vec<usize> {
+    let failed = victim.failed(&FailReason::NoRoom);
+    offers.iter().filter(|offer| !failed.contains(&offer.id)).map(|offer| asked_len(victim, offer)).collect()
+}
+
+#[test]
+fn manifests_of_what_everybody_may_send_are_bounded_in_memory() {
+    for (first, each) in [(32 * 1024, 32 * 1024), (60_000, 60_000), (1, 65_000)] {
+        let lens = take_manifests(first, each, false);
+        assert!((7..=8).contains(&lens.len()), "{} manifests of 32 MiB in 256 MiB", lens.len());
+        assert!(lens.iter().all(|len| *len >= MANIFEST_MAX_BYTES as usize - MIB as usize), "{lens:?}");
+    }
+}
+
+#[test]
+fn of_a_manifest_nothing_is_taken_that_was_not_asked_for() {
+    let lens = take_manifests(60_000, 60_000, true);
+    assert_eq!(
+        lens,
+        [2 * MIB as usize; 20],
+        "what goes beyond the first MiB is cut off, and what follows has no place"
+    );
+}
+
+#[test]
+fn who_fills_the_memory_for_manifests_does_not_keep_others_from_beginning() {
+    let files: Vec<Arc<Manifest>> = (0..3).map(|number| empty_file(&format!("{number}.txt"))).collect();
+    let names: Vec<String> = (0..4).map(|number| format!("mallory{number}")).collect();
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &files[0], &["ada", "bob", "carol"]);
+    for file in &files {
+        victim.control("carol", &TransferMessage::Offer(offer_of(file, "carol")));
+        victim.manifest("carol", file);
+        victim.finish();
+    }
+    // Some room is left, but for what is complete and then some.
+    let manifest_bytes = MANIFEST_MAX_BYTES - 8192;
+    let offers = |number| {
+        names.iter().map(move |name| Offer { manifest_bytes, ..large_offer(name, number) }).collect()
+    };
+    let offers: Vec<Offer> = (0..3).flat_map(|number: u16| -> Vec<Offer> { offers(number) }).collect();
+    for offer in &offers {
+        victim.hear(Input::PeerReady { peer: offer.origin.clone() });
+        victim.control(offer.origin.as_str(), &TransferMessage::Offer(offer.clone()));
+        victim.now += Duration::from_millis(1);
+    }
+    let parts: Vec<usize> = (0..=31 * 32).map(|part| part * 32 * 1024).collect();
+    for part in parts.windows(2) {
+        offers[..8].iter().for_each(|offer| victim.manifest_part(offer, part[0], part[1]));
+    }
+    let is_at_it = |offer: &Offer| asked_len(&victim, offer) == MANIFEST_MAX_BYTES as usize;
+    assert!(offers[..8].iter().all(is_at_it), "eight are nearly here");
+
+    victim.control("ada", &TransferMessage::Offer(large_offer("ada", 0)));
+    victim.control("bob", &TransferMessage::Offer(offer_of(&one_file(MIB), "bob")));
+    assert_eq!((victim.said_to("ada", is_accept), victim.said_to("bob", is_accept)), (0, 1));
+    assert_eq!(victim.closed, BTreeSet::new(), "nothing is forgotten in vain");
+    // They send a byte now and then: soon it is somebody else's turn.
+    for step in 0..40 {
+        let start = 31 * MIB as usize + step;
+        offers[..8].iter().for_each(|offer| victim.manifest_part(offer, start, start + 1));
+        victim.wait(Duration::from_secs(4));
+        if victim.said_to("ada", is_accept) > 0 {
+            break;
         }
     }
-    let failed =
-        |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::NoRoom, .. });
-    let kept = offers.len() - victim.events.iter().filter(|event| failed(event)).count();
-    let last = (chunks * MIB) as u32;
-    let is_last = |message: &TransferMessage| matches!(message, TransferMessage::Manifest { offset, .. } if *offset == last);
-    let whole: usize = peers.iter().map(|name| victim.said_to(name, is_last)).sum();
-    assert_eq!(whole, kept, "what is not given up goes on to its end");
-    assert!((7..=8).contains(&kept), "{kept} manifests of 32 MiB in 256 MiB");
+    assert!(victim.said_to("ada", is_accept) > 0);
+    assert_eq!(victim.failed(&FailReason::NoRoom).len(), 1, "what has to go goes");
+    assert!(files.iter().all(|file| !victim.closed.contains(&id_of(file))), "what is complete stays");
 }
 
 #[test]
@@ -1051,4 +1146,97 @@ fn streams_come_one_after_the_other_and_one_that_nobody_goes_on_with_gives_way()
     let given_up =
         |event: &TransferEvent| matches!(event, TransferEvent::Failed { reason: FailReason::Abandoned, .. });
     assert!(victim.events.iter().any(given_up));
+}
+
+/// A file of `zoe`, who left in the middle, that `bob` has a part of and offers.
+fn offer_half(victim: &mut Victim, manifest: &Arc<Manifest>) {
+    let id = id_of(manifest);
+    victim.disk = disk(manifest.clone());
+    victim.control("bob", &TransferMessage::Offer(offer_of(manifest, "zoe")));
+    victim.manifest("bob", manifest);
+    victim.control("bob", &TransferMessage::Have { id, pieces: vec![0], bits: None, complete: false });
+    victim.first_piece("bob", manifest);
+}
+
+#[test]
+fn what_nobody_has_the_rest_of_does_not_keep_its_turn() {
+    let halves: Vec<Arc<Manifest>> = (2..10).map(|pieces| one_file(pieces * MIB / 4)).collect();
+    let whole_file = one_file(MIB / 4);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &whole_file, &["bob"]);
+    for manifest in &halves {
+        offer_half(&mut victim, manifest);
+        victim.now += Duration::from_millis(1);
+    }
+    victim.control("bob", &TransferMessage::Offer(offer_of(&whole_file, "zoe")));
+    let is_the_file = |message: &TransferMessage| matches!(message, TransferMessage::Accept { id } if *id == id_of(&whole_file));
+    assert_eq!(victim.said_to("bob", is_the_file), 0, "eight come first");
+    // That bob still takes part in them, or says so again, makes no difference.
+    for _ in 0..32 {
+        for id in halves.iter().map(|manifest| id_of(manifest)) {
+            let nothing = TransferMessage::Have { id, pieces: Vec::new(), bits: None, complete: false };
+            victim.control("bob", &nothing);
+        }
+        victim.wait(Duration::from_secs(1));
+    }
+    assert!(victim.said_to("bob", is_the_file) > 0);
+    let is_stalled = |event: &&TransferEvent| matches!(event, TransferEvent::Stalled { .. });
+    assert_eq!(victim.events.iter().filter(is_stalled).count(), 8, "and said once");
+    victim.disk = disk(whole_file.clone());
+    victim.manifest("bob", &whole_file);
+    victim.control("bob", &whole(id_of(&whole_file), &whole_file));
+    victim.first_piece("bob", &whole_file);
+    victim.finish();
+    assert!(victim.events.iter().any(|event| matches!(event, TransferEvent::Done { .. })));
+    assert_eq!(victim.cut_off(), []);
+}
+
+#[test]
+fn who_has_nothing_to_show_does_not_keep_a_stream_from_giving_way() {
+    let (first, second) = (one_file(MIB), one_file(2 * MIB));
+    let id = id_of(&first);
+    for complete in [false, true] {
+        for says_so_before in [false, true] {
+            let mut victim = Victim::streaming(Streams::InTurns, &first, &["ada", "mallory"]);
+            let nothing = TransferMessage::Have { id, pieces: Vec::new(), bits: None, complete };
+            victim.control("ada", &TransferMessage::Offer(offer_of(&first, "ada")));
+            victim.manifest("ada", &first);
+            victim.control("ada", &whole(id, &first));
+            victim.first_piece("ada", &first);
+            if says_so_before {
+                victim.control("mallory", &nothing);
+            }
+            victim.control("ada", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+            victim.control("mallory", &nothing);
+            victim.control("ada", &TransferMessage::Offer(offer_of(&second, "ada")));
+            victim.wait(Duration::from_secs(if complete { 122 } else { 32 }));
+            let is_second = |message: &TransferMessage| matches!(message, TransferMessage::Accept { id } if *id == id_of(&second));
+            assert!(victim.said_to("ada", is_second) > 0, "{complete} {says_so_before}");
+        }
+    }
+}
+
+#[test]
+fn what_a_slow_limit_holds_back_is_not_taken_for_something_nobody_has() {
+    let manifest = one_file(MIB);
+    let config = Config {
+        accept: AcceptPolicy::Everyone,
+        down_bps: Some(1024),
+        ..Config::new(user("victim"), "/nowhere".into())
+    };
+    let mut victim = Victim::with(config, &manifest, &["ada"]);
+    victim.control("ada", &TransferMessage::Offer(offer_of(&manifest, "ada")));
+    victim.manifest("ada", &manifest);
+    let pieces = (0..manifest.piece_count()).collect();
+    let shown = TransferMessage::Have { id: id_of(&manifest), pieces, bits: None, complete: false };
+    victim.control("ada", &shown);
+    let is_asked = |piece: u32| move |message: &TransferMessage| matches!(message, TransferMessage::Request { pieces, .. } if pieces.contains(&piece));
+    let piece = (0..4).find(|piece| victim.said_to("ada", is_asked(*piece)) > 0).expect("one is asked for");
+    for (offset, len) in frame::cut(manifest.piece_len(piece), u32::MAX) {
+        let (short, kind) = (id_of(&manifest).short(), FrameKind::Piece { piece });
+        let frame = Frame { short, kind, offset, content: Bytes::from(vec![0; len as usize]) };
+        victim.hear(Input::Bulk { peer: user("ada"), frame: frame.encode() });
+    }
+    victim.wait(Duration::from_secs(60));
+    assert_eq!(victim.said_to("ada", is_request), 1, "the limit holds");
+    assert!(!victim.events.iter().any(|event| matches!(event, TransferEvent::Stalled { .. })));
 }
