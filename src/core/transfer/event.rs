@@ -69,7 +69,7 @@ pub enum TransferEvent {
         /// What.
         offer: OfferInfo,
     },
-    /// We declined an offer by policy or limit, without asking anyone.
+    /// We declined an offer by policy or limit, without asking anyone. Not said of those that are too many for now.
     Refused {
         /// Who offered.
         from: UserId,

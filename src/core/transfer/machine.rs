@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::budget::Received;
+use super::later::{self, Later};
 use super::share::{Share, Stage};
 use super::upload::Uploads;
 use super::{
@@ -43,6 +44,8 @@ pub struct Transfers {
     pub(super) received: VecDeque<Received>,
     /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
     pub(super) streamed: bool,
+    /// What was too much for a peer.
+    pub(super) later: Later,
     pub(super) uploads: Uploads,
     pub(super) down: Bucket,
     /// Whom more may be asked, in which transfer.
@@ -125,6 +128,7 @@ impl Transfers {
             declined: BTreeSet::new(),
             streamed: false,
             received: VecDeque::new(),
+            later: Later::default(),
             hungry: BTreeSet::new(),
             out: Outbox::default(),
             timers: BTreeMap::new(),
@@ -177,6 +181,7 @@ impl Transfers {
                 Reason::Announce => self.announce(now),
                 Reason::Progress => self.report(now),
                 Reason::Requests => self.tick(now),
+                Reason::Offers => self.offer_again(now),
                 Reason::Rate => {}
             }
         }
@@ -212,10 +217,11 @@ impl Transfers {
                 return;
             }
         };
+        let makes_room = later::makes_room(&message);
         match message {
             TransferMessage::Offer(offer) => self.offer_came(now, peer, offer),
             TransferMessage::Accept { id } => self.accepted(now, peer, id),
-            TransferMessage::Decline { id, reason } => self.declined(peer, id, reason),
+            TransferMessage::Decline { id, reason } => self.declined(now, peer, id, reason),
             TransferMessage::Manifest { id, offset } => self.send_manifest(now, peer, id, offset),
             TransferMessage::Join { id } => self.joined(now, peer, id),
             TransferMessage::Have { id, pieces, bits, complete } => {
@@ -229,6 +235,9 @@ impl Transfers {
             }
             TransferMessage::Stop { id, reason } => self.stopped(now, peer, id, reason),
             TransferMessage::Unknown => {}
+        }
+        if makes_room {
+            self.offer_next(peer);
         }
     }
 
@@ -291,6 +300,7 @@ impl Transfers {
     /// Everything that a peer was part of goes on without it.
     fn forget_peer(&mut self, now: Instant, peer: &UserId) {
         self.uploads.remove_peer(peer);
+        self.later.forget(peer);
         self.hungry.retain(|(_, hungry)| hungry != peer);
         let ids: Vec<TransferId> = self.shares.keys().copied().collect();
         for id in ids {

@@ -31,6 +31,7 @@ mod download;
 mod event;
 mod exchange;
 mod fetch;
+mod later;
 mod machine;
 mod manifest;
 mod membership;
@@ -314,4 +315,6 @@ pub enum Reason {
     Rate,
     /// A peer that was busy may be asked again, or one that does not answer is to be given up.
     Requests,
+    /// What was too much for a peer is to be offered again.
+    Offers,
 }

@@ -36,17 +36,19 @@ impl Transfers {
         }
     }
 
-    /// Offers a transfer to a peer, if we are its origin or the origin is not here.
-    fn offer_to(&mut self, id: TransferId, peer: &UserId) {
-        let Some(share) = self.shares.get(&id) else { return };
+    /// Offers a transfer to a peer, if we are its origin or the origin is not here. `false`: it is not for the peer, or was
+    /// offered to it already.
+    pub(super) fn offer_to(&mut self, id: TransferId, peer: &UserId) -> bool {
+        let Some(share) = self.shares.get(&id) else { return false };
         let is_ours = share.direction == Direction::Send || !self.origin_is_here(share);
         let can_serve = matches!(share.stage, Stage::Sharing(_));
         if !is_ours || !can_serve || !share.admits(peer) || share.answers.contains_key(peer) {
-            return;
+            return false;
         }
         let share = self.shares.get_mut(&id).expect("it was there above");
         share.answers.insert(peer.clone(), Answer::Waiting);
         self.out.control(peer, TransferMessage::Offer(share.offer()));
+        true
     }
 
     /// The origin left: whoever takes part offers in its stead.
@@ -55,7 +57,9 @@ impl Transfers {
         let Some(exchange) = share.exchange() else { return };
         let outside: Vec<UserId> =
             self.ready.keys().filter(|id| !exchange.members.contains_key(*id)).cloned().collect();
-        outside.iter().for_each(|peer| self.offer_to(id, peer));
+        for peer in &outside {
+            self.offer_to(id, peer);
+        }
     }
 
     /// A source is hashed.
@@ -80,7 +84,9 @@ impl Transfers {
         }
         self.out.event(TransferEvent::Prepared { token, offer: self.shares[&id].info.clone() });
         let peers: Vec<UserId> = self.ready.keys().cloned().collect();
-        peers.iter().for_each(|peer| self.offer_to(id, peer));
+        for peer in &peers {
+            self.offer_to(id, peer);
+        }
     }
 
     /// A transfer that we begin to send ourselves need not be received any more.
@@ -106,7 +112,8 @@ impl Transfers {
         let share = Share::offered(now, peer, offer);
         if let Some(reason) = refusal {
             self.out.control(peer, TransferMessage::Decline { id, reason });
-            if !self.declined.contains(&id) {
+            // What was declined is not worth a second word, and what is too much for now comes again.
+            if !self.declined.contains(&id) && reason != DeclineReason::TooManyOffers {
                 let refused = TransferEvent::Refused { from: peer.clone(), offer: share.info, reason };
                 self.out.event(refused);
             }
@@ -373,11 +380,15 @@ impl Transfers {
         self.wake(Reason::Progress, now);
     }
 
-    pub(super) fn declined(&mut self, peer: &UserId, id: TransferId, reason: DeclineReason) {
+    pub(super) fn declined(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: DeclineReason) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Some(answer) = share.answers.get_mut(peer).filter(|answer| **answer == Answer::Waiting) else {
             return;
         };
+        if reason == DeclineReason::TooManyOffers {
+            share.answers.remove(peer);
+            return self.offer_later(now, peer, id);
+        }
         *answer = Answer::Declined;
         if share.direction == Direction::Send {
             self.out.event(TransferEvent::Declined { transfer: id, peer: peer.clone(), reason });
