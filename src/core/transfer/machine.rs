@@ -38,8 +38,8 @@ pub struct Transfers {
     pub(super) shares: BTreeMap<TransferId, Share>,
     /// How frames name the transfers.
     pub(super) by_short: BTreeMap<[u8; 8], TransferId>,
-    /// Offers that a person declined; asked about no more.
-    pub(super) declined: BTreeSet<TransferId>,
+    /// Offers that a person declined, whoever makes them or of one peer; asked about no more.
+    pub(super) declined: BTreeSet<(TransferId, Option<UserId>)>,
     /// What was received and is not served any more, the oldest first.
     pub(super) received: VecDeque<Received>,
     /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
@@ -249,6 +249,7 @@ impl Transfers {
             TransferCommand::Accept { from, offer, scope } => self.accept_command(now, from, &offer, scope),
             TransferCommand::Reject { transfer } => self.reject_command(now, transfer),
             TransferCommand::RejectFrom { transfer, from } => self.reject_from(now, transfer, &from),
+            TransferCommand::Pass { transfer, from } => self.pass(now, transfer, &from),
             TransferCommand::Resolve { transfer, conflict } => self.resolve(transfer, conflict),
             TransferCommand::SetAccept(policy) => self.set_accept(now, policy),
             TransferCommand::SetRates { up_bps, down_bps } => {

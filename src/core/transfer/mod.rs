@@ -200,6 +200,15 @@ pub enum TransferCommand {
         /// Whose.
         from: UserId,
     },
+    /// A person says no to the offer of which they were told. It is not taken from this peer, now and later, nor from others
+    /// in its stead. Of the next who offers the same id, in the same words or in others, [`TransferEvent::Offered`] is said
+    /// again, for a person is asked about one at a time; if there is none, [`TransferEvent::Withdrawn`].
+    Pass {
+        /// Which.
+        transfer: TransferId,
+        /// Whose.
+        from: UserId,
+    },
     /// Answers [`TransferEvent::Conflicts`]. [`ConflictPolicy::Ask`] is taken as [`ConflictPolicy::Rename`].
     Resolve {
         /// Which.

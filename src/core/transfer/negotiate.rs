@@ -113,7 +113,7 @@ impl Transfers {
         if let Some(reason) = refusal {
             self.out.control(peer, TransferMessage::Decline { id, reason });
             // What was declined is not worth a second word, and what is too much for now comes again.
-            if !self.declined.contains(&id) && reason != DeclineReason::TooManyOffers {
+            if !self.is_declined(peer, &share.info) && reason != DeclineReason::TooManyOffers {
                 let refused = TransferEvent::Refused { from: peer.clone(), offer: share.info, reason };
                 self.out.event(refused);
             }
@@ -132,6 +132,12 @@ impl Transfers {
         if share.direction == Direction::Send && !share.admits(peer) {
             return;
         }
+        let is_waiting = matches!(share.stage, Stage::Offered);
+        if is_waiting && self.is_declined(peer, &offer.clone().into()) {
+            let reason = DeclineReason::NotWanted;
+            return self.out.control(peer, TransferMessage::Decline { id, reason });
+        }
+        let share = self.shares.get_mut(&id).expect("the caller found it");
         if !share.agrees_with(&offer) {
             return self.contradicted(now, peer, offer);
         }
@@ -194,7 +200,7 @@ impl Transfers {
 
     /// Why an offer is declined without asking anybody.
     fn refusal(&self, peer: &UserId, offer: &Offer) -> Option<DeclineReason> {
-        if self.config.accept == AcceptPolicy::Nobody || self.declined.contains(&offer.id) {
+        if self.config.accept == AcceptPolicy::Nobody || self.is_declined(peer, &offer.clone().into()) {
             return Some(DeclineReason::NotWanted);
         }
         let is_too_much = || {
@@ -352,13 +358,37 @@ impl Transfers {
         }
     }
 
+    /// A person takes it from anybody but this peer; who else offers it is told of next.
+    pub(super) fn pass(&mut self, now: Instant, id: TransferId, from: &UserId) {
+        self.remember_declined(id, Some(from.clone()));
+        self.reject_from(now, id, from);
+        let Some(share) = self.shares.get(&id) else {
+            return self.out.event(TransferEvent::Withdrawn { transfer: id });
+        };
+        let first = share.holders.get(&share.from).or(share.holders.first());
+        if let Some(next) = first.cloned() {
+            self.tell_offer(id, &next);
+        }
+    }
+
+    fn remember_declined(&mut self, id: TransferId, from: Option<UserId>) {
+        if self.declined.len() < DECLINED_MAX {
+            self.declined.insert((id, from));
+        }
+    }
+
+    /// Whether a person said no to this: whoever offers it, or to this peer, or to the origin in whose stead it speaks.
+    fn is_declined(&self, peer: &UserId, offer: &OfferInfo) -> bool {
+        let whose = [None, Some(peer.clone()), Some(offer.origin.clone())];
+        whose.into_iter().any(|whose| self.declined.contains(&(offer.transfer, whose)))
+    }
+
     fn decline(&mut self, now: Instant, id: TransferId, reason: DeclineReason) {
         let Some(share) = self.shares.remove(&id) else { return };
         self.drop_share(id);
         // What was declined is these words; others for the same id may be the true ones.
-        let is_final = reason == DeclineReason::NotWanted && share.rivals.is_empty();
-        if is_final && self.declined.len() < DECLINED_MAX {
-            self.declined.insert(id);
+        if reason == DeclineReason::NotWanted && share.rivals.is_empty() {
+            self.remember_declined(id, None);
         }
         for holder in &share.holders {
             self.out.control(holder, TransferMessage::Decline { id, reason });

@@ -146,6 +146,11 @@ impl Victim {
         self.hear(Input::Command(TransferCommand::RejectFrom { transfer, from: user(from) }));
     }
 
+    /// The user does not want what they were told that this peer offers.
+    fn pass(&mut self, from: &str, transfer: TransferId) {
+        self.hear(Input::Command(TransferCommand::Pass { transfer, from: user(from) }));
+    }
+
     fn offers_of(&self, peer: &str) -> usize {
         let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
         self.events.iter().filter(is_theirs).count()
@@ -358,6 +363,41 @@ fn a_persons_no_is_one_to_everybody() {
     let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
     assert_eq!(["ada", "bob"].map(|name| victim.said_to(name, is_declined)), [1, 1]);
     assert_eq!(victim.offers_of("bob"), 0);
+}
+
+#[test]
+fn a_persons_no_to_one_who_was_shown_is_followed_by_the_next() {
+    let manifest = one_file(MIB);
+    let (truth, lies) = truth_and_lies(&manifest);
+    for lie in lies {
+        let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "bob", "mallory"]);
+        let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+        let is_withdrawn = |victim: &Victim| {
+            victim.events.iter().any(|event| matches!(event, TransferEvent::Withdrawn { .. }))
+        };
+        victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+        victim.control("ada", &TransferMessage::Offer(truth.clone()));
+        let before = victim.offers_of("ada");
+        victim.pass("mallory", truth.id);
+        assert_eq!(
+            victim.offers_of("ada"),
+            before + 1,
+            "she is told of when somebody can be asked about her"
+        );
+        assert_eq!((victim.said_to("mallory", is_declined), victim.said_to("ada", is_declined)), (1, 0));
+
+        let asked = victim.offers_of("mallory");
+        victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+        assert!(!is_withdrawn(&victim));
+        victim.pass("ada", truth.id);
+        assert!(is_withdrawn(&victim), "nobody else is left");
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        victim.control("bob", &TransferMessage::Offer(truth.clone()));
+        let told = (victim.offers_of("mallory"), victim.offers_of("bob"));
+        assert_eq!(told, (asked, 0), "nobody is asked twice, or about who speaks in her stead");
+        victim.control("bob", &TransferMessage::Offer(Offer { origin: user("bob"), ..truth.clone() }));
+        assert_eq!(victim.offers_of("bob"), 1);
+    }
 }
 
 #[test]
