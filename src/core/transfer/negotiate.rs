@@ -198,6 +198,30 @@ impl Transfers {
         }
     }
 
+    /// Takes a rival at its word in what was accepted; for anybody else nothing changes.
+    pub(super) fn go_over(&mut self, now: Instant, id: TransferId, rival: &UserId) {
+        let is_rival = |share: &Share| share.rivals.contains_key(rival);
+        if self.shares.get(&id).is_some_and(is_rival)
+            && let Some(share) = self.shares.remove(&id)
+        {
+            self.shares.insert(id, share.go_over_to(now, rival));
+        }
+    }
+
+    /// Those who were taken at their word did not keep it: the others are heard, in turns, and they last.
+    pub(super) fn hear_others(&mut self, now: Instant, id: TransferId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        let words = share.offer();
+        let losers =
+            std::mem::take(&mut share.holders).into_iter().map(|peer| (peer, words.clone())).collect();
+        let mut before = std::mem::take(&mut share.rivals);
+        let after = before.split_off(&share.payer);
+        self.fail(id, FailReason::NoManifest);
+        for heard in [after, before, losers] {
+            self.hear_rivals(now, heard);
+        }
+    }
+
     /// Why an offer is declined without asking anybody.
     fn refusal(&self, peer: &UserId, offer: &Offer) -> Option<DeclineReason> {
         if self.config.accept == AcceptPolicy::Nobody || self.is_declined(peer, &offer.clone().into()) {

@@ -920,6 +920,75 @@ fn who_sends_the_manifest_by_the_byte_does_not_keep_another_from_being_asked() {
     assert!(victim.said_to("zoe", |message| matches!(message, TransferMessage::Join { .. })) > 0);
 }
 
+/// Sends the beginning of a manifest by the byte as `mallory`, one a second.
+fn drip(victim: &mut Victim, id: TransferId, seconds: u32, is_over: impl Fn(&Victim) -> bool) -> bool {
+    for second in 0..seconds {
+        if is_over(victim) {
+            return true;
+        }
+        victim.wait(Duration::from_secs(1));
+        let content = Bytes::from_static(b"x");
+        let frame = Frame { short: id.short(), kind: FrameKind::Manifest, offset: second, content };
+        victim.hear(Input::Bulk { peer: user("mallory"), frame: frame.encode() });
+    }
+    is_over(victim)
+}
+
+#[test]
+fn who_says_the_same_of_another_list_of_files_and_sends_it_by_the_byte_is_not_waited_for() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let truth = offer_of(&manifest, "ada");
+    let is_joined = |message: &TransferMessage| matches!(message, TransferMessage::Join { .. });
+    for goes in [false, true] {
+        let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+        let lie = Offer { manifest_bytes: truth.manifest_bytes + 1, ..truth.clone() };
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        victim.control("ada", &TransferMessage::Offer(truth.clone()));
+        assert_eq!((victim.said_to("mallory", is_accept), victim.said_to("ada", is_accept)), (1, 0));
+        if goes {
+            victim.hear(Input::PeerGone { peer: user("mallory") });
+        }
+        let is_asked = |victim: &Victim| victim.said_to("ada", is_accept) > 0;
+        assert!(drip(&mut victim, truth.id, 30, is_asked), "{:?}", victim.said);
+        victim.manifest("ada", &manifest);
+        assert!(victim.said_to("ada", is_joined) > 0 && !victim.has_failed());
+    }
+}
+
+#[test]
+fn who_says_the_same_of_another_list_of_files_does_not_make_it_wait_for_a_turn() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for number in 0..8 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    let truth = offer_of(&manifest, "ada");
+    let lie = Offer { manifest_bytes: truth.manifest_bytes + 1, ..truth.clone() };
+    victim.control("mallory", &TransferMessage::Offer(lie));
+    assert_eq!(victim.said_to("mallory", is_accept), 8, "it waits for its turn");
+    victim.control("ada", &TransferMessage::Offer(truth));
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+    victim.manifest("ada", &manifest);
+    assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+}
+
+#[test]
+fn who_lies_and_sends_the_list_of_files_by_the_byte_is_not_waited_for_without_end() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let truth = offer_of(&manifest, "ada");
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(Offer { bytes: 3, ..truth.clone() }));
+    victim.control("ada", &TransferMessage::Offer(truth.clone()));
+    let is_asked = |victim: &Victim| victim.said_to("ada", is_accept) > 0;
+    assert!(drip(&mut victim, truth.id, 200, is_asked), "{:?}", victim.said);
+    let is_stopped = |message: &TransferMessage| matches!(message, TransferMessage::Stop { .. });
+    assert_eq!(victim.said_to("ada", is_stopped), 0);
+    victim.manifest("ada", &manifest);
+    assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+    assert_eq!(victim.cut_off(), []);
+}
+
 #[test]
 fn peers_that_are_asked_and_send_nothing_do_not_keep_others_from_being_asked() {
     let manifest = one_file(9 * 1024 * MIB);
