@@ -39,6 +39,7 @@ mod negotiate;
 mod pieces;
 mod progress;
 mod rate;
+mod refuse;
 mod reveal;
 mod serve;
 mod share;
