@@ -23,6 +23,11 @@ pub fn reject_from(from: &UserId, transfer: TransferId) -> Command {
     Command::Transfer(TransferCommand::RejectFrom { transfer, from: from.clone() })
 }
 
+/// Says no to the offer that a person was shown. They are asked about the next one who makes it.
+pub fn pass(from: &UserId, transfer: TransferId) -> Command {
+    Command::Transfer(TransferCommand::Pass { transfer, from: from.clone() })
+}
+
 /// Says what to do with the files in a transfer's way.
 pub fn resolve(transfer: TransferId, resolution: Resolution) -> Command {
     Command::Transfer(TransferCommand::Resolve { transfer, conflict: resolution.into() })

@@ -1,6 +1,6 @@
 //! `swarm recv`: takes files that are offered in a room, and ends when they are there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -55,7 +55,8 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
         Codes::new(&config, &room.invite, session.code_news())?.open(None);
     }
     let patience = args.timeout.map(Duration::from_secs);
-    let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions: Questions::default() };
+    let (questions, refusals) = (Questions::default(), Refusals::default());
+    let mut counter = Counter { session, consent, keep: args.keep, can_ask, questions, refusals };
     let result = counter.serve(&mut desk, patience).await;
     desk.close(&result)?;
     if let Some(server) = server {
@@ -93,6 +94,37 @@ struct Counter {
     keep: bool,
     can_ask: bool,
     questions: Questions,
+    refusals: Refusals,
+}
+
+/// What was declined. The end of it is when nobody else offers the same.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Of which the node has not said yet whether somebody else offers it.
+    open: BTreeSet<TransferId>,
+    is_any: bool,
+}
+
+impl Refusals {
+    fn add(&mut self, transfer: TransferId) {
+        self.open.insert(transfer);
+        self.is_any = true;
+    }
+
+    fn heard(&mut self, event: &TransferEvent) {
+        if let TransferEvent::Offered { offer: OfferInfo { transfer, .. }, .. }
+        | TransferEvent::Accepting { offer: OfferInfo { transfer, .. }, .. }
+        | TransferEvent::Withdrawn { transfer }
+        | TransferEvent::Failed { transfer, .. } = event
+        {
+            self.open.remove(transfer);
+        }
+    }
+
+    /// Whether something was declined, and nobody else offers any of it.
+    fn are_all(&self) -> bool {
+        self.is_any && self.open.is_empty()
+    }
 }
 
 /// What somebody is asked, the first one now.
@@ -199,10 +231,7 @@ impl Counter {
                     }
                 }
                 Happening::Input(Input::Line(line)) => {
-                    if let Some(result) = self.answer(&line, desk) {
-                        verdict = Some(result);
-                        self.session.leave();
-                    }
+                    self.answer(&line, desk);
                 }
                 Happening::Interrupted if self.session.is_leaving() => return Ok(Exit::Incomplete),
                 Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => {
@@ -217,6 +246,7 @@ impl Counter {
     }
 
     fn on_transfer(&mut self, event: &TransferEvent, desk: &mut Desk) {
+        self.refusals.heard(event);
         if let TransferEvent::Offered { from, offer, .. } = event {
             self.on_offer(from, offer, desk);
         } else if let TransferEvent::Conflicts { transfer, .. } = event {
@@ -261,33 +291,26 @@ impl Counter {
         });
     }
 
-    /// An answer was typed. `Some` if that ends it.
-    fn answer(&mut self, line: &str, desk: &mut Desk) -> Option<Result<Exit, Failure>> {
+    /// An answer was typed.
+    fn answer(&mut self, line: &str, desk: &mut Desk) {
         let Some(question) = self.questions.answered(Instant::now()) else {
-            self.put_question(desk);
-            return None;
+            return self.put_question(desk);
         };
         let Some(item) = desk.shelf.item(&question.transfer()) else {
             self.questions.pop(Instant::now());
-            self.put_question(desk);
-            return None;
+            return self.put_question(desk);
         };
         let command = match command_for(question, item, line.trim()) {
             Ok(command) => command,
-            Err(please) => {
-                desk.ask(&format!("Please {please}: "));
-                return None;
-            }
+            Err(please) => return desk.ask(&format!("Please {please}: ")),
         };
-        let refused = matches!(command, Command::Transfer(TransferCommand::Reject { .. }));
-        if refused {
-            desk.shelf.decline(&question.transfer());
+        if let Command::Transfer(TransferCommand::Pass { transfer, .. }) = &command {
+            desk.shelf.decline(transfer);
+            self.refusals.add(*transfer);
         }
         self.session.ask(command);
         self.questions.pop(Instant::now());
         self.put_question(desk);
-        let last = self.questions.is_empty() && running(desk).is_none() && !self.keep;
-        (refused && last).then(|| Err(Failure::new(Exit::Refused, "declined; nothing was received")))
     }
 
     /// Whether nobody is here who could give us what is missing.
@@ -305,12 +328,12 @@ impl Counter {
         if items.iter().any(|item| item.state == State::Done) {
             return Some(Ok(Exit::Done));
         }
-        items.iter().find(failed).map(|item| {
-            Err(Failure::new(
-                Exit::Incomplete,
-                format!("{} is incomplete; run this again to go on", item.name()),
-            ))
-        })
+        if let Some(item) = items.iter().find(failed) {
+            let message = format!("{} is incomplete; run this again to go on", item.name());
+            return Some(Err(Failure::new(Exit::Incomplete, message)));
+        }
+        let declined = || Err(Failure::new(Exit::Refused, "declined; nothing was received"));
+        self.refusals.are_all().then(declined)
     }
 }
 
@@ -318,7 +341,7 @@ impl Counter {
 fn command_for(question: Question, item: &Item, answer: &str) -> Result<Command, String> {
     match (question, answer.to_lowercase().as_str()) {
         (Question::Take(_), "" | "y" | "yes") => Ok(item.acceptance()),
-        (Question::Take(transfer), "n" | "no") => Ok(ask::reject(transfer)),
+        (Question::Take(_), "n" | "no") => Ok(item.refusal()),
         (Question::Take(_), _) => Err("say y or n".to_owned()),
         (Question::InTheWay(transfer), "") => Ok(ask::resolve(transfer, Resolution::Rename)),
         (Question::InTheWay(transfer), word) => {
@@ -455,6 +478,19 @@ mod tests {
     }
 
     #[test]
+    fn it_ends_with_a_no_only_when_nobody_else_offers_what_was_declined() {
+        let mut refusals = Refusals::default();
+        assert!(!refusals.are_all(), "nothing was declined");
+        refusals.add(TRANSFER);
+        refusals.add(TransferId([2; 32]));
+        refusals.heard(&TransferEvent::Withdrawn { transfer: TRANSFER });
+        assert!(!refusals.are_all(), "of the other nothing was heard");
+        let (from, offer) = (id("2222"), offer(2, "film.mkv", "1111"));
+        refusals.heard(&TransferEvent::Offered { from, offer, free_bytes: None });
+        assert!(refusals.are_all(), "that is asked about");
+    }
+
+    #[test]
     fn answers_may_be_short_and_none_is_the_harmless_one() {
         let mut desk = Desk::new(Audience::People, "me".parse().expect("a name"), true, "");
         let offer = offer(1, "film.mkv", "1111");
@@ -464,7 +500,7 @@ mod tests {
         let take =
             |answer| command_for(Question::Take(TRANSFER), item, answer).map(|asked| format!("{asked:?}"));
         assert!(take("").expect("yes").contains("Accept"));
-        assert!(take("NO").expect("no").contains("Reject"));
+        assert!(take("NO").expect("no").contains("Pass"));
         assert_eq!(take("maybe"), Err("say y or n".into()));
         let resolved = |answer| match command_for(Question::InTheWay(TRANSFER), item, answer) {
             Ok(Command::Transfer(TransferCommand::Resolve { conflict, .. })) => Ok(conflict),

@@ -148,6 +148,14 @@ impl Item {
         ask::accept(self.from.as_ref().unwrap_or(&self.offer.origin), &self.offer)
     }
 
+    /// The answer that does not take it: no to whose offer is shown here, or the end of what is under way.
+    pub fn refusal(&self) -> Command {
+        match self.from.as_ref().filter(|_| self.awaits_us()) {
+            Some(from) => ask::pass(from, self.offer.transfer),
+            None => ask::reject(self.offer.transfer),
+        }
+    }
+
     /// Whether we accepted it and it is not over.
     pub fn is_being_received(&self) -> bool {
         let under_way = matches!(self.state, State::Running | State::InTheWay);
@@ -234,7 +242,13 @@ impl Shelf {
         if let TransferEvent::Offered { offer, .. } = event
             && self.item(&offer.transfer).is_some_and(Item::awaits_us)
         {
-            // One question at a time: what somebody else says of it is heard when the first takes it back.
+            // One question at a time: what somebody else says of it is heard when the first takes it back, or is told no.
+            return None;
+        }
+        if let TransferEvent::Withdrawn { transfer } = event
+            && self.item(transfer).is_some_and(|item| item.state == State::Declined)
+        {
+            // Nobody else offers what was declined.
             return None;
         }
         self.record(event);

@@ -142,7 +142,7 @@ pub enum DeclineReason {
     /// Over the receiver's limit of files.
     #[error("more files than the receiver takes")]
     TooManyFiles,
-    /// More offers than can wait at once.
+    /// More offers than can wait at once: to be made again later.
     #[error("too many offers wait for an answer")]
     TooManyOffers,
     /// Another goes where only one can.

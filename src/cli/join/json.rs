@@ -335,6 +335,20 @@ mod tests {
     }
 
     #[test]
+    fn of_those_who_say_the_same_the_first_is_meant() {
+        let mut face = face();
+        offered(&mut face, "1111", offer(7, "a.txt", "1111"));
+        offered(&mut face, "!", offer(7, "a.txt", "1111"));
+        let taken = |from: &str| Ok((from.to_owned(), "a.txt".to_owned()));
+        assert_eq!(accepted(&mut face, ""), taken("1111"));
+        assert_eq!(accepted(&mut face, r#","from":"!""#), taken("!"));
+        offered(&mut face, "1111", offer(7, "b.txt", "1111"));
+        offered(&mut face, "1111", offer(7, "a.txt", "1111"));
+        let words = r#","name":"a.txt","bytes":1048576"#;
+        assert_eq!(accepted(&mut face, words), taken("!"), "who changes its words is not first any more");
+    }
+
+    #[test]
     fn an_offer_can_be_rejected_because_of_its_peer() {
         let mut face = face();
         offered(&mut face, "1111", offer(7, "a.txt", "1111"));

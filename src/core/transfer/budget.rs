@@ -80,11 +80,11 @@ impl Load {
         let has_part = |peer: &&UserId| {
             let (transfers, bytes) = self.of_peers.get(*peer).copied().unwrap_or_default();
             let is_within = transfers < UNDER_WAY_PEER_MAX
-                && bytes + u64::from(share.manifest_len) <= MANIFESTS_PEER_MAX_BYTES;
+                && bytes + u64::from(share.manifest_len_of(peer)) <= MANIFESTS_PEER_MAX_BYTES;
             transfers == 0 || self.transfers < UNDER_WAY_MAX && is_within
         };
         let first = share.holders.get(&share.payer);
-        first.into_iter().chain(&share.holders).find(has_part).cloned()
+        first.into_iter().chain(&share.holders).chain(share.likewise()).find(has_part).cloned()
     }
 }
 
@@ -111,6 +111,8 @@ impl Transfers {
         for (_, _, id) in queued {
             let share = self.shares.get_mut(&id).expect("what waits does not give way");
             let Some(payer) = load.payer(share) else { continue };
+            self.go_over(now, id, &payer);
+            let share = self.shares.get_mut(&id).expect("it only changes its words");
             let is_reserved = is_short(share) && !load.reserved.contains(&payer);
             let first_bytes = share.manifest_len.min(MANIFEST_CHUNK_BYTES as u32);
             // Whoever waits for room is not overtaken by who needs less.

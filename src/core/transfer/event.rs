@@ -46,7 +46,7 @@ pub enum TransferEvent {
         /// Why.
         error: DiskError,
     },
-    /// A peer offers files, and an answer is awaited: [`super::TransferCommand::Accept`], `Reject` or `RejectFrom`. Said for
+    /// A peer offers files, and an answer is awaited: [`super::TransferCommand::Accept`], `Reject`, `RejectFrom` or `Pass`. Said for
     /// each peer that offers a transfer as long as it waits, in the same words as the first or in others, for one may be
     /// trusted where another is not. Not said for offers that a policy accepts or declines.
     Offered {
@@ -57,7 +57,7 @@ pub enum TransferEvent {
         /// Bytes free where it would go, if the system says.
         free_bytes: Option<u64>,
     },
-    /// Everyone who offered this has left or taken it back before we answered.
+    /// Everyone who offered this has left, taken it back or been passed over before we accepted.
     Withdrawn {
         /// Which.
         transfer: TransferId,
@@ -69,7 +69,7 @@ pub enum TransferEvent {
         /// What.
         offer: OfferInfo,
     },
-    /// We declined an offer by policy or limit, without asking anyone.
+    /// We declined an offer by policy or limit, without asking anyone. Not said of those that are too many for now.
     Refused {
         /// Who offered.
         from: UserId,

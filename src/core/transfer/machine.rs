@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::budget::Received;
+use super::later::{self, Later};
 use super::share::{Share, Stage};
 use super::upload::Uploads;
 use super::{
@@ -37,14 +38,16 @@ pub struct Transfers {
     pub(super) shares: BTreeMap<TransferId, Share>,
     /// How frames name the transfers.
     pub(super) by_short: BTreeMap<[u8; 8], TransferId>,
-    /// Offers that a person declined; asked about no more.
-    pub(super) declined: BTreeSet<TransferId>,
+    /// Offers that a person declined, whoever makes them or of one peer; asked about no more.
+    pub(super) declined: BTreeSet<(TransferId, Option<UserId>)>,
     /// What was received and is not served any more, the oldest first.
     pub(super) received: VecDeque<Received>,
     /// Offers of the same ids as what gave way, in other words.
     pub(super) unheard: Vec<(UserId, Offer)>,
     /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
     pub(super) streamed: bool,
+    /// What was too much for a peer.
+    pub(super) later: Later,
     pub(super) uploads: Uploads,
     pub(super) down: Bucket,
     /// Whom more may be asked, in which transfer.
@@ -128,6 +131,7 @@ impl Transfers {
             streamed: false,
             received: VecDeque::new(),
             unheard: Vec::new(),
+            later: Later::default(),
             hungry: BTreeSet::new(),
             out: Outbox::default(),
             timers: BTreeMap::new(),
@@ -180,6 +184,7 @@ impl Transfers {
                 Reason::Announce => self.announce(now),
                 Reason::Progress => self.report(now),
                 Reason::Requests => self.tick(now),
+                Reason::Offers => self.offer_again(now),
                 Reason::Rate => {}
             }
         }
@@ -215,10 +220,11 @@ impl Transfers {
                 return;
             }
         };
+        let makes_room = later::makes_room(&message);
         match message {
             TransferMessage::Offer(offer) => self.offer_came(now, peer, offer),
             TransferMessage::Accept { id } => self.accepted(now, peer, id),
-            TransferMessage::Decline { id, reason } => self.declined(peer, id, reason),
+            TransferMessage::Decline { id, reason } => self.declined(now, peer, id, reason),
             TransferMessage::Manifest { id, offset } => self.send_manifest(now, peer, id, offset),
             TransferMessage::Join { id } => self.joined(now, peer, id),
             TransferMessage::Have { id, pieces, bits, complete } => {
@@ -233,6 +239,9 @@ impl Transfers {
             TransferMessage::Stop { id, reason } => self.stopped(now, peer, id, reason),
             TransferMessage::Unknown => {}
         }
+        if makes_room {
+            self.offer_next(peer);
+        }
     }
 
     fn command(&mut self, now: Instant, command: TransferCommand) {
@@ -243,6 +252,7 @@ impl Transfers {
             TransferCommand::Accept { from, offer, scope } => self.accept_command(now, from, &offer, scope),
             TransferCommand::Reject { transfer } => self.reject_command(now, transfer),
             TransferCommand::RejectFrom { transfer, from } => self.reject_from(now, transfer, &from),
+            TransferCommand::Pass { transfer, from } => self.pass(now, transfer, &from),
             TransferCommand::Resolve { transfer, conflict } => self.resolve(transfer, conflict),
             TransferCommand::SetAccept(policy) => self.set_accept(now, policy),
             TransferCommand::SetRates { up_bps, down_bps } => {
@@ -294,6 +304,7 @@ impl Transfers {
     /// Everything that a peer was part of goes on without it.
     fn forget_peer(&mut self, now: Instant, peer: &UserId) {
         self.uploads.remove_peer(peer);
+        self.later.forget(peer);
         self.hungry.retain(|(_, hungry)| hungry != peer);
         let ids: Vec<TransferId> = self.shares.keys().copied().collect();
         for id in ids {

@@ -1,5 +1,6 @@
 //! The list of files: asked of one holder after the other, sent, and compared with what was offered.
 
+use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ const MANIFEST_GRACE: Duration = Duration::from_secs(10);
 const MANIFEST_MIN_BPS: u32 = 256 * 1024;
 const MANIFEST_ROUNDS_MAX: u32 = 10;
 
-/// A transfer of whose manifest nothing came for so long, from anybody, is given up. On a slow path much may come before it.
+/// A transfer of whose manifest nothing came for so long, from anybody, is given up. On a slow path much may come before it,
+/// and it is given up only where others say otherwise what it is, after this and twice the time that it may take.
 const MANIFEST_GIVE_UP: Duration = Duration::from_secs(120);
 
 /// How long a manifest may take in the first round.
@@ -38,8 +40,9 @@ pub(super) fn manifest_patience(manifest_len: u32) -> Duration {
 }
 
 impl Transfers {
-    /// Asks one holder for the manifest from the beginning.
+    /// Asks one holder for the manifest from the beginning, or a rival, in whose words it is from now on.
     pub(super) fn fetch_from(&mut self, now: Instant, id: TransferId, peer: UserId) {
+        self.go_over(now, id, &peer);
         let Some(share) = self.shares.get_mut(&id) else { return };
         self.out.control(&peer, TransferMessage::Accept { id });
         let fetch = match &share.stage {
@@ -52,30 +55,40 @@ impl Transfers {
         self.wake(Reason::Requests, now + TICK);
     }
 
-    /// Asks another holder for the manifest, if the one that was asked has gone or is silent. Gives up when all were for long.
+    /// Asks another holder for the manifest, or a rival who says the same to a person, if the one that was asked has gone, is
+    /// silent or slow. Gives up when all were for long, and sooner where somebody else says otherwise what it is.
     pub(super) fn fetch_again(&mut self, now: Instant, id: TransferId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
-        let Stage::Fetching(fetch) = &mut share.stage else { return };
+        let Stage::Fetching(fetch) = &share.stage else { return };
         if now.saturating_duration_since(fetch.came_at) >= MANIFEST_GIVE_UP {
             let rivals = std::mem::take(&mut share.rivals);
             self.fail(id, FailReason::NoManifest);
             return self.hear_rivals(now, rivals);
         }
         let is_silent = now.saturating_duration_since(fetch.heard_at) >= MANIFEST_PATIENCE;
-        let patience =
-            manifest_patience(share.manifest_len) * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
-        let is_slow = share.holders.len() > 1 && now.saturating_duration_since(fetch.asked_at) >= patience;
+        let patience = manifest_patience(share.manifest_len);
+        let is_overdue = now.saturating_duration_since(fetch.began_at) >= MANIFEST_GIVE_UP + 2 * patience;
+        if is_overdue && share.rivals.len() > share.likewise().count() {
+            return self.hear_others(now, id);
+        }
+        let patience = patience * 2_u32.pow(fetch.round.min(MANIFEST_ROUNDS_MAX));
+        let willing: BTreeSet<&UserId> = share.holders.iter().chain(share.likewise()).collect();
+        let is_slow = willing.len() > 1 && now.saturating_duration_since(fetch.asked_at) >= patience;
         let has_gone = fetch.from.as_ref().is_none_or(|from| !share.holders.contains(from));
         if !is_silent && !is_slow && !has_gone {
             return self.wake(Reason::Requests, now + TICK);
         }
         // In turns: two who send nothing must not be asked for ever, one after the other.
-        let next =
-            fetch.from.as_ref().and_then(|from| share.holders.range((Excluded(from), Unbounded)).next());
-        match next.or(share.holders.first()).cloned() {
-            Some(holder) => self.fetch_from(now, id, holder),
+        let next = fetch
+            .from
+            .as_ref()
+            .and_then(|from| willing.range::<&UserId, _>((Excluded(from), Unbounded)).next());
+        match next.or(willing.first()).map(|next| (*next).clone()) {
+            Some(next) => self.fetch_from(now, id, next),
             None => {
-                fetch.lose();
+                if let Stage::Fetching(fetch) = &mut share.stage {
+                    fetch.lose();
+                }
                 self.wake(Reason::Requests, now + TICK);
             }
         }

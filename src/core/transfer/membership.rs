@@ -101,6 +101,11 @@ impl Transfers {
             self.out.event(TransferEvent::Undelivered { transfer: id, peer: peer.clone(), reason });
         }
         let was_origin = share.info.origin == *peer;
+        if share.holders.is_empty() && matches!(share.stage, Stage::Queued | Stage::Fetching(_)) {
+            let next = share.likewise().next().cloned();
+            next.into_iter().for_each(|next| self.go_over(now, id, &next));
+        }
+        let Some(share) = self.shares.get_mut(&id) else { return };
         match &mut share.stage {
             Stage::Offered if share.holders.is_empty() => {
                 let rivals = std::mem::take(&mut share.rivals);

@@ -31,6 +31,7 @@ mod download;
 mod event;
 mod exchange;
 mod fetch;
+mod later;
 mod machine;
 mod manifest;
 mod membership;
@@ -38,6 +39,7 @@ mod negotiate;
 mod pieces;
 mod progress;
 mod rate;
+mod refuse;
 mod reveal;
 mod serve;
 mod share;
@@ -199,6 +201,15 @@ pub enum TransferCommand {
         /// Whose.
         from: UserId,
     },
+    /// A person says no to the offer of which they were told. It is not taken from this peer, now and later, nor from others
+    /// in its stead. Of the next who offers the same id, in the same words or in others, [`TransferEvent::Offered`] is said
+    /// again, for a person is asked about one at a time; if there is none, [`TransferEvent::Withdrawn`].
+    Pass {
+        /// Which.
+        transfer: TransferId,
+        /// Whose.
+        from: UserId,
+    },
     /// Answers [`TransferEvent::Conflicts`]. [`ConflictPolicy::Ask`] is taken as [`ConflictPolicy::Rename`].
     Resolve {
         /// Which.
@@ -314,4 +325,6 @@ pub enum Reason {
     Rate,
     /// A peer that was busy may be asked again, or one that does not answer is to be given up.
     Requests,
+    /// What was too much for a peer is to be offered again.
+    Offers,
 }

@@ -9,22 +9,11 @@ use super::membership::unexpected;
 use super::share::{Answer, Content, Share, Stage};
 use super::{
     AcceptPolicy, AcceptScope, Audience, DeclineReason, Direction, DiskDone, DiskJob, FailReason, OfferInfo,
-    Reason, Scanned, SendToken, Streams, Target, TransferEvent,
+    Reason, Scanned, SendToken, TransferEvent,
 };
-use crate::wire::manifest::{ENTRIES_MAX, MANIFEST_MAX_BYTES, Manifest};
+use crate::wire::manifest::Manifest;
 use crate::wire::transfer::{Offer, TransferMessage};
 use crate::wire::{TransferId, UserId};
-
-/// The most offers that wait for an answer, in all and of one peer: nobody takes the others' places.
-const OFFERS_MAX: usize = 256;
-const OFFERS_PEER_MAX: usize = 32;
-
-/// The same, with those that were accepted and wait for their turn.
-const WAITING_MAX: usize = 1024;
-const WAITING_PEER_MAX: usize = 256;
-
-/// The most declined offers that are remembered.
-const DECLINED_MAX: usize = 1024;
 
 impl Transfers {
     /// Tells a newcomer of everything it may take part in.
@@ -36,17 +25,19 @@ impl Transfers {
         }
     }
 
-    /// Offers a transfer to a peer, if we are its origin or the origin is not here.
-    fn offer_to(&mut self, id: TransferId, peer: &UserId) {
-        let Some(share) = self.shares.get(&id) else { return };
+    /// Offers a transfer to a peer, if we are its origin or the origin is not here. `false`: it is not for the peer, or was
+    /// offered to it already.
+    pub(super) fn offer_to(&mut self, id: TransferId, peer: &UserId) -> bool {
+        let Some(share) = self.shares.get(&id) else { return false };
         let is_ours = share.direction == Direction::Send || !self.origin_is_here(share);
         let can_serve = matches!(share.stage, Stage::Sharing(_));
         if !is_ours || !can_serve || !share.admits(peer) || share.answers.contains_key(peer) {
-            return;
+            return false;
         }
         let share = self.shares.get_mut(&id).expect("it was there above");
         share.answers.insert(peer.clone(), Answer::Waiting);
         self.out.control(peer, TransferMessage::Offer(share.offer()));
+        true
     }
 
     /// The origin left: whoever takes part offers in its stead.
@@ -55,7 +46,9 @@ impl Transfers {
         let Some(exchange) = share.exchange() else { return };
         let outside: Vec<UserId> =
             self.ready.keys().filter(|id| !exchange.members.contains_key(*id)).cloned().collect();
-        outside.iter().for_each(|peer| self.offer_to(id, peer));
+        for peer in &outside {
+            self.offer_to(id, peer);
+        }
     }
 
     /// A source is hashed.
@@ -80,7 +73,9 @@ impl Transfers {
         }
         self.out.event(TransferEvent::Prepared { token, offer: self.shares[&id].info.clone() });
         let peers: Vec<UserId> = self.ready.keys().cloned().collect();
-        peers.iter().for_each(|peer| self.offer_to(id, peer));
+        for peer in &peers {
+            self.offer_to(id, peer);
+        }
     }
 
     /// A transfer that we begin to send ourselves need not be received any more.
@@ -106,7 +101,8 @@ impl Transfers {
         let share = Share::offered(now, peer, offer);
         if let Some(reason) = refusal {
             self.out.control(peer, TransferMessage::Decline { id, reason });
-            if !self.declined.contains(&id) {
+            // What was declined is not worth a second word, and what is too much for now comes again.
+            if !self.is_declined(peer, &share.info) && reason != DeclineReason::TooManyOffers {
                 let refused = TransferEvent::Refused { from: peer.clone(), offer: share.info, reason };
                 self.out.event(refused);
             }
@@ -125,6 +121,12 @@ impl Transfers {
         if share.direction == Direction::Send && !share.admits(peer) {
             return;
         }
+        let is_waiting = matches!(share.stage, Stage::Offered);
+        if is_waiting && self.is_declined(peer, &offer.clone().into()) {
+            let reason = DeclineReason::NotWanted;
+            return self.out.control(peer, TransferMessage::Decline { id, reason });
+        }
+        let share = self.shares.get_mut(&id).expect("the caller found it");
         if !share.agrees_with(&offer) {
             return self.contradicted(now, peer, offer);
         }
@@ -185,45 +187,28 @@ impl Transfers {
         }
     }
 
-    /// Why an offer is declined without asking anybody.
-    fn refusal(&self, peer: &UserId, offer: &Offer) -> Option<DeclineReason> {
-        if self.config.accept == AcceptPolicy::Nobody || self.declined.contains(&offer.id) {
-            return Some(DeclineReason::NotWanted);
-        }
-        let is_too_much = || {
-            let is_ambiguous = self.by_short.contains_key(&offer.id.short());
-            (is_ambiguous || self.waits_too_much(peer)).then_some(DeclineReason::TooManyOffers)
-        };
-        let is_streaming = || self.has_streamed().then_some(DeclineReason::Streaming);
-        self.excess(offer).or_else(is_streaming).or_else(is_too_much)
-    }
-
-    /// Whether standard output was given to a transfer, and takes no other.
-    fn has_streamed(&self) -> bool {
-        self.config.target == Target::Stdout && self.config.streams == Streams::One && self.streamed
-    }
-
-    /// Which limit an offer is over.
-    fn excess(&self, offer: &Offer) -> Option<DeclineReason> {
-        let is_too_large = offer.bytes > self.config.max_bytes || offer.manifest_bytes > MANIFEST_MAX_BYTES;
-        let entries = u64::from(offer.files) + u64::from(offer.folders);
-        let are_too_many = entries > self.config.max_entries.min(ENTRIES_MAX).into();
-        match (is_too_large, are_too_many) {
-            (true, _) => Some(DeclineReason::TooLarge),
-            (false, true) => Some(DeclineReason::TooManyFiles),
-            (false, false) => None,
+    /// Takes a rival at its word in what was accepted; for anybody else nothing changes.
+    pub(super) fn go_over(&mut self, now: Instant, id: TransferId, rival: &UserId) {
+        let is_rival = |share: &Share| share.rivals.contains_key(rival);
+        if self.shares.get(&id).is_some_and(is_rival)
+            && let Some(share) = self.shares.remove(&id)
+        {
+            self.shares.insert(id, share.go_over_to(now, rival));
         }
     }
 
-    /// Whether one more offer of a peer would be too much. Whoever has none may always have one.
-    fn waits_too_much(&self, peer: &UserId) -> bool {
-        let count = |is: &dyn Fn(&Share) -> bool| self.shares.values().filter(|share| is(share)).count();
-        let is_offered = |share: &Share| matches!(share.stage, Stage::Offered);
-        let is_waiting = |share: &Share| matches!(share.stage, Stage::Offered | Stage::Queued);
-        let waiting_of_peer = count(&|share| is_waiting(share) && share.from == *peer);
-        waiting_of_peer >= WAITING_PEER_MAX
-            || count(&|share| is_offered(share) && share.from == *peer) >= OFFERS_PEER_MAX
-            || waiting_of_peer > 0 && (count(&is_offered) >= OFFERS_MAX || count(&is_waiting) >= WAITING_MAX)
+    /// Those who were taken at their word did not keep it: the others are heard, in turns, and they last.
+    pub(super) fn hear_others(&mut self, now: Instant, id: TransferId) {
+        let Some(share) = self.shares.get_mut(&id) else { return };
+        let words = share.offer();
+        let losers =
+            std::mem::take(&mut share.holders).into_iter().map(|peer| (peer, words.clone())).collect();
+        let mut before = std::mem::take(&mut share.rivals);
+        let after = before.split_off(&share.payer);
+        self.fail(id, FailReason::NoManifest);
+        for heard in [after, before, losers] {
+            self.hear_rivals(now, heard);
+        }
     }
 
     /// Accepts a waiting offer by policy, or asks.
@@ -255,7 +240,7 @@ impl Transfers {
     }
 
     /// Tells whoever can answer that this peer offers it, too; not before they can be told of the first.
-    fn tell_offer(&mut self, id: TransferId, peer: &UserId) {
+    pub(super) fn tell_offer(&mut self, id: TransferId, peer: &UserId) {
         let Some(share) = self.shares.get(&id).filter(|share| matches!(share.stage, Stage::Offered)) else {
             return;
         };
@@ -314,51 +299,6 @@ impl Transfers {
         self.start_queued(now);
     }
 
-    pub(super) fn reject_command(&mut self, now: Instant, id: TransferId) {
-        let Some(share) = self.shares.get(&id) else { return };
-        match share.stage {
-            Stage::Offered => self.decline(now, id, DeclineReason::NotWanted),
-            Stage::Queued | Stage::Fetching(_) | Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_) => {
-                self.fail(id, FailReason::Stopped);
-            }
-        }
-    }
-
-    /// An offer is not taken from this peer; nothing else follows from that.
-    pub(super) fn reject_from(&mut self, now: Instant, id: TransferId, from: &UserId) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        if !matches!(share.stage, Stage::Offered) || share.offer_of(from).is_none() {
-            return;
-        }
-        self.out.control(from, TransferMessage::Decline { id, reason: DeclineReason::NotWanted });
-        share.rivals.remove(from);
-        share.holders.remove(from);
-        match share.holders.first() {
-            Some(_) if share.from != *from => {}
-            Some(next) => share.from = next.clone(),
-            None => {
-                let rivals = std::mem::take(&mut share.rivals);
-                self.shares.remove(&id);
-                self.drop_share(id);
-                self.hear_rivals(now, rivals);
-            }
-        }
-    }
-
-    fn decline(&mut self, now: Instant, id: TransferId, reason: DeclineReason) {
-        let Some(share) = self.shares.remove(&id) else { return };
-        self.drop_share(id);
-        // What was declined is these words; others for the same id may be the true ones.
-        let is_final = reason == DeclineReason::NotWanted && share.rivals.is_empty();
-        if is_final && self.declined.len() < DECLINED_MAX {
-            self.declined.insert(id);
-        }
-        for holder in &share.holders {
-            self.out.control(holder, TransferMessage::Decline { id, reason });
-        }
-        self.hear_rivals(now, share.rivals);
-    }
-
     /// A peer accepted what we offer: the manifest's beginning is sent at once.
     pub(super) fn accepted(&mut self, now: Instant, peer: &UserId, id: TransferId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
@@ -373,11 +313,15 @@ impl Transfers {
         self.wake(Reason::Progress, now);
     }
 
-    pub(super) fn declined(&mut self, peer: &UserId, id: TransferId, reason: DeclineReason) {
+    pub(super) fn declined(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: DeclineReason) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Some(answer) = share.answers.get_mut(peer).filter(|answer| **answer == Answer::Waiting) else {
             return;
         };
+        if reason == DeclineReason::TooManyOffers {
+            share.answers.remove(peer);
+            return self.offer_later(now, peer, id);
+        }
         *answer = Answer::Declined;
         if share.direction == Direction::Send {
             self.out.event(TransferEvent::Declined { transfer: id, peer: peer.clone(), reason });

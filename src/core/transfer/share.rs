@@ -83,6 +83,8 @@ pub(super) struct Fetch {
     pub(super) from: Option<UserId>,
     pub(super) asked_at: Instant,
     pub(super) heard_at: Instant,
+    /// When the first was asked.
+    pub(super) began_at: Instant,
     /// When anything last came, from whomever; at first, when somebody was asked.
     pub(super) came_at: Instant,
     /// How often all holders were asked before.
@@ -99,6 +101,7 @@ impl Fetch {
             from: Some(from),
             asked_at: now,
             heard_at: now,
+            began_at: now,
             came_at: now,
             round: 0,
             buffer: Vec::new(),
@@ -110,7 +113,7 @@ impl Fetch {
     pub(super) fn again(&self, now: Instant, from: UserId) -> Self {
         let Some(before) = &self.from else { return Self::new(now, from) };
         let round = self.round + u32::from(*before >= from);
-        Self { round, came_at: self.came_at, ..Self::new(now, from) }
+        Self { round, began_at: self.began_at, came_at: self.came_at, ..Self::new(now, from) }
     }
 
     /// Nobody is here any more to be asked.
@@ -160,6 +163,23 @@ impl Share {
             }
         }
         share
+    }
+
+    /// An accepted transfer in the words of a rival, as far as it is.
+    pub(super) fn go_over_to(mut self, now: Instant, rival: &UserId) -> Self {
+        let (since, stage) = (self.since, std::mem::replace(&mut self.stage, Stage::Offered));
+        Self { since, stage, ..self.in_words_of(now, rival) }
+    }
+
+    /// Rivals who say what the others say in all that a person is shown.
+    pub(super) fn likewise(&self) -> impl Iterator<Item = &UserId> {
+        let is_likewise = |offer: &Offer| OfferInfo::from(offer.clone()).says_the_same(&self.info);
+        self.rivals.iter().filter(move |(_, offer)| is_likewise(offer)).map(|(peer, _)| peer)
+    }
+
+    /// How long the manifest is in the words of this peer.
+    pub(super) fn manifest_len_of(&self, peer: &UserId) -> u32 {
+        self.rivals.get(peer).map_or(self.manifest_len, |offer| offer.manifest_bytes)
     }
 
     /// What a peer offers, in its words.

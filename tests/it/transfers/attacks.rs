@@ -155,6 +155,11 @@ impl Victim {
         self.hear(Input::Command(TransferCommand::RejectFrom { transfer, from: user(from) }));
     }
 
+    /// The user does not want what they were told that this peer offers.
+    fn pass(&mut self, from: &str, transfer: TransferId) {
+        self.hear(Input::Command(TransferCommand::Pass { transfer, from: user(from) }));
+    }
+
     fn offers_of(&self, peer: &str) -> usize {
         let is_theirs = |event: &&TransferEvent| matches!(event, TransferEvent::Offered { from, .. } if *from == user(peer));
         self.events.iter().filter(is_theirs).count()
@@ -376,6 +381,41 @@ fn a_persons_no_is_one_to_everybody() {
     let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
     assert_eq!(["ada", "bob"].map(|name| victim.said_to(name, is_declined)), [1, 1]);
     assert_eq!(victim.offers_of("bob"), 0);
+}
+
+#[test]
+fn a_persons_no_to_one_who_was_shown_is_followed_by_the_next() {
+    let manifest = one_file(MIB);
+    let (truth, lies) = truth_and_lies(&manifest);
+    for lie in lies {
+        let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["ada", "bob", "mallory"]);
+        let is_declined = |message: &TransferMessage| matches!(message, TransferMessage::Decline { .. });
+        let is_withdrawn = |victim: &Victim| {
+            victim.events.iter().any(|event| matches!(event, TransferEvent::Withdrawn { .. }))
+        };
+        victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+        victim.control("ada", &TransferMessage::Offer(truth.clone()));
+        let before = victim.offers_of("ada");
+        victim.pass("mallory", truth.id);
+        assert_eq!(
+            victim.offers_of("ada"),
+            before + 1,
+            "she is told of when somebody can be asked about her"
+        );
+        assert_eq!((victim.said_to("mallory", is_declined), victim.said_to("ada", is_declined)), (1, 0));
+
+        let asked = victim.offers_of("mallory");
+        victim.control("mallory", &TransferMessage::Offer(lie.clone()));
+        assert!(!is_withdrawn(&victim));
+        victim.pass("ada", truth.id);
+        assert!(is_withdrawn(&victim), "nobody else is left");
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        victim.control("bob", &TransferMessage::Offer(truth.clone()));
+        let told = (victim.offers_of("mallory"), victim.offers_of("bob"));
+        assert_eq!(told, (asked, 0), "nobody is asked twice, or about who speaks in her stead");
+        victim.control("bob", &TransferMessage::Offer(Offer { origin: user("bob"), ..truth.clone() }));
+        assert_eq!(victim.offers_of("bob"), 1);
+    }
 }
 
 #[test]
@@ -973,6 +1013,75 @@ fn who_sends_the_manifest_by_the_byte_does_not_keep_another_from_being_asked() {
     assert!(victim.said_to("zoe", is_accept) > 0, "{:?}", victim.said);
     victim.manifest("zoe", &manifest);
     assert!(victim.said_to("zoe", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+}
+
+/// Sends the beginning of a manifest by the byte as `mallory`, one a second.
+fn drip(victim: &mut Victim, id: TransferId, seconds: u32, is_over: impl Fn(&Victim) -> bool) -> bool {
+    for second in 0..seconds {
+        if is_over(victim) {
+            return true;
+        }
+        victim.wait(Duration::from_secs(1));
+        let content = Bytes::from_static(b"x");
+        let frame = Frame { short: id.short(), kind: FrameKind::Manifest, offset: second, content };
+        victim.hear(Input::Bulk { peer: user("mallory"), frame: frame.encode() });
+    }
+    is_over(victim)
+}
+
+#[test]
+fn who_says_the_same_of_another_list_of_files_and_sends_it_by_the_byte_is_not_waited_for() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let truth = offer_of(&manifest, "ada");
+    let is_joined = |message: &TransferMessage| matches!(message, TransferMessage::Join { .. });
+    for goes in [false, true] {
+        let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+        let lie = Offer { manifest_bytes: truth.manifest_bytes + 1, ..truth.clone() };
+        victim.control("mallory", &TransferMessage::Offer(lie));
+        victim.control("ada", &TransferMessage::Offer(truth.clone()));
+        assert_eq!((victim.said_to("mallory", is_accept), victim.said_to("ada", is_accept)), (1, 0));
+        if goes {
+            victim.hear(Input::PeerGone { peer: user("mallory") });
+        }
+        let is_asked = |victim: &Victim| victim.said_to("ada", is_accept) > 0;
+        assert!(drip(&mut victim, truth.id, 30, is_asked), "{:?}", victim.said);
+        victim.manifest("ada", &manifest);
+        assert!(victim.said_to("ada", is_joined) > 0 && !victim.has_failed());
+    }
+}
+
+#[test]
+fn who_says_the_same_of_another_list_of_files_does_not_make_it_wait_for_a_turn() {
+    let manifest = one_file(MIB);
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    for number in 0..8 {
+        victim.control("mallory", &TransferMessage::Offer(made_up_offer(number, 100)));
+    }
+    let truth = offer_of(&manifest, "ada");
+    let lie = Offer { manifest_bytes: truth.manifest_bytes + 1, ..truth.clone() };
+    victim.control("mallory", &TransferMessage::Offer(lie));
+    assert_eq!(victim.said_to("mallory", is_accept), 8, "it waits for its turn");
+    victim.control("ada", &TransferMessage::Offer(truth));
+    victim.wait(Duration::from_secs(1));
+    assert_eq!(victim.said_to("ada", is_accept), 1);
+    victim.manifest("ada", &manifest);
+    assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+}
+
+#[test]
+fn who_lies_and_sends_the_list_of_files_by_the_byte_is_not_waited_for_without_end() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let truth = offer_of(&manifest, "ada");
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["ada", "mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(Offer { bytes: 3, ..truth.clone() }));
+    victim.control("ada", &TransferMessage::Offer(truth.clone()));
+    let is_asked = |victim: &Victim| victim.said_to("ada", is_accept) > 0;
+    assert!(drip(&mut victim, truth.id, 200, is_asked), "{:?}", victim.said);
+    let is_stopped = |message: &TransferMessage| matches!(message, TransferMessage::Stop { .. });
+    assert_eq!(victim.said_to("ada", is_stopped), 0);
+    victim.manifest("ada", &manifest);
+    assert!(victim.said_to("ada", |message| matches!(message, TransferMessage::Join { .. })) > 0);
+    assert_eq!(victim.cut_off(), []);
 }
 
 #[test]

@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use fast_rtc_swarm::core::transfer::{
     AcceptPolicy, AcceptScope, Audience, Config, ConflictPolicy, DeclineReason, Direction, DiskDone,
-    DiskError, DiskJob, FailReason, Input, SendToken, SourceOptions, StopReason, Streams, Target,
+    DiskError, DiskJob, FailReason, Input, OfferInfo, SendToken, SourceOptions, StopReason, Streams, Target,
     TransferCommand, TransferEvent,
 };
 use fast_rtc_swarm::io::disk::Stores;
 use fast_rtc_swarm::wire::UserId;
+use fast_rtc_swarm::wire::transfer::TransferMessage;
 use tempfile::TempDir;
 
 use super::world::{Access, DiskFn, Sent, World, id};
@@ -180,6 +181,99 @@ fn everything_that_one_peer_sends_arrives_however_much_of_it_at_once() {
     assert!(world.run(LIMIT, is_over), "{:?}", world.events.last());
     assert_eq!(done(&world, |event| matches!(event, TransferEvent::Done { .. })), 200);
     assert_eq!(names(to.path()).len(), 200);
+}
+
+/// One peer has sent so many files when another comes, and somebody takes each offer a while after being told of it.
+fn all_are_taken(count: usize) {
+    let (from, to) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let mut world = World::new();
+    world.add(config(0, Path::new("/nonexistent")), FAST, disk());
+    for number in 0..count {
+        let name = format!("{number:04}.txt");
+        let file = write(&from.path().join(&name), name.as_bytes());
+        world.command(&id(0), send(&[&file]));
+    }
+    let mut heard = Heard::default();
+    assert!(world.run(LIMIT, |world| heard.listen(world).prepared == count));
+    world.add(Config::new(id(1), to.path().to_owned()), FAST, disk());
+    while heard.delivered < count {
+        let is_news = world.run(LIMIT, |world| {
+            heard.listen(world);
+            heard.delivered == count || !heard.offered.is_empty()
+        });
+        assert!(is_news, "{} of {count} arrived, then nothing more", heard.delivered);
+        for (from, offer) in std::mem::take(&mut heard.offered) {
+            let accept = TransferCommand::Accept { from, offer, scope: AcceptScope::Once };
+            world.input_after(Duration::from_millis(20), &id(1), Input::Command(accept));
+        }
+    }
+    assert_eq!((names(to.path()).len(), heard.declined), (count, 0));
+}
+
+/// What was said, as far as it was listened to.
+#[derive(Default)]
+struct Heard {
+    events: usize,
+    prepared: usize,
+    offered: Vec<(UserId, OfferInfo)>,
+    declined: usize,
+    delivered: usize,
+}
+
+impl Heard {
+    fn listen(&mut self, world: &World) -> &Self {
+        for (_, _, event) in &world.events[self.events..] {
+            match event {
+                TransferEvent::Prepared { .. } => self.prepared += 1,
+                TransferEvent::Offered { from, offer, .. } => {
+                    self.offered.push((from.clone(), offer.clone()));
+                }
+                TransferEvent::Declined { .. } | TransferEvent::Refused { .. } => self.declined += 1,
+                TransferEvent::Delivered { .. } => self.delivered += 1,
+                _ => {}
+            }
+        }
+        self.events = world.events.len();
+        self
+    }
+}
+
+#[test]
+fn everything_that_somebody_takes_one_by_one_arrives_however_much_was_offered_at_once() {
+    all_are_taken(300);
+    all_are_taken(2000);
+}
+
+#[test]
+fn what_was_too_much_is_offered_again_when_there_is_room_and_not_in_a_storm() {
+    let (from, to) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let mut world = World::new();
+    world.add(config(0, Path::new("/nonexistent")), FAST, disk());
+    world.add(Config::new(id(1), to.path().to_owned()), FAST, disk());
+    let offers = Rc::new(RefCell::new(0));
+    let sent = offers.clone();
+    let count_offers = move |_: &UserId, sent_now| {
+        *sent.borrow_mut() += usize::from(matches!(sent_now, Sent::Control(TransferMessage::Offer(_))));
+        Some(sent_now)
+    };
+    world.tamper(&id(0), Box::new(count_offers));
+    for number in 0..100 {
+        let name = format!("{number:02}.txt");
+        let file = write(&from.path().join(&name), name.as_bytes());
+        world.command(&id(0), send(&[&file]));
+    }
+    let mut heard = Heard::default();
+    world.run(Duration::from_secs(60), |world| {
+        heard.listen(world);
+        false
+    });
+    assert_eq!((heard.offered.len(), heard.declined), (32, 0));
+    let tried = *offers.borrow();
+    assert!((100..=100 + 12 * 8).contains(&tried), "{tried} offers in a minute in which nobody answers");
+
+    let transfer = heard.offered[0].1.transfer;
+    world.command(&id(1), TransferCommand::Reject { transfer });
+    assert!(world.run(LIMIT, |world| heard.listen(world).offered.len() == 33));
 }
 
 #[test]

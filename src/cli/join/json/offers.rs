@@ -39,8 +39,9 @@ struct Told {
     first: OfferInfo,
     /// Whether anybody ever said something else than the first.
     is_reworded: bool,
-    /// The last words of each who offered it.
-    words: BTreeMap<UserId, OfferInfo>,
+    /// The last words of each who offered it, and how many were said before.
+    words: BTreeMap<UserId, (u64, OfferInfo)>,
+    said: u64,
 }
 
 /// An `accept` that does not say enough, or not what was offered.
@@ -62,10 +63,14 @@ impl Offers {
     pub fn tell(&mut self, from: &UserId, offer: &OfferInfo) {
         let told = self.told.entry(offer.transfer).or_insert_with(|| {
             self.order.push_back(offer.transfer);
-            Told { first: offer.clone(), is_reworded: false, words: BTreeMap::new() }
+            Told { first: offer.clone(), is_reworded: false, words: BTreeMap::new(), said: 0 }
         });
         told.is_reworded |= !told.first.says_the_same(offer);
-        told.words.insert(from.clone(), offer.clone());
+        // Who repeats itself keeps its place, and who changes its words does not.
+        let place = told.words.get(from).filter(|(_, before)| before.says_the_same(offer));
+        let place = place.map_or(told.said, |(place, _)| *place);
+        told.words.insert(from.clone(), (place, offer.clone()));
+        told.said += 1;
         if told.words.len() > PEERS_MAX {
             told.words.pop_first();
         }
@@ -76,7 +81,7 @@ impl Offers {
         }
     }
 
-    /// Whose offer an `accept` means, in which words.
+    /// Whose offer an `accept` means, in which words: of those who say the same, whoever was first.
     pub fn meant(
         &self,
         transfer: &TransferId,
@@ -86,9 +91,10 @@ impl Offers {
         if told.is_reworded && (words.name.is_none() || words.bytes.is_none()) {
             return Err(AmbiguousError::Reworded);
         }
-        let mut fitting = told.words.iter().filter(|(from, offer)| fits(words, from, offer));
-        let (from, offer) = fitting.next().ok_or(AmbiguousError::Other)?;
-        if fitting.any(|(_, other)| !other.says_the_same(offer)) {
+        let fitting = || told.words.iter().filter(|(from, (_, offer))| fits(words, from, offer));
+        let first = fitting().min_by_key(|(_, (place, _))| *place);
+        let (from, (_, offer)) = first.ok_or(AmbiguousError::Other)?;
+        if fitting().any(|(_, (_, other))| !other.says_the_same(offer)) {
             return Err(AmbiguousError::Several);
         }
         Ok((from, offer))

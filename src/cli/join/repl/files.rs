@@ -117,13 +117,13 @@ impl Repl {
     }
 
     pub(super) fn reject(&mut self, which: &str) -> Step {
-        match self.shelf.pick(which, |item| item.awaits_us() || item.is_being_received()) {
-            Ok(transfer) => {
-                self.shelf.decline(&transfer);
-                Step::ask(Ask::Command(ask::reject(transfer)))
-            }
-            Err(error) => self.complain(&error.to_string()),
-        }
+        let transfer = match self.shelf.pick(which, |item| item.awaits_us() || item.is_being_received()) {
+            Ok(transfer) => transfer,
+            Err(error) => return self.complain(&error.to_string()),
+        };
+        let refusal = self.shelf.item(&transfer).map(|item| Ask::Command(item.refusal()));
+        self.shelf.decline(&transfer);
+        Step { lines: Vec::new(), asks: refusal.into_iter().collect() }
     }
 
     pub(super) fn resolve(&self, now: Instant, which: &str, how: Resolution) -> Step {

@@ -309,10 +309,46 @@ fn what_was_rejected_waits_no_more() {
     assert!(repl.status().contains("1 offer waiting"));
     assert!(matches!(
         repl.on_line("/reject").asks.as_slice(),
-        [Ask::Command(Command::Transfer(TransferCommand::Reject { .. }))]
+        [Ask::Command(Command::Transfer(TransferCommand::Pass { .. }))]
     ));
     assert_eq!(repl.status(), "  2 others here");
     assert_eq!(repl.on_line("/accept").lines, ["nothing waits for an answer"]);
+}
+
+#[test]
+fn a_no_to_one_who_offers_something_is_followed_by_the_question_about_the_next() {
+    let mut repl = repl(&[]);
+    let offered = |from: &str| {
+        let offer = offer(7, "holiday.zip", "1111");
+        Event::Transfer(TransferEvent::Offered { from: id(from), offer, free_bytes: None })
+    };
+    repl.on_event(&offered("3333"));
+    assert!(repl.on_event(&offered("1111")).lines.is_empty(), "one question at a time");
+    for who in ["3333", "1111"] {
+        let asks = repl.on_line("/reject").asks;
+        let [Ask::Command(Command::Transfer(TransferCommand::Pass { from, .. }))] = &asks[..] else {
+            panic!("{asks:?}")
+        };
+        assert_eq!(*from, id(who));
+        if who == "3333" {
+            let step = repl.on_event(&offered("1111"));
+            let asked = ["\x0712:01 - ada offers holiday.zip (1.0 MiB): /accept 2 or /reject 2"];
+            assert_eq!(step.lines, asked, "the node tells of her again");
+        }
+    }
+    let withdrawn = TransferEvent::Withdrawn { transfer: TransferId([7; 32]) };
+    assert!(repl.on_event(&Event::Transfer(withdrawn)).lines.is_empty(), "that is no news");
+}
+
+#[test]
+fn what_is_under_way_is_stopped_by_a_no_whoever_sends_it() {
+    let mut repl = repl(&[]);
+    let accepting = TransferEvent::Accepting { from: id("1111"), offer: offer(7, "film.mkv", "1111") };
+    repl.on_event(&Event::Transfer(accepting));
+    assert!(matches!(
+        repl.on_line("/reject").asks.as_slice(),
+        [Ask::Command(Command::Transfer(TransferCommand::Reject { .. }))]
+    ));
 }
 
 #[test]
