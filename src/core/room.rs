@@ -52,7 +52,7 @@ use absent::Absent;
 use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
 use kept::{Kept, KeptForAll};
-use limits::{Bucket, MESSAGES_OF_CLAIM, PRICE_OF_REQUEST, price_of_entry};
+use limits::{Bucket, MESSAGES_OF_CLAIM, PRICE_OF_OFFER, PRICE_OF_REQUEST, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -167,6 +167,8 @@ impl Rooms {
             && let Some(owner) = self.sockets.get_mut(socket)
         {
             owner.bucket.give(self.limits.messages(), MESSAGES_OF_CLAIM);
+            // What the taker's address has paid for it.
+            self.addresses.give(owner.address, PRICE_OF_OFFER, &self.limits);
         }
         Some(output)
     }

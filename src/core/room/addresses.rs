@@ -100,6 +100,13 @@ impl Addresses {
         held.allowance.take(now, rate, messages.min(rate.burst.into()))
     }
 
+    /// Gives so many messages back to an address that has a socket, up to what it may have at once.
+    pub(super) fn give(&mut self, address: ClientAddress, messages: u64, limits: &Limits) {
+        if let Some(held) = self.known.get_mut(&address) {
+            held.allowance.give(limits.messages_of_address(), messages);
+        }
+    }
+
     /// Whether [`Addresses::charge`] could take so many.
     pub(super) fn can_pay(
         &mut self,

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::core::allowance::Allowance;
@@ -34,6 +34,13 @@ const NAMES_MAX: usize = 8;
 const SENT_BURST: u32 = 20;
 const SENT_EVERY: Duration = Duration::from_millis(500);
 const SENT_TO_MAX: usize = 256;
+
+/// And of all connections together, to one host from which nobody has checked us; and names that are asked for.
+const HOST_BURST: u32 = 1000;
+const HOST_EVERY: Duration = Duration::from_millis(50);
+const HOSTS_MAX: usize = 4096;
+const ALL_NAMES_BURST: u32 = 256;
+const ALL_NAMES_EVERY: Duration = Duration::from_millis(500);
 
 /// Paths of a connection on which checks are heard: from an address of the peer to a socket of ours, relayed or not.
 const PATHS_MAX: usize = 128;
@@ -68,7 +75,41 @@ pub(super) struct Checks {
     ufrag: OnceLock<String>,
     /// How many candidates we may have.
     ours: AtomicUsize,
+    all: Arc<Reach>,
     known: Mutex<Known>,
+}
+
+/// What all connections of a process do where peers have them do it.
+#[derive(Debug)]
+pub(super) struct Reach {
+    hosts: Mutex<HashMap<IpAddr, Allowance>>,
+    names: Mutex<Allowance>,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { hosts: Mutex::default(), names: Mutex::new(Allowance::new(ALL_NAMES_BURST, ALL_NAMES_EVERY)) }
+    }
+}
+
+impl Reach {
+    fn may_ask_for_name(&self, now: Instant) -> bool {
+        self.names.lock().expect("nothing panics under it").take(now)
+    }
+
+    fn may_check(&self, host: IpAddr, now: Instant) -> bool {
+        let mut hosts = self.hosts.lock().expect("nothing panics under it");
+        if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&host) {
+            hosts.retain(|_, allowance| {
+                allowance.catch_up(now);
+                allowance.left() < HOST_BURST
+            });
+            if hosts.len() >= HOSTS_MAX {
+                return false;
+            }
+        }
+        hosts.entry(host).or_insert_with(|| Allowance::new(HOST_BURST, HOST_EVERY)).take(now)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +138,11 @@ impl Known {
 }
 
 impl Checks {
+    /// Those of one connection of so many.
+    pub(super) fn new(all: Arc<Reach>) -> Self {
+        Self { all, ..Self::default() }
+    }
+
     /// How many candidates we may have, before there is any.
     pub(super) fn set_ours(&self, candidates: usize) {
         self.ours.store(candidates, Ordering::Relaxed);
@@ -108,7 +154,7 @@ impl Checks {
     }
 
     /// Whether the engine may have a candidate, once.
-    pub(super) fn admits_candidate(&self, candidate: &Candidate) -> bool {
+    pub(super) fn admits_candidate(&self, candidate: &Candidate, now: Instant) -> bool {
         let places = self.addresses_max(NAMED_PAIRS_MAX);
         let places = match candidate.kind() {
             Some("relay") => places,
@@ -119,8 +165,10 @@ impl Checks {
         let address = candidate.address();
         let is_wanted = known.candidates.len() < places
             && known.lacks(address)
-            && known.candidates.insert(candidate.candidate.clone());
+            && !known.candidates.contains(&candidate.candidate)
+            && (address.is_some() || self.all.may_ask_for_name(now));
         if is_wanted {
+            known.candidates.insert(candidate.candidate.clone());
             known.names += usize::from(address.is_none());
             known.named.extend(address);
         }
@@ -149,7 +197,13 @@ impl Checks {
         let mut known = self.known.lock().expect("nothing panics under it");
         let has_place = |peer: &Peer| known.sent.len() < SENT_TO_MAX || known.sent.contains_key(peer);
         let Some(peer) = peer.filter(has_place) else { return false };
+        let host = match peer {
+            Peer::Address(address) => address.ip(),
+            Peer::Channel(_) => to.ip(),
+        };
+        let has_checked_us = known.paths.keys().any(|(known, _)| *known == peer);
         known.sent.entry(peer).or_insert_with(|| Allowance::new(SENT_BURST, SENT_EVERY)).take(now)
+            && (has_checked_us || self.all.may_check(host, now))
     }
 
     /// Whether an address is one of the peer's, by what it named and by the checks that came.
@@ -339,7 +393,7 @@ pub(super) mod tests {
             let checks = checks();
             checks.set_ours(ours);
             let candidates = (0..100).map(|number| elsewhere(number, "relay"));
-            candidates.filter(|candidate| checks.admits_candidate(candidate)).count()
+            candidates.filter(|candidate| checks.admits_candidate(candidate, Instant::now())).count()
         };
         assert_eq!([0, 1, 2, 4, 8, 100].map(tried), [64, 64, 64, 32, 16, 16]);
     }
@@ -350,7 +404,9 @@ pub(super) mod tests {
         let checks = checks();
         checks.set_ours(8);
         let tried = |kind: &str, numbers: Range<u16>| {
-            numbers.filter(|number| checks.admits_candidate(&elsewhere(*number, kind))).count()
+            numbers
+                .filter(|number| checks.admits_candidate(&elsewhere(*number, kind), Instant::now()))
+                .count()
         };
         assert_eq!(tried("host", 0..20), 8);
         assert_eq!(tried("host", 0..20), 0, "each once");
@@ -363,7 +419,7 @@ pub(super) mod tests {
     fn few_candidates_lead_to_one_place() {
         let tried = |candidates: &[String]| {
             let checks = checks();
-            let admits = |line: &&String| checks.admits_candidate(&Candidate::of_line(line));
+            let admits = |line: &&String| checks.admits_candidate(&Candidate::of_line(line), Instant::now());
             candidates.iter().filter(admits).count()
         };
         let line = |number: usize, to: &str| {
@@ -395,11 +451,44 @@ pub(super) mod tests {
         );
     }
 
+    /// Connections are made as often as somebody wants to be connected.
+    #[test]
+    fn all_connections_together_send_few_checks_to_a_host_that_has_not_asked_for_them() {
+        let (all, now) = (Arc::<Reach>::default(), Instant::now());
+        let sent = |at: Instant, ports: Range<u16>| {
+            let checks = Checks::new(Arc::clone(&all));
+            checks.expect("us");
+            ports.filter(|port| checks.may_leave(address(*port), &check("them:us"), at)).count()
+        };
+        let connections = (0..40).map(|_| sent(now, 0..100)).sum::<usize>();
+        assert_eq!(connections, HOST_BURST as usize);
+        assert_eq!(sent(now + Duration::from_secs(1), 0..100), 20);
+        let other = Checks::new(Arc::clone(&all));
+        assert!(other.may_leave(([192, 0, 2, 77], 9).into(), &check("them:us"), now), "each host for itself");
+        other.expect("us");
+        assert!(other.admits(address(5), address(1), &check("us:them"), now));
+        assert!(other.may_leave(address(5), &check("them:us"), now), "it has asked for them");
+        let name = Candidate::of_line("candidate:1 1 udp 9 name.local 9 typ host");
+        let names = (0..1000).filter(|_| Checks::new(Arc::clone(&all)).admits_candidate(&name, now)).count();
+        assert_eq!(names, ALL_NAMES_BURST as usize);
+    }
+
+    #[test]
+    fn the_number_of_hosts_that_are_kept_track_of_is_bounded() {
+        let (all, now) = (Reach::default(), Instant::now());
+        let host = |number: u32| IpAddr::from(Ipv4Addr::from_bits(number));
+        assert!((0..HOSTS_MAX as u32).all(|number| all.may_check(host(number), now)));
+        assert!(!all.may_check(host(u32::MAX), now));
+        assert!(all.may_check(host(7), now));
+        assert!(all.may_check(host(u32::MAX), now + 3 * HOST_EVERY), "most are forgotten by then");
+        assert!(all.hosts.lock().expect("nothing panics").len() < HOSTS_MAX);
+    }
+
     #[test]
     fn checks_from_ever_new_addresses_have_a_bound_and_those_from_known_ones_go_on() {
         let (checks, now) = (checks(), Instant::now());
         checks.set_ours(4);
-        assert!(checks.admits_candidate(&candidate(999, "host")));
+        assert!(checks.admits_candidate(&candidate(999, "host"), Instant::now()));
         let from = |port: u16| checks.admits(address(port), address(1), &check("us:them"), now);
         assert_eq!((0..900).filter(|port| from(*port)).count(), FOUND_PAIRS_MAX / 4);
         assert!(from(0));

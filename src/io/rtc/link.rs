@@ -284,7 +284,7 @@ impl Link {
     async fn add_candidate(&mut self, candidate: Option<Candidate>) {
         let Some(candidate) = candidate else { return };
         // The engine would dial a TCP candidate, wherever it leads, and ends the connection when that fails.
-        if !candidate.is_udp() || !self.pulse.checks.admits_candidate(&candidate) {
+        if !candidate.is_udp() || !self.pulse.checks.admits_candidate(&candidate, std::time::Instant::now()) {
             return;
         }
         let init = RTCIceCandidateInit {

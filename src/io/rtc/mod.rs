@@ -49,6 +49,7 @@ use webrtc::runtime::{Runtime, default_runtime};
 pub use config::{Bind, IceServer, RtcConfig};
 
 use self::channel::Outlet;
+use self::checks::Reach;
 use self::inflow::{Inflow, Watched};
 use self::link::Request;
 use self::load::Load;
@@ -85,6 +86,7 @@ pub(super) struct Shared {
     epoch: Instant,
     /// Cleared when a connection could not be made with it.
     mdns_works: AtomicBool,
+    reach: Arc<Reach>,
 }
 
 /// All WebRTC connections of a process.
@@ -108,6 +110,7 @@ impl RtcDriver {
         let fingerprint = own_fingerprint(&certificate, &*crypto)?;
         let (events, receiver) = mpsc::channel(config.event_queue.max(1));
         let shared = Shared {
+            reach: Arc::default(),
             mdns_works: AtomicBool::new(config.mdns && MulticastSocket::new().into_std().is_ok()),
             window_bytes: socket::receive_window_bytes().map_err(RtcError::Socket)?,
             runtime: default_runtime().ok_or(RtcError::Runtime)?,
@@ -214,7 +217,7 @@ impl Shared {
     }
 
     async fn build(&self, mdns: bool) -> webrtc::error::Result<Engine> {
-        let pulse = Arc::new(Pulse::default());
+        let pulse = Arc::new(Pulse::new(Arc::clone(&self.reach)));
         let addresses = addresses::bind_addresses(&self.config.bind);
         pulse.checks.set_ours(addresses.len() * (1 + self.config.ice_servers.len()));
         let inflow = Arc::new(Inflow::new(Arc::clone(&pulse)));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-use super::checks::Checks;
+use super::checks::{Checks, Reach};
 use super::records::Records;
 use super::socket::{LinkSocket, enlarge_buffers};
 use super::udp::UdpPort;
@@ -55,6 +55,11 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
+    /// That of one connection of so many.
+    pub(super) fn new(all: Arc<Reach>) -> Self {
+        Self { checks: Checks::new(all), ..Self::default() }
+    }
+
     /// Something was received that may leave packets queued: the next sleeps return at once.
     pub(super) fn beat(&self) {
         if !self.is_settled() {
