@@ -204,6 +204,12 @@ impl OfferInfo {
         (self.transfer, &self.name, self.files, self.folders, self.bytes)
             == (other.transfer, &other.name, other.files, other.folders, other.bytes)
     }
+
+    /// The same of an offer as it came.
+    pub(super) fn is_said_by(&self, offer: &Offer) -> bool {
+        (self.transfer, &self.name, self.files, self.folders, self.bytes)
+            == (offer.id, &offer.name, offer.files, offer.folders, offer.bytes)
+    }
 }
 
 impl From<Offer> for OfferInfo {

@@ -21,8 +21,9 @@ pub(super) const MANIFEST_CHUNK_BYTES: usize = 1024 * 1024;
 /// The most that may wait to be sent to a peer while it asks for more of a manifest.
 const MANIFEST_AHEAD_BYTES: u64 = 4 * MANIFEST_CHUNK_BYTES as u64;
 
-/// A manifest of which nothing came for so long is asked from another holder.
+/// A manifest of which nothing came for so long is asked from another holder, and for twice as long each time that all were asked.
 const MANIFEST_PATIENCE: Duration = Duration::from_secs(5);
+const SILENT_ROUNDS_MAX: u32 = 3;
 
 /// So is one that comes by the drop: it should be here after this and what its length takes at so many bytes a second. When
 /// all holders were asked each has twice as long, so that one of them comes to an end on any path.
@@ -65,7 +66,8 @@ impl Transfers {
             self.fail(id, FailReason::NoManifest);
             return self.hear_rivals(now, rivals);
         }
-        let is_silent = now.saturating_duration_since(fetch.heard_at) >= MANIFEST_PATIENCE;
+        let silence = MANIFEST_PATIENCE * 2_u32.pow(fetch.round.min(SILENT_ROUNDS_MAX));
+        let is_silent = now.saturating_duration_since(fetch.heard_at) >= silence;
         let patience = manifest_patience(share.manifest_len);
         let is_overdue = now.saturating_duration_since(fetch.began_at) >= MANIFEST_GIVE_UP + 2 * patience;
         if is_overdue && share.rivals.len() > share.likewise().count() {
@@ -84,6 +86,9 @@ impl Transfers {
             .as_ref()
             .and_then(|from| willing.range::<&UserId, _>((Excluded(from), Unbounded)).next());
         match next.or(willing.first()).map(|next| (*next).clone()) {
+            Some(next) if fetch.from.as_ref() == Some(&next) && !fetch.buffer.is_empty() => {
+                self.go_on_fetching(now, id, &next);
+            }
             Some(next) => self.fetch_from(now, id, next),
             None => {
                 if let Stage::Fetching(fetch) = &mut share.stage {
@@ -94,9 +99,21 @@ impl Transfers {
         }
     }
 
+    /// Asks the only one who has a manifest for the rest of it. On a slow path what is here took long to come.
+    fn go_on_fetching(&mut self, now: Instant, id: TransferId, peer: &UserId) {
+        let Some(Stage::Fetching(fetch)) = self.shares.get_mut(&id).map(|share| &mut share.stage) else {
+            return;
+        };
+        fetch.round += 1;
+        (fetch.asked_at, fetch.heard_at) = (now, now);
+        let offset = fetch.buffer.len() as u32;
+        self.out.control(peer, TransferMessage::Manifest { id, offset });
+        self.wake(Reason::Requests, now + TICK);
+    }
+
     pub(super) fn send_manifest(&mut self, now: Instant, peer: &UserId, id: TransferId, offset: u32) {
         let Some(share) = self.shares.get_mut(&id) else { return };
-        if !share.admits(peer) || self.uploads.ready_bytes(peer) > MANIFEST_AHEAD_BYTES {
+        if !share.admits(peer) || self.uploads.manifest_bytes(peer) > MANIFEST_AHEAD_BYTES {
             return;
         }
         let Some(exchange) = share.exchange() else { return };
@@ -110,7 +127,7 @@ impl Transfers {
             let content = chunk.slice(at as usize..(at + len) as usize);
             Frame { short: id.short(), kind: FrameKind::Manifest, offset: offset + at, content }.encode()
         });
-        self.uploads.push(peer, id, false, frames.collect());
+        self.uploads.push_manifest(peer, id, frames.collect());
     }
 
     /// A part of a manifest arrived.

@@ -135,8 +135,8 @@ impl Transfers {
         match &mut share.stage {
             Stage::Offered if self.config.accept.welcomes(peer) => self.accept(now, id, peer.clone()),
             Stage::Offered if is_new => self.tell_offer(id, peer),
-            Stage::Queued => self.start_queued(now),
-            Stage::Offered | Stage::Opening(_) | Stage::Asking(_) => {}
+            Stage::Queued if is_new => self.start_queued(now),
+            Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(fetch) if fetch.from.is_none() => self.fetch_from(now, id, peer.clone()),
             Stage::Fetching(_) => {}
             Stage::Sharing(exchange) if exchange.phase == Phase::Complete => {

@@ -173,8 +173,7 @@ impl Share {
 
     /// Rivals who say what the others say in all that a person is shown.
     pub(super) fn likewise(&self) -> impl Iterator<Item = &UserId> {
-        let is_likewise = |offer: &Offer| OfferInfo::from(offer.clone()).says_the_same(&self.info);
-        self.rivals.iter().filter(move |(_, offer)| is_likewise(offer)).map(|(peer, _)| peer)
+        self.rivals.iter().filter(|(_, offer)| self.info.is_said_by(offer)).map(|(peer, _)| peer)
     }
 
     /// How long the manifest is in the words of this peer.

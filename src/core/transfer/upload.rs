@@ -328,8 +328,19 @@ impl Uploads {
         self.push(peer, transfer, true, frames);
     }
 
-    /// Sends frames that need no reading.
-    pub(super) fn push(&mut self, peer: &UserId, transfer: TransferId, is_content: bool, frames: Vec<Bytes>) {
+    /// Sends a part of a manifest, in place of what waits of it for that peer, and before all content: whoever waits for a manifest
+    /// gives up on it, and on the same link much may be on its way that it has asked for.
+    pub(super) fn push_manifest(&mut self, peer: &UserId, transfer: TransferId, frames: Vec<Bytes>) {
+        let Some(link) = self.links.get_mut(peer) else { return };
+        link.ready.retain(|ready| ready.is_content || ready.transfer != transfer);
+        let at = link.ready.iter().take_while(|ready| !ready.is_content).count();
+        let content = link.ready.split_off(at);
+        link.ready.extend(frames.into_iter().map(|frame| Ready { transfer, is_content: false, frame }));
+        link.ready.extend(content);
+        link.ready_bytes = link.ready.iter().map(|ready| ready.frame.len() as u64).sum();
+    }
+
+    fn push(&mut self, peer: &UserId, transfer: TransferId, is_content: bool, frames: Vec<Bytes>) {
         let Some(link) = self.links.get_mut(peer) else { return };
         for frame in frames {
             link.ready_bytes += frame.len() as u64;
@@ -337,9 +348,10 @@ impl Uploads {
         }
     }
 
-    /// How much waits to be sent to a peer, in bytes.
-    pub(super) fn ready_bytes(&self, peer: &UserId) -> u64 {
-        self.links.get(peer).map_or(0, |link| link.ready_bytes)
+    /// How much of manifests waits to be sent to a peer, in bytes.
+    pub(super) fn manifest_bytes(&self, peer: &UserId) -> u64 {
+        let ready = self.links.get(peer).into_iter().flat_map(|link| &link.ready);
+        ready.take_while(|ready| !ready.is_content).map(|ready| ready.frame.len() as u64).sum()
     }
 
     /// The next frame that a channel and the rate limit let pass; peers take turns.

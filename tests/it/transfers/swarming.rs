@@ -70,6 +70,15 @@ pub(super) fn one_file(size: u64) -> Arc<Manifest> {
     Arc::new(Manifest::new(log2, vec![(entry, hashes.collect())]).expect("a manifest"))
 }
 
+/// So many files without content.
+fn empty_files(count: u32) -> Arc<Manifest> {
+    let file = |number: u32| {
+        let path = SafePath::parse(&format!("{number:06}.txt")).expect("a name");
+        (Entry { path, kind: EntryKind::File { size: 0, executable: false }, mtime: 0 }, Vec::new())
+    };
+    Arc::new(Manifest::new(piece_log2_for(0), (0..count).map(file).collect()).expect("a manifest"))
+}
+
 pub(super) fn config(peer: &UserId) -> Config {
     Config { accept: AcceptPolicy::Everyone, ..Config::new(peer.clone(), "/nowhere".into()) }
 }
@@ -99,6 +108,22 @@ fn bound(size: u64, accesses: &[Access]) -> f64 {
 
 fn done_count(world: &World) -> usize {
     world.events.iter().filter(|(_, _, event)| matches!(event, TransferEvent::Done { .. })).count()
+}
+
+/// Its parts come more than five seconds apart to each.
+#[test]
+fn a_long_list_of_files_arrives_on_a_slow_path() {
+    let manifest = empty_files(6_000);
+    let mut world = World::new();
+    let slow = Access { up_bps: 16_000, ..access(1, 100) };
+    for (number, access) in [slow, access(10, 10), access(10, 10)].iter().enumerate() {
+        world.add(config(&id(number)), *access, disk(manifest.clone()));
+    }
+    world.command(&id(0), send());
+    assert!(manifest.to_bytes().len() > 64 * 1024, "{}", manifest.to_bytes().len());
+    let is_over = world.run(Duration::from_secs(60), |world| done_count(world) == 2);
+    assert!(is_over, "{:#?}", world.events);
+    assert_eq!(cut_off(&world), []);
 }
 
 /// A sender and receivers; the time until all are done, and the world after.
