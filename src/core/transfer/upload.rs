@@ -325,7 +325,7 @@ impl Uploads {
         let Some(link) = self.links.get_mut(peer) else { return };
         link.reads = link.reads.saturating_sub(1);
         link.reading_bytes = link.reading_bytes.saturating_sub(len);
-        self.push(peer, transfer, true, frames);
+        self.push_content(peer, transfer, frames);
     }
 
     /// Sends a part of a manifest, in place of what waits of it for that peer, and before all content: whoever waits for a manifest
@@ -340,11 +340,11 @@ impl Uploads {
         link.ready_bytes = link.ready.iter().map(|ready| ready.frame.len() as u64).sum();
     }
 
-    fn push(&mut self, peer: &UserId, transfer: TransferId, is_content: bool, frames: Vec<Bytes>) {
+    fn push_content(&mut self, peer: &UserId, transfer: TransferId, frames: Vec<Bytes>) {
         let Some(link) = self.links.get_mut(peer) else { return };
         for frame in frames {
             link.ready_bytes += frame.len() as u64;
-            link.ready.push_back(Ready { transfer, is_content, frame });
+            link.ready.push_back(Ready { transfer, is_content: true, frame });
         }
     }
 
@@ -392,7 +392,7 @@ mod tests {
         let (now, peer) = (Instant::now(), UserId::new("bob").expect("an id"));
         let mut uploads = Uploads::new(None);
         uploads.add_peer(now, &peer);
-        uploads.push(&peer, TransferId([0; 32]), true, vec![Bytes::from(vec![1; 500]); 3]);
+        uploads.push_content(&peer, TransferId([0; 32]), vec![Bytes::from(vec![1; 500]); 3]);
         uploads.writable(&peer, 600);
         uploads.revoke(&peer, 100);
         let sent = |uploads: &mut Uploads| std::iter::from_fn(|| uploads.next_frame(now)).count();

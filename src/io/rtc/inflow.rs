@@ -30,7 +30,7 @@ use crate::core::allowance::Allowance;
 /// What may be kept in the engine beyond what came out of it: four of the largest windows.
 const UNREAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// So many messages may wait in the engine to be read; a peer is told from two thirds on that there is no room. What comes in spite of
+/// So many messages may wait in the engine to be read; a peer is told from three quarters on that there is no room. What comes in spite of
 /// it is dropped like a packet that got lost, and sent again. The engine loses those that are 32,768 ahead of the one to be read next
 /// (rtc-sctp 0.21: stream sequence numbers have 16 bits), and nothing behind them is ever read.
 const UNREAD_MAX_MESSAGES: u64 = 16 * 1024;

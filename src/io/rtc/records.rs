@@ -33,7 +33,7 @@ const FINISHED_MAX_BYTES: usize = 64;
 const FINISHED_MAX: usize = 32;
 
 /// What the engine keeps of what it cannot decipher yet, and what each record costs besides. Enough for what a peer says first.
-pub(super) const EARLY_MAX_BYTES: usize = 1024 * 1024;
+const EARLY_MAX_BYTES: usize = 1024 * 1024;
 const EARLY_RECORD_BYTES: usize = 64;
 
 /// What came on one connection before it was up.
