@@ -148,16 +148,16 @@ impl Exchange {
         };
         member.forgiven_bytes =
             member.forgiven_bytes.checked_sub(part_len - new_bytes).ok_or(CutOffReason::Protocol)?;
+        // What was asked for before and taken back since shows that more is on its way, too.
+        member.heard_at = now;
         if new_bytes == 0 {
             return Ok(None);
         }
-        let asked = &member.asked[&piece];
-        member.heard_at = now;
-        member.silences = 0;
-        if asked.got < len {
+        if member.asked[&piece].got < len {
             return Ok(None);
         }
         let asked = member.asked.remove(&piece).expect("it was there above");
+        member.silences = member.silences.saturating_sub(1);
         member.asked_bytes -= cost;
         member.resize_window(now, &asked, cost);
         Ok(self.arrived(peer, piece, asked))

@@ -139,7 +139,7 @@ pub(super) struct Member {
     pub(super) heard_at: Instant,
     /// When it was last asked to show more.
     pub(super) nudged_at: Option<Instant>,
-    /// How often in a row requests were taken back because nothing came.
+    /// How often requests were taken back because nothing came, less the pieces that came since.
     pub(super) silences: u32,
     /// Not asked before then, because it said that it is busy or did not answer.
     pub(super) retry_at: Option<Instant>,

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use super::download::Arrived;
 use super::exchange::{Exchange, Phase};
-use super::machine::{Pending, TICK, Transfers};
+use super::machine::{Pending, Ready, TICK, Transfers};
 use super::membership::unexpected;
 use super::share::{Answer, Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskJob, FailReason, Reason, TransferEvent, Written};
@@ -21,11 +21,14 @@ use crate::wire::{TransferId, UserId};
 /// each peer.
 const IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A peer that answers nothing for so long has its requests taken back.
+/// A peer that answers nothing for so long has its requests taken back, and twice as long after each such silence: on a slow path
+/// an answer comes behind much else. A piece that comes makes up for one silence.
 const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE_DOUBLES: u32 = 3;
 
-/// So many silences in a row, and it is cut off.
+/// After so many silences it is cut off if nothing else came on its bulk channel for so long either.
 const SILENCES_MAX: u32 = 3;
+const NOTHING_CAME: Duration = Duration::from_secs(120);
 
 /// A peer that said that it is busy is asked again after this and up to as much again.
 const BUSY_FOR: Duration = Duration::from_millis(250);
@@ -326,7 +329,6 @@ impl Transfers {
         let cost: u64 = asked.iter().map(|piece| exchange.cost(*piece)).sum();
         let member = exchange.members.get_mut(peer).expect("it was there above");
         member.heard_at = now;
-        member.silences = 0;
         member.retry_at = Some(now + jitter);
         member.window_bytes = member.window_bytes.saturating_sub(cost).max(1);
         self.feed_all(id);
@@ -384,7 +386,8 @@ impl Transfers {
         member.silences += 1;
         member.heard_at = now;
         member.retry_at = Some(now + SILENCE / 4);
-        let is_hopeless = member.silences >= SILENCES_MAX;
+        let is_silent = |ready: &Ready| now.saturating_duration_since(ready.came_at) >= NOTHING_CAME;
+        let is_hopeless = member.silences >= SILENCES_MAX && self.ready.get(peer).is_none_or(is_silent);
         self.take_back(id, peer);
         if is_hopeless {
             self.cut_off(now, Some(id), peer, CutOffReason::NeverAnswers);
@@ -449,7 +452,8 @@ fn owing(shares: &BTreeMap<TransferId, Share>) -> BTreeSet<UserId> {
 
 fn silent_members(now: Instant, exchange: &Exchange) -> Vec<UserId> {
     let is_silent = |member: &super::exchange::Member| {
-        !member.asked.is_empty() && now.saturating_duration_since(member.heard_at) >= SILENCE
+        let patience = SILENCE * 2_u32.pow(member.silences.min(SILENCE_DOUBLES));
+        !member.asked.is_empty() && now.saturating_duration_since(member.heard_at) >= patience
     };
     exchange.members.iter().filter(|(_, member)| is_silent(member)).map(|(peer, _)| peer.clone()).collect()
 }

@@ -32,8 +32,8 @@ const STRIKES_MAX: u32 = 16;
 pub struct Transfers {
     pub(super) config: Config,
     pub(super) rng: StdRng,
-    /// The peers that are ready, and how often each sent something malformed.
-    pub(super) ready: BTreeMap<UserId, u32>,
+    /// The peers that are ready.
+    pub(super) ready: BTreeMap<UserId, Ready>,
     pub(super) cut_off: BTreeSet<UserId>,
     pub(super) shares: BTreeMap<TransferId, Share>,
     /// How frames name the transfers.
@@ -54,6 +54,15 @@ pub struct Transfers {
     pub(super) hungry: BTreeSet<(TransferId, UserId)>,
     pub(super) out: Outbox,
     pub(super) timers: BTreeMap<Reason, Instant>,
+}
+
+/// What is known of a peer that is ready.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// How often it sent something malformed.
+    strikes: u32,
+    /// When anything of any transfer last came on its bulk channel.
+    pub(super) came_at: Instant,
 }
 
 /// What the machine has to say, and the disk operations under way.
@@ -149,7 +158,8 @@ impl Transfers {
             }
             Input::Control { peer, message } => self.control(now, &peer, message),
             Input::Bulk { peer, frame } => {
-                if self.ready.contains_key(&peer) {
+                if let Some(ready) = self.ready.get_mut(&peer) {
+                    ready.came_at = now;
                     self.frame(now, &peer, frame);
                 }
             }
@@ -209,12 +219,12 @@ impl Transfers {
     }
 
     fn control(&mut self, now: Instant, peer: &UserId, value: serde_json::Value) {
-        let Some(strikes) = self.ready.get_mut(peer) else { return };
+        let Some(ready) = self.ready.get_mut(peer) else { return };
         let message = match TransferMessage::parse(value) {
             Ok(message) => message,
             Err(_) => {
-                *strikes += 1;
-                if *strikes > STRIKES_MAX {
+                ready.strikes += 1;
+                if ready.strikes > STRIKES_MAX {
                     self.cut_off(now, None, peer, CutOffReason::Protocol);
                 }
                 return;
@@ -294,7 +304,8 @@ impl Transfers {
     }
 
     fn peer_ready(&mut self, now: Instant, peer: UserId) {
-        if self.cut_off.contains(&peer) || self.ready.insert(peer.clone(), 0).is_some() {
+        let ready = Ready { strikes: 0, came_at: now };
+        if self.cut_off.contains(&peer) || self.ready.insert(peer.clone(), ready).is_some() {
             return;
         }
         self.uploads.add_peer(now, &peer);

@@ -70,13 +70,15 @@ pub(super) fn one_file(size: u64) -> Arc<Manifest> {
     Arc::new(Manifest::new(log2, vec![(entry, hashes.collect())]).expect("a manifest"))
 }
 
-/// So many files without content.
-fn empty_files(count: u32) -> Arc<Manifest> {
+/// So many files of so many bytes, each of one piece at the most.
+fn files(count: u32, size: u64) -> Arc<Manifest> {
+    let log2 = piece_log2_for(u64::from(count) * size);
     let file = |number: u32| {
         let path = SafePath::parse(&format!("{number:06}.txt")).expect("a name");
-        (Entry { path, kind: EntryKind::File { size: 0, executable: false }, mtime: 0 }, Vec::new())
+        let hashes = (0..pieces_of(size, log2)).map(|_| *blake3::hash(&number.to_be_bytes()).as_bytes());
+        (Entry { path, kind: EntryKind::File { size, executable: false }, mtime: 0 }, hashes.collect())
     };
-    Arc::new(Manifest::new(piece_log2_for(0), (0..count).map(file).collect()).expect("a manifest"))
+    Arc::new(Manifest::new(log2, (0..count).map(file).collect()).expect("a manifest"))
 }
 
 pub(super) fn config(peer: &UserId) -> Config {
@@ -113,7 +115,7 @@ fn done_count(world: &World) -> usize {
 /// Its parts come more than five seconds apart to each.
 #[test]
 fn a_long_list_of_files_arrives_on_a_slow_path() {
-    let manifest = empty_files(6_000);
+    let manifest = files(6_000, 0);
     let mut world = World::new();
     let slow = Access { up_bps: 16_000, ..access(1, 100) };
     for (number, access) in [slow, access(10, 10), access(10, 10)].iter().enumerate() {
@@ -124,6 +126,23 @@ fn a_long_list_of_files_arrives_on_a_slow_path() {
     let is_over = world.run(Duration::from_secs(60), |world| done_count(world) == 2);
     assert!(is_over, "{:#?}", world.events);
     assert_eq!(cut_off(&world), []);
+}
+
+/// Requests are answered behind whole lists of files, or behind pieces that take a minute each.
+#[test]
+fn on_a_slow_path_nobody_is_taken_for_one_that_never_answers() {
+    for (count, size, up_bps) in [(3_000, 100, 4_000), (8, 100_000, 3_000)] {
+        let manifest = files(count, size);
+        let mut world = World::new();
+        let slow = Access { up_bps, ..access(1, 100) };
+        for (number, access) in [slow, access(10, 10), access(10, 10), access(10, 10)].iter().enumerate() {
+            world.add(config(&id(number)), *access, disk(manifest.clone()));
+        }
+        world.command(&id(0), send());
+        let is_over = world.run(Duration::from_secs(3_600), |world| done_count(world) == 3);
+        assert!(is_over, "{count} files of {size} bytes: {:?}", cut_off(&world));
+        assert_eq!(cut_off(&world), []);
+    }
 }
 
 /// A sender and receivers; the time until all are done, and the world after.
@@ -383,6 +402,23 @@ fn a_peer_that_never_sends_what_it_has_does_not_hold_up_the_others() {
             .all(|(_, liar, reason)| *liar == id(3) && *reason == CutOffReason::NeverAnswers)
     );
     assert!(others.iter().all(|who| world.sent_bytes(who) > 0));
+}
+
+#[test]
+fn a_peer_of_which_nothing_comes_is_cut_off_in_the_end() {
+    let manifest = one_file(16 * MIB);
+    let mut world = World::new();
+    for number in 0..2 {
+        world.add(config(&id(number)), access(100, 100), disk(manifest.clone()));
+    }
+    let is_answer = |sent: &Sent| match sent {
+        Sent::Bulk(frame) => frame::may_overtake(frame),
+        Sent::Control(message) => matches!(message, TransferMessage::Busy { .. }),
+    };
+    world.tamper(&id(0), Box::new(move |_, sent| (!is_answer(&sent)).then_some(sent)));
+    world.command(&id(0), send());
+    world.run(Duration::from_secs(300), |world| !cut_off(world).is_empty());
+    assert_eq!(cut_off(&world), [(id(1), id(0), CutOffReason::NeverAnswers)]);
 }
 
 #[test]

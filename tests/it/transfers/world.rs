@@ -436,6 +436,10 @@ impl World {
     fn wake(&mut self, peer: &UserId) {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(peer) else { return };
+        // The machine has set another time since: what wakes it then is in the queue.
+        if node.wake_at != Some(now) {
+            return;
+        }
         node.wake_at = None;
         if node.machine.poll_timeout().is_some_and(|(at, _)| at <= now) {
             node.machine.handle_timeout(now);
