@@ -14,6 +14,7 @@
 //! open folder; a link put in the way at any moment is an error, not a way out.
 
 mod folder;
+mod one_by_one;
 mod received;
 mod recent;
 mod scan;
@@ -25,7 +26,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Semaphore, mpsc};
@@ -34,6 +36,7 @@ use crate::core::transfer::{DiskDone, DiskError, DiskJob, DiskOp, OpId};
 use crate::wire::TransferId;
 use crate::wire::frame::{self, FrameKind, HEADER_BYTES};
 use crate::wire::manifest::{Manifest, PieceHasher};
+use one_by_one::OneByOne;
 use received::Received;
 use recent::Recent;
 use source::Source;
@@ -67,6 +70,8 @@ impl Disk {
             self.stores.close(transfer);
             return;
         }
+        // From here on closing it keeps it from being opened.
+        let turn = self.stores.admit(&op.job);
         let (stores, done, pieces) = (self.stores.clone(), self.done.clone(), self.pieces.clone());
         tokio::spawn(async move {
             let place = match op.job {
@@ -82,7 +87,8 @@ impl Disk {
             tokio::task::spawn_blocking(move || {
                 let _place = place;
                 // Nobody listens any more when the node has ended.
-                let answer = stores.run(op.job, |scanning| drop(done.blocking_send((op.id, scanning))));
+                let answer =
+                    stores.run_admitted(turn, op.job, |scanning| drop(done.blocking_send((op.id, scanning))));
                 drop(done.blocking_send((op.id, answer)));
             });
         });
@@ -92,12 +98,17 @@ impl Disk {
 /// Where the files of each transfer are. [`Disk`] without the threads.
 pub struct Stores {
     stores: Mutex<BTreeMap<TransferId, Store>>,
+    /// Whoever opens what was closed while it was opened waits until it is: parts are locked meanwhile.
+    opening: OneByOne,
+    turns: AtomicU64,
     recent: Recent,
     stdout: Mutex<Box<dyn Write + Send>>,
 }
 
 #[derive(Debug, Clone)]
 enum Store {
+    /// Being opened, in this turn.
+    Opening(u64),
     Source(Arc<Source>),
     Destination(Arc<Destination>),
     Received(Arc<Received>),
@@ -112,15 +123,39 @@ impl std::fmt::Debug for Stores {
 impl Stores {
     /// No transfers; streams are written to `stdout`.
     pub fn new(stdout: impl Write + Send + 'static) -> Self {
-        Self { stores: Mutex::default(), recent: Recent::default(), stdout: Mutex::new(Box::new(stdout)) }
+        Self {
+            stores: Mutex::default(),
+            opening: OneByOne::default(),
+            turns: AtomicU64::new(0),
+            recent: Recent::default(),
+            stdout: Mutex::new(Box::new(stdout)),
+        }
     }
 
     /// Carries out one operation, on this thread. [`DiskJob::Close`] is answered, too, for what it is worth.
     pub fn run(&self, job: DiskJob, progress: impl FnMut(DiskDone)) -> DiskDone {
-        self.try_run(job, progress).unwrap_or_else(DiskDone::Failed)
+        self.run_admitted(self.admit(&job), job, progress)
     }
 
-    fn try_run(&self, job: DiskJob, progress: impl FnMut(DiskDone)) -> Result<DiskDone, DiskError> {
+    /// Takes down, in the order in which operations are given, what is about to be opened.
+    fn admit(&self, job: &DiskJob) -> u64 {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        if let DiskJob::Open { transfer, .. } = job {
+            self.lock().insert(*transfer, Store::Opening(turn));
+        }
+        turn
+    }
+
+    fn run_admitted(&self, turn: u64, job: DiskJob, progress: impl FnMut(DiskDone)) -> DiskDone {
+        self.try_run(turn, job, progress).unwrap_or_else(DiskDone::Failed)
+    }
+
+    fn try_run(
+        &self,
+        turn: u64,
+        job: DiskJob,
+        progress: impl FnMut(DiskDone),
+    ) -> Result<DiskDone, DiskError> {
         Ok(match job {
             DiskJob::Scan { paths, options } => {
                 let (scanned, source) = scan::scan(&paths, &options, progress)?;
@@ -132,10 +167,13 @@ impl Stores {
             }
             DiskJob::Free { target } => DiskDone::Free(target::free_bytes(&target)),
             DiskJob::Open { transfer, manifest, target, conflict } => {
+                let _alone = self.opening.alone(transfer);
+                drop(self.still_opening(transfer, turn)?);
                 match Destination::open(transfer, manifest, &target, conflict)? {
                     target::Attempt::InTheWay(conflicts) => DiskDone::Conflicts(conflicts),
                     target::Attempt::Open(destination, opened) => {
-                        self.lock().insert(transfer, Store::Destination(destination));
+                        *self.still_opening(transfer, turn)?.get_mut(&transfer).expect("it was looked at") =
+                            Store::Destination(destination);
                         DiskDone::Opened(opened)
                     }
                 }
@@ -177,9 +215,23 @@ impl Stores {
         self.lock().remove(&transfer);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<TransferId, Store>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TransferId, Store>> {
         // The map is whole whatever panicked while it was locked.
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stores, if this transfer has not been closed since it was to be opened in this turn.
+    fn still_opening(
+        &self,
+        transfer: TransferId,
+        turn: u64,
+    ) -> Result<MutexGuard<'_, BTreeMap<TransferId, Store>>, DiskError> {
+        let stores = self.lock();
+        match stores.get(&transfer) {
+            Some(Store::Opening(current)) if *current == turn => Ok(stores),
+            Some(Store::Opening(_) | Store::Source(_) | Store::Destination(_) | Store::Received(_))
+            | None => Err(closed()),
+        }
     }
 
     fn store(&self, transfer: TransferId) -> Result<Store, DiskError> {
@@ -189,7 +241,7 @@ impl Stores {
     fn destination(&self, transfer: TransferId) -> Result<Arc<Destination>, DiskError> {
         match self.store(transfer)? {
             Store::Destination(destination) => Ok(destination),
-            Store::Source(_) | Store::Received(_) => Err(closed()),
+            Store::Opening(_) | Store::Source(_) | Store::Received(_) => Err(closed()),
         }
     }
 
@@ -202,6 +254,7 @@ impl Stores {
     ) -> Result<Vec<Bytes>, DiskError> {
         let store = self.store(transfer)?;
         let (manifest, opened, path) = match &store {
+            Store::Opening(_) => return Err(closed()),
             Store::Source(source) => {
                 (source.manifest(), source.open(transfer, piece, &self.recent)?, source.path(piece))
             }

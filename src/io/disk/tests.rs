@@ -52,6 +52,36 @@ fn byte(byte: u8) -> DiskDone {
 }
 
 #[test]
+fn what_is_closed_while_it_is_being_opened_is_not_opened_and_can_be_received_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = Target::Folder(folder.path().to_owned());
+    let here = folder.path().to_str().expect("Unicode");
+    let stores = Stores::new(io::sink());
+    let manifest = manifest(1);
+    let transfer = Manifest::id_of(&manifest.to_bytes());
+    let job = || {
+        let (manifest, target, conflict) = (manifest.clone(), target.clone(), ConflictPolicy::Ask);
+        DiskJob::Open { transfer, manifest, target, conflict }
+    };
+    // It is closed while a thread looks at its parts, and accepted again before that thread has ended.
+    let first = stores.admit(&job());
+    let place = stores.opening.alone(transfer);
+    stores.close(transfer);
+    let second = stores.admit(&job());
+    std::thread::scope(|scope| {
+        let again = scope.spawn(|| stores.run_admitted(second, job(), drop));
+        drop(place);
+        let late = stores.run_admitted(first, job(), drop);
+        assert_eq!(late, DiskDone::Failed(closed()));
+        let opened = again.join().expect("it ends");
+        assert!(matches!(opened, DiskDone::Opened(_)), "{opened:?}");
+    });
+    stores.close(transfer);
+    assert_eq!(open(here), 0);
+    receive(&stores, 1, &target);
+}
+
+#[test]
 fn nothing_stays_open_of_what_was_received_and_others_can_still_have_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let target = Target::Folder(folder.path().to_owned());
