@@ -230,7 +230,11 @@ impl Node {
                 }
             }
             Some((op, done)) = inlets.disk_done.recv(), if face_keeps_up => {
-                self.transfers.handle(self.time(), transfer::Input::Disk { op, done });
+                self.handle_disk(op, done);
+                for _ in 1..TURN_BUDGET {
+                    let Ok((op, done)) = inlets.disk_done.try_recv() else { break };
+                    self.handle_disk(op, done);
+                }
             }
             command = inlets.asked.recv(), if peers_keep_up && self.stage != Stage::Leaving => {
                 self.handle_command(command.unwrap_or(Command::Quit));
@@ -241,6 +245,10 @@ impl Node {
             () = sleep_until(wake_at) => self.handle_timeout(),
         }
         Flow::On
+    }
+
+    fn handle_disk(&mut self, op: transfer::OpId, done: transfer::DiskDone) {
+        self.transfers.handle(self.time(), transfer::Input::Disk { op, done });
     }
 
     fn face_is_gone(&mut self) -> Flow {

@@ -157,7 +157,7 @@ impl Exchange {
             return Ok(None);
         }
         let asked = member.asked.remove(&piece).expect("it was there above");
-        member.silences = member.silences.saturating_sub(1);
+        member.silences = 0;
         member.asked_bytes -= cost;
         member.resize_window(now, &asked, cost);
         Ok(self.arrived(peer, piece, asked))

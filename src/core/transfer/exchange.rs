@@ -83,8 +83,8 @@ pub(super) struct Exchange {
     pub(super) unannounced: Vec<u32>,
     pub(super) announced_at: Option<Instant>,
     pub(super) members: BTreeMap<UserId, Member>,
-    /// What each peer asked for and was not refused, in bytes, as long as it is connected: leaving a transfer and joining it
-    /// again does not make it less.
+    /// What was read for each peer, and what answers to its joining count, in bytes, as long as it is connected: leaving a
+    /// transfer and joining it again does not make it less.
     pub(super) taken_bytes: BTreeMap<UserId, u64>,
     /// Content bytes received and verified, and from whom.
     pub(super) down: Meter,
@@ -139,7 +139,9 @@ pub(super) struct Member {
     pub(super) heard_at: Instant,
     /// When it was last asked to show more.
     pub(super) nudged_at: Option<Instant>,
-    /// How often requests were taken back because nothing came, less the pieces that came since.
+    /// When it last asked that of us.
+    pub(super) nudged_us_at: Option<Instant>,
+    /// How often requests were taken back because nothing came, since the last piece that did.
     pub(super) silences: u32,
     /// Not asked before then, because it said that it is busy or did not answer.
     pub(super) retry_at: Option<Instant>,
@@ -197,6 +199,7 @@ impl Member {
             answer_bps: 0.0,
             heard_at: now,
             nudged_at: None,
+            nudged_us_at: None,
             silences: 0,
             retry_at: None,
             forgiven_bytes: STRAY_MAX_BYTES,
@@ -273,7 +276,7 @@ impl Exchange {
         self.len(piece) + PIECE_OVERHEAD_BYTES
     }
 
-    /// Takes down that a peer asked for so much. `false` if that is much more than there is.
+    /// Takes down that so much is done for a peer. `false` if that is much more than there is.
     pub(super) fn allow(&mut self, peer: &UserId, bytes: u64) -> bool {
         let limit = 2 * self.manifest.total_bytes() + 4 * self.manifest_bytes.len() as u64 + SLACK_BYTES;
         let taken = self.taken_bytes.entry(peer.clone()).or_default();

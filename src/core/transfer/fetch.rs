@@ -21,8 +21,8 @@ use crate::wire::{TransferId, UserId};
 /// each peer.
 const IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A peer that answers nothing for so long has its requests taken back, and twice as long after each such silence: on a slow path
-/// an answer comes behind much else. A piece that comes makes up for one silence.
+/// A peer that answers nothing for so long has its requests taken back, and twice as long after each such silence until a piece
+/// comes: on a slow path an answer comes behind much else.
 const SILENCE: Duration = Duration::from_secs(10);
 const SILENCE_DOUBLES: u32 = 3;
 

@@ -44,6 +44,8 @@ pub struct Transfers {
     pub(super) received: VecDeque<Received>,
     /// Offers of the same ids as what gave way, in other words.
     pub(super) unheard: Vec<(UserId, Offer)>,
+    /// Whether the disk was asked how much room there is.
+    pub(super) is_free_asked: bool,
     /// Whether the one transfer that goes to standard output was accepted, see [`Streams::One`](super::Streams::One).
     pub(super) streamed: bool,
     /// What was too much for a peer.
@@ -77,7 +79,7 @@ pub(super) struct Outbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pending {
     Scan { token: SendToken, audience: Audience },
-    Free { transfer: TransferId },
+    Free,
     Open { transfer: TransferId },
     Read { transfer: TransferId, peer: UserId, piece: u32, len: u64 },
     Write { transfer: TransferId, piece: u32 },
@@ -107,9 +109,8 @@ impl Outbox {
     fn close(&mut self, transfer: TransferId) {
         // Reads are still counted against their peer when they come back; the rest is nobody's business any more.
         self.pending.retain(|_, pending| match pending {
-            Pending::Scan { .. } | Pending::Read { .. } => true,
-            Pending::Free { transfer: of }
-            | Pending::Open { transfer: of }
+            Pending::Scan { .. } | Pending::Free | Pending::Read { .. } => true,
+            Pending::Open { transfer: of }
             | Pending::Write { transfer: of, .. }
             | Pending::Emit { transfer: of, .. }
             | Pending::Finish { transfer: of } => *of != transfer,
@@ -137,6 +138,7 @@ impl Transfers {
             shares: BTreeMap::new(),
             by_short: BTreeMap::new(),
             declined: BTreeSet::new(),
+            is_free_asked: false,
             streamed: false,
             received: VecDeque::new(),
             unheard: Vec::new(),
@@ -294,7 +296,7 @@ impl Transfers {
         let Some(pending) = self.out.pending.remove(&op) else { return };
         match pending {
             Pending::Scan { token, audience } => self.scanned(now, token, audience, done),
-            Pending::Free { transfer } => self.free_known(transfer, done),
+            Pending::Free => self.free_known(done),
             Pending::Open { transfer } => self.opened(now, transfer, done),
             Pending::Read { transfer, peer, piece, len } => self.piece_read(transfer, peer, piece, len, done),
             Pending::Write { transfer, piece } => self.piece_written(now, transfer, piece, done),

@@ -31,8 +31,8 @@ const MANIFEST_GRACE: Duration = Duration::from_secs(10);
 const MANIFEST_MIN_BPS: u32 = 256 * 1024;
 const MANIFEST_ROUNDS_MAX: u32 = 10;
 
-/// A transfer of whose manifest nothing came for so long, from anybody, is given up. On a slow path much may come before it,
-/// and it is given up only where others say otherwise what it is, after this and twice the time that it may take.
+/// A transfer of whose manifest nothing came for so long, from anybody, nor anything else from whoever was asked, is given up. On
+/// a slow path much may come before it; where others say otherwise what it is, after this and twice the time that it may take.
 const MANIFEST_GIVE_UP: Duration = Duration::from_secs(120);
 
 /// How long a manifest may take in the first round.
@@ -61,7 +61,10 @@ impl Transfers {
     pub(super) fn fetch_again(&mut self, now: Instant, id: TransferId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Stage::Fetching(fetch) = &share.stage else { return };
-        if now.saturating_duration_since(fetch.came_at) >= MANIFEST_GIVE_UP {
+        // Lists that the same peer was asked for before, and what else is on its way, come first.
+        let from = fetch.from.as_ref().and_then(|from| self.ready.get(from));
+        let came_at = from.map_or(fetch.came_at, |ready| ready.came_at.max(fetch.came_at));
+        if now.saturating_duration_since(came_at) >= MANIFEST_GIVE_UP {
             let rivals = std::mem::take(&mut share.rivals);
             self.fail(id, FailReason::NoManifest);
             return self.hear_rivals(now, rivals);

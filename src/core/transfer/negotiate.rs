@@ -222,17 +222,31 @@ impl Transfers {
         };
         match welcome.cloned() {
             Some(from) => self.accept(now, id, from),
-            None => {
-                let target = self.config.target.clone();
-                self.out.disk(Pending::Free { transfer: id }, DiskJob::Free { target });
-            }
+            None => self.ask_free(),
         }
     }
 
-    /// Now whoever can answer is told who offers it: first whoever came first.
-    pub(super) fn free_known(&mut self, id: TransferId, done: DiskDone) {
-        let Some(share) = self.shares.get_mut(&id) else { return };
-        share.free = Some(if let DiskDone::Free(bytes) = done { bytes } else { None });
+    /// Asks how much room there is: once for all offers that wait for the answer, however many come.
+    fn ask_free(&mut self) {
+        if !std::mem::replace(&mut self.is_free_asked, true) {
+            let target = self.config.target.clone();
+            self.out.disk(Pending::Free, DiskJob::Free { target });
+        }
+    }
+
+    /// There is so much room for what is offered.
+    pub(super) fn free_known(&mut self, done: DiskDone) {
+        self.is_free_asked = false;
+        let free = if let DiskDone::Free(bytes) = done { bytes } else { None };
+        let is_new = |share: &Share| matches!(share.stage, Stage::Offered) && share.free.is_none();
+        let new = self.shares.iter_mut().filter(|(_, share)| is_new(share));
+        let ids: Vec<TransferId> = new.map(|(id, share)| (share.free = Some(free), *id).1).collect();
+        ids.into_iter().for_each(|id| self.tell_offers(id));
+    }
+
+    /// Whoever can answer is told who offers it: first whoever came first.
+    fn tell_offers(&mut self, id: TransferId) {
+        let Some(share) = self.shares.get(&id) else { return };
         let others = share.holders.iter().filter(|holder| **holder != share.from);
         let told: Vec<UserId> =
             [&share.from].into_iter().chain(others).chain(share.rivals.keys()).cloned().collect();

@@ -22,8 +22,13 @@ const PASS_ON: Duration = Duration::from_secs(2);
 /// The most that is shown ahead to one member.
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How many candidates are compared before the best of them is taken.
+/// How many candidates are compared before the best of them are taken, and how many of those at most.
 const CANDIDATES: usize = 1024;
+const TAKEN: usize = 64;
+
+/// A member is shown more at most so often when it asks for that. Honest ones ask five times a second, and that may come in
+/// bursts.
+const NUDGED_EVERY: Duration = Duration::from_millis(50);
 
 impl Exchange {
     /// Of `pieces`, which we have, those to tell `peer` of whatever it was shown: it has them, too, and must know that we
@@ -42,9 +47,19 @@ impl Exchange {
 
     /// Pieces to show to `peer` now, taken down as shown.
     pub(super) fn reveal(&mut self, now: Instant, peer: &UserId) -> Vec<u32> {
-        let mut pieces = Vec::new();
+        let Some(member) = self.members.get(peer) else { return Vec::new() };
+        if member.complete {
+            let unshown = self.unshown(member, 0).take(PIECES_PER_MESSAGE).collect::<Vec<u32>>();
+            unshown.iter().for_each(|piece| self.show(peer, *piece));
+            return unshown;
+        }
+        let (mut pieces, mut rarest) = (Vec::new(), Vec::new().into_iter());
         while pieces.len() < PIECES_PER_MESSAGE && self.is_owed(now, peer) {
-            let Some(piece) = self.rarest_unshown(peer) else { break };
+            let next = self.fresh(peer).or_else(|| rarest.next()).or_else(|| {
+                rarest = self.rarest_shown(peer).into_iter();
+                rarest.next()
+            });
+            let Some(piece) = next else { break };
             self.show(peer, piece);
             pieces.push(piece);
         }
@@ -76,18 +91,23 @@ impl Exchange {
         member.lookahead_bytes = ahead.clamp(least, LOOKAHEAD_MAX_BYTES.max(least));
     }
 
-    /// `peer` has no use for what it was shown, for it has it from elsewhere or is getting it there.
-    pub(super) fn forget_shown(&mut self, peer: &UserId) {
+    /// `peer` has no use for what it was shown, for it has it from elsewhere or is getting it there. `false`: it has said that
+    /// just before.
+    pub(super) fn forget_shown(&mut self, now: Instant, peer: &UserId) -> bool {
         let none = PieceSet::none(self.manifest.piece_count());
-        if let Some(member) = self.members.get_mut(peer) {
-            member.open = none;
-            member.open_bytes = 0;
+        let Some(member) = self.members.get_mut(peer) else { return false };
+        if member.nudged_us_at.is_some_and(|at| now.saturating_duration_since(at) < NUDGED_EVERY) {
+            return false;
         }
+        member.nudged_us_at = Some(now);
+        member.open = none;
+        member.open_bytes = 0;
+        true
     }
 
     fn is_owed(&self, now: Instant, peer: &UserId) -> bool {
         let Some(member) = self.members.get(peer) else { return false };
-        member.complete || (member.open_bytes < member.lookahead_bytes && !self.is_behind(now, peer))
+        member.open_bytes < member.lookahead_bytes && !self.is_behind(now, peer)
     }
 
     /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
@@ -108,14 +128,9 @@ impl Exchange {
         })
     }
 
-    fn rarest_unshown(&mut self, peer: &UserId) -> Option<u32> {
-        let fresh = if self.phase == Phase::Complete { self.fresh(peer) } else { None };
-        fresh.or_else(|| self.rarest_shown(peer))
-    }
-
-    /// The first piece that no member has and none was shown.
+    /// The first piece that no member has and none was shown, if we have everything.
     fn fresh(&mut self, peer: &UserId) -> Option<u32> {
-        let member = self.members.get(peer)?;
+        let member = self.members.get(peer).filter(|_| self.phase == Phase::Complete)?;
         while self.spread.get(self.fresh_from as usize).is_some_and(|spread| *spread > 0) {
             self.fresh_from += 1;
         }
@@ -124,20 +139,33 @@ impl Exchange {
         })
     }
 
-    fn rarest_shown(&self, peer: &UserId) -> Option<u32> {
-        let member = self.members.get(peer)?;
+    /// Of some that a member was not shown, those that fewest have or were shown, the rarest first.
+    fn rarest_shown(&self, peer: &UserId) -> Vec<u32> {
+        let Some(member) = self.members.get(peer) else { return Vec::new() };
         // Each member begins somewhere else, so that equals are not taken in the same order by all.
-        let words = self.have.word_count();
         let start = peer.as_str().bytes().fold(member.shown.count() as usize, |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(usize::from(byte))
         });
-        (0..words)
-            .map(|step| (start.wrapping_add(step)) % words)
-            .flat_map(|at| {
-                let unshown = self.have.word(at) & !member.shown.word(at) & !member.has.word(at);
-                ones(unshown).map(move |bit| at as u32 * 64 + bit)
-            })
+        let candidates = self.unshown(member, start).filter(|piece| !member.has.contains(*piece));
+        let mut ranked: Vec<(u16, usize, u32)> = candidates
             .take(CANDIDATES)
-            .min_by_key(|piece| self.spread[*piece as usize])
+            .enumerate()
+            .map(|(place, piece)| (self.spread[piece as usize], place, piece))
+            .collect();
+        if ranked.len() > TAKEN {
+            ranked.select_nth_unstable(TAKEN);
+            ranked.truncate(TAKEN);
+        }
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, _, piece)| piece).collect()
+    }
+
+    /// What we have and a member was not shown, from the stretch of 64 pieces with that number on.
+    fn unshown(&self, member: &Member, start: usize) -> impl Iterator<Item = u32> {
+        let words = self.have.word_count();
+        (0..words).map(move |step| start.wrapping_add(step) % words).flat_map(|at| {
+            let unshown = self.have.word(at) & !member.shown.word(at);
+            ones(unshown).map(move |bit| at as u32 * 64 + bit)
+        })
     }
 }

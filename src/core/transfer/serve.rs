@@ -97,24 +97,19 @@ impl Transfers {
         if !exchange.members.contains_key(peer) {
             return;
         }
-        if pieces.is_empty() {
-            exchange.forget_shown(peer);
+        if pieces.is_empty() && !exchange.forget_shown(now, peer) {
+            return;
         }
-        let (mut refused, mut wanted_bytes) = (Vec::new(), 0);
+        let mut refused = Vec::new();
         for piece in pieces {
             if piece >= exchange.manifest.piece_count() {
                 return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
             }
             let len = exchange.len(piece);
             exchange.note_asked(now, peer, piece);
-            if exchange.have.contains(piece) && self.uploads.want(now, peer, id, piece, len) {
-                wanted_bytes += len;
-            } else {
+            if !exchange.have.contains(piece) || !self.uploads.want(now, peer, id, piece, len) {
                 refused.push(piece);
             }
-        }
-        if !exchange.allow(peer, wanted_bytes) {
-            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
         }
         self.show_more(now, id, peer);
         if !refused.is_empty() {
@@ -170,10 +165,15 @@ impl Transfers {
                 | None => u16::MAX,
             };
             let Some(next) = self.uploads.next_read(now, copies) else { break };
-            if let Some(exchange) = self.shares.get_mut(&next.transfer).and_then(Share::exchange) {
-                exchange.served.insert(next.piece);
-            }
             let (transfer, piece, frame_bytes) = (next.transfer, next.piece, next.frame_bytes);
+            if let Some(exchange) = self.shares.get_mut(&transfer).and_then(Share::exchange) {
+                // Not when it asks: who waits for its turn asks again and again.
+                if !exchange.allow(&next.peer, next.len) {
+                    self.cut_off(now, Some(transfer), &next.peer, CutOffReason::EndlessRequests);
+                    continue;
+                }
+                exchange.served.insert(piece);
+            }
             let pending = Pending::Read { transfer, peer: next.peer, piece, len: next.len };
             self.out.disk(pending, DiskJob::Read { transfer, piece, frame_bytes });
         }

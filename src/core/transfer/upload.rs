@@ -332,11 +332,13 @@ impl Uploads {
     /// gives up on it, and on the same link much may be on its way that it has asked for.
     pub(super) fn push_manifest(&mut self, peer: &UserId, transfer: TransferId, frames: Vec<Bytes>) {
         let Some(link) = self.links.get_mut(peer) else { return };
-        link.ready.retain(|ready| ready.is_content || ready.transfer != transfer);
-        let at = link.ready.iter().take_while(|ready| !ready.is_content).count();
-        let content = link.ready.split_off(at);
+        // Whoever asks again keeps its place.
+        let at =
+            link.ready.iter().take_while(|ready| !ready.is_content && ready.transfer != transfer).count();
+        let mut behind = link.ready.split_off(at);
+        behind.retain(|ready| ready.is_content || ready.transfer != transfer);
         link.ready.extend(frames.into_iter().map(|frame| Ready { transfer, is_content: false, frame }));
-        link.ready.extend(content);
+        link.ready.extend(behind);
         link.ready_bytes = link.ready.iter().map(|ready| ready.frame.len() as u64).sum();
     }
 
@@ -399,6 +401,23 @@ mod tests {
         assert_eq!(sent(&mut uploads), 1);
         uploads.revoke(&peer, -100);
         assert_eq!(sent(&mut uploads), 1);
+    }
+
+    #[test]
+    fn a_manifest_that_is_asked_for_again_keeps_its_place_before_others_and_all_content() {
+        let (now, peer) = (Instant::now(), UserId::new("bob").expect("an id"));
+        let [first, second, content] = [1, 2, 3].map(|byte| TransferId([byte; 32]));
+        let mut uploads = Uploads::new(None);
+        uploads.add_peer(now, &peer);
+        uploads.push_content(&peer, content, vec![Bytes::from_static(&[0; 100])]);
+        for (transfer, byte) in [(first, 1), (second, 2), (first, 3)] {
+            uploads.push_manifest(&peer, transfer, vec![Bytes::copy_from_slice(&[byte; 100]); 2]);
+        }
+        assert_eq!((uploads.manifest_bytes(&peer), uploads.links[&peer].ready_bytes), (400, 500));
+        uploads.writable(&peer, 1000);
+        let sent: Vec<u8> =
+            std::iter::from_fn(|| uploads.next_frame(now)).map(|next| next.frame[0]).collect();
+        assert_eq!(sent, [3, 3, 2, 2, 0]);
     }
 
     #[test]

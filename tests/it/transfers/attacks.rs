@@ -909,6 +909,111 @@ fn who_asks_for_much_and_takes_nothing_does_not_take_the_others_places_in_the_qu
     assert_eq!(victim.said_to("ada", is_busy), 0);
 }
 
+/// Four others take what they asked for by the frame, and keep all turns.
+#[test]
+fn who_waits_for_its_turn_and_asks_again_has_not_asked_without_end() {
+    let path = SafePath::parse("film.mkv").expect("a name");
+    let entry = Entry { path, kind: EntryKind::File { size: 16 * MIB, executable: false }, mtime: 0 };
+    let manifest = Arc::new(Manifest::new(22, vec![(entry, vec![[0; 32]; 4])]).expect("a manifest"));
+    let id = id_of(&manifest);
+    let slow = ["m0", "m1", "m2", "m3"];
+    let mut victim = sender(&manifest, Audience::Everyone, &["m0", "m1", "m2", "m3", "bob"]);
+    for peer in slow.iter().chain(&["bob"]) {
+        victim.control(peer, &TransferMessage::Join { id });
+    }
+    let is_busy = |message: &TransferMessage| matches!(message, TransferMessage::Busy { .. });
+    for second in 0..300 {
+        for peer in slow {
+            victim.hear(Input::Writable { peer: user(peer), bytes: 8 * 1024 });
+            if second % 4 == 0 {
+                victim.control(peer, &TransferMessage::Request { id, pieces: (0..4).collect() });
+            }
+        }
+        if second % 5 == 0 {
+            victim.control("bob", &TransferMessage::Request { id, pieces: vec![3] });
+        }
+        for _ in 0..3 {
+            victim.wait(Duration::from_millis(333));
+            slow.iter().for_each(|peer| victim.hear(Input::Writable { peer: user(peer), bytes: 8 * 1024 }));
+        }
+    }
+    assert!(victim.said_to("bob", is_busy) > 50, "{}", victim.said_to("bob", is_busy));
+    assert_eq!(victim.cut_off(), []);
+}
+
+#[test]
+fn who_asks_to_be_shown_more_without_end_is_shown_it_now_and_then() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["ada", "mallory"]);
+    let is_have = |message: &TransferMessage| matches!(message, TransferMessage::Have { .. });
+    victim.control("mallory", &TransferMessage::Join { id });
+    for _ in 0..10 {
+        let before = victim.said_to("mallory", is_have);
+        for _ in 0..1000 {
+            victim.control("mallory", &TransferMessage::Request { id, pieces: Vec::new() });
+        }
+        assert_eq!(victim.said_to("mallory", is_have), before + 1);
+        victim.wait(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn who_has_everything_is_told_once_of_all_that_we_have() {
+    let manifest = one_file(9 * 1024 * MIB);
+    let id = id_of(&manifest);
+    let mut victim = sender(&manifest, Audience::Everyone, &["bob"]);
+    victim.control("bob", &TransferMessage::Join { id });
+    for _ in 0..10 {
+        victim.control("bob", &whole(id, &manifest));
+        victim.control("bob", &TransferMessage::Request { id, pieces: Vec::new() });
+        victim.wait(Duration::from_millis(50));
+    }
+    let mut told = BTreeSet::new();
+    for (_, message) in &victim.said {
+        if let TransferMessage::Have { pieces, .. } = message {
+            assert!(pieces.iter().all(|piece| told.insert(*piece)), "a piece was told twice");
+        }
+    }
+    assert_eq!(told.len() as u32, manifest.piece_count());
+}
+
+#[test]
+fn however_many_offers_come_the_disk_is_asked_once_for_its_room() {
+    let manifest = one_file(MIB);
+    let config = Config { accept: AcceptPolicy::Ask, ..Config::new(user("victim"), "/nowhere".into()) };
+    let mut machine = Transfers::new(config, [7; 32]);
+    let now = Instant::now();
+    machine.handle(now, Input::PeerReady { peer: user("mallory") });
+    let mut asked = Vec::new();
+    let mut poll = |machine: &mut Transfers| {
+        let mut offered = BTreeSet::new();
+        while let Some(output) = machine.poll() {
+            match output {
+                Output::Disk(op) if matches!(op.job, DiskJob::Free { .. }) => asked.push(op.id),
+                Output::Event(TransferEvent::Offered { offer, .. }) => {
+                    offered.insert(offer.transfer);
+                }
+                Output::Disk(_) | Output::Event(_) | Output::Control { .. } | Output::Bulk { .. } => {}
+            }
+        }
+        (asked.clone(), offered)
+    };
+    let (first, second) = (offer_of(&manifest, "mallory"), made_up_offer(2, 100));
+    for bytes in 0..10_000 {
+        let offer = Offer { bytes, ..first.clone() };
+        let message = TransferMessage::Offer(offer).to_value();
+        machine.handle(now, Input::Control { peer: user("mallory"), message });
+    }
+    let offer = TransferMessage::Offer(second.clone()).to_value();
+    machine.handle(now, Input::Control { peer: user("mallory"), message: offer });
+    let (ops, offered) = poll(&mut machine);
+    assert_eq!((ops.len(), offered.len()), (1, 0));
+    machine.handle(now, Input::Disk { op: ops[0], done: DiskDone::Free(Some(MIB)) });
+    let (ops, offered) = poll(&mut machine);
+    assert_eq!((ops.len(), offered), (1, BTreeSet::from([first.id, second.id])));
+}
+
 /// A receiver that knows the manifest, from `ada`.
 fn receiver(manifest: &Arc<Manifest>, peers: &[&str]) -> Victim {
     let mut victim = Victim::new(AcceptPolicy::Everyone, manifest, peers);
