@@ -279,7 +279,7 @@ fn to_swarm_event(event: Event) -> Option<SwarmEvent> {
             Some(SwarmEvent::Data { from, message: Message::Text(text) })
         }
         Event::Data { from, bytes } => Some(SwarmEvent::Data { from, message: Message::Binary(bytes) }),
-        Event::PeerFailed { peer, reason } => Some(SwarmEvent::Refused { peer, reason }),
+        Event::PeerFailed { peer, reason, untold: _ } => Some(SwarmEvent::Refused { peer, reason }),
         Event::Ready { .. }
         | Event::Signaling(_)
         | Event::Renamed { .. }

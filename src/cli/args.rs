@@ -250,8 +250,8 @@ pub struct RoomArgs {
     #[arg(short, long, value_name = "NAME", env = "SWARM_NAME", hide_env_values = true)]
     pub name: Option<String>,
 
-    /// The server of a room that has no invite
-    #[arg(long, value_name = "URL", env = "SWARM_URL", hide_env_values = true, value_hint = ValueHint::Url)]
+    /// The server of a room that has no invite [env: SWARM_URL]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub url: Option<String>,
 
     /// The room at that server; it has no key, so its members are not verified

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::args::RoomArgs;
-use super::config::RoomConfig;
+use super::config::{self, RoomConfig};
 use super::desk::{self, Audience};
 use super::exit::{Exit, Failure, OrExit};
 use super::format;
@@ -168,9 +168,10 @@ pub async fn exchange(
     code: Option<&str>,
     audience: Audience,
 ) -> Result<Option<String>, Failure> {
+    let named = config::server_of(args);
     let (server, code) = match (invite, code) {
         (Some(server), Some(code)) => (server, code),
-        (Some(code), None) if Code::is_meant(code) => match &args.url {
+        (Some(code), None) if Code::is_meant(code) => match &named {
             Some(server) => (server.as_str(), code),
             None => {
                 let next = "say at which server the code is: swarm join ws://HOST:PORT CODE";

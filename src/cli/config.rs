@@ -91,16 +91,46 @@ impl Place {
 #[derive(Debug, Default)]
 struct Environment {
     invite: Option<String>,
+    url: Option<String>,
     token: Option<Secret>,
 }
 
 impl Environment {
     fn of_process() -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
         Self {
-            invite: std::env::var("SWARM_INVITE").ok().filter(|text| !text.trim().is_empty()),
-            token: std::env::var("SWARM_TOKEN").ok().filter(|token| !token.is_empty()).map(Secret::new),
+            invite: variable("SWARM_INVITE"),
+            url: variable("SWARM_URL"),
+            token: variable("SWARM_TOKEN").map(Secret::new),
         }
     }
+}
+
+/// The server that is named, and where: typed, or else in the environment.
+struct Named<'a> {
+    url: &'a str,
+    source: &'static str,
+}
+
+impl<'a> Named<'a> {
+    /// Whoever types where a server of his own listens means none that is elsewhere.
+    fn of(environment: &'a Environment, args: &'a RoomArgs) -> Option<Self> {
+        let typed = args.url.as_deref().map(|url| Self { url, source: "--url" });
+        typed.or_else(|| {
+            let url = environment.url.as_deref().filter(|_| args.listen.is_none())?;
+            Some(Self { url, source: "SWARM_URL" })
+        })
+    }
+
+    /// Whether this is the server.
+    fn is(&self, server: &ServerUrl) -> bool {
+        ServerUrl::parse(self.url).is_ok_and(|named| named.is_at_same_origin(server))
+    }
+}
+
+/// The server of `--url`, or else of `SWARM_URL`.
+pub fn server_of(args: &RoomArgs) -> Option<String> {
+    Named::of(&Environment::of_process(), args).map(|named| named.url.to_owned())
 }
 
 impl RoomConfig {
@@ -111,14 +141,15 @@ impl RoomConfig {
 
     fn resolve_in(environment: Environment, args: &RoomArgs, invite: Option<&str>) -> Result<Self, Failure> {
         let elsewhere = args.url.is_some() || args.room.is_some() || args.listen.is_some();
-        let invite = match invite {
-            Some(typed) => Some(typed.to_owned()),
-            None if elsewhere => None,
-            None => environment.invite,
-        };
-        let place = match invite {
-            Some(text) => Self::invited(args, environment.token, &text)?,
-            None => Self::place(args, environment.token)?,
+        let named = Named::of(&environment, args);
+        let place = match (invite, &environment.invite) {
+            (Some(typed), _) => Self::invited(args, named.as_ref(), environment.token.clone(), typed)?,
+            (None, Some(text)) if !elsewhere => {
+                let place = Self::invited(args, named.as_ref(), environment.token.clone(), text)?;
+                check_environment(named.as_ref(), &place)?;
+                place
+            }
+            (None, _) => Self::place(args, named.as_ref(), environment.token.clone())?,
         };
         if args.relay_only
             && !args.ice_server.iter().any(|server| server.urls.iter().any(|url| url.starts_with("turn")))
@@ -142,7 +173,12 @@ impl RoomConfig {
         })
     }
 
-    fn invited(args: &RoomArgs, token: Option<Secret>, text: &str) -> Result<Place, Failure> {
+    fn invited(
+        args: &RoomArgs,
+        named: Option<&Named<'_>>,
+        token: Option<Secret>,
+        text: &str,
+    ) -> Result<Place, Failure> {
         // SWARM_URL may be set for good and is not a contradiction; the others can only have been typed.
         for (given, option) in [(args.room.is_some(), "--room"), (args.listen.is_some(), "--listen")] {
             if given {
@@ -161,20 +197,22 @@ impl RoomConfig {
         let token = match invite.token() {
             Some(token) => Some(token.clone()),
             // Whoever wrote the invite chose the server: it gets a token only if that was meant for it.
-            None => access_token(args, token.filter(|_| is_named(args, invite.server())))?,
+            None => {
+                access_token(args, token.filter(|_| named.is_some_and(|named| named.is(invite.server()))))?
+            }
         };
         let whole = Invite::new(invite.server().clone(), invite.room().clone(), token, invite.key().cloned());
         Ok(Place::Invited(whole.or_exit(Exit::Usage)?))
     }
 
-    fn place(args: &RoomArgs, token: Option<Secret>) -> Result<Place, Failure> {
+    fn place(args: &RoomArgs, named: Option<&Named<'_>>, token: Option<Secret>) -> Result<Place, Failure> {
         let room = match &args.room {
             Some(room) => {
                 Some(RoomId::new(room).map_err(|error| anyhow!("--room: {error}")).or_exit(Exit::Usage)?)
             }
             None => None,
         };
-        let Some(url) = &args.url else {
+        let Some(Named { url, source }) = named else {
             let listen = args.listen.unwrap_or((Ipv4Addr::LOCALHOST, 0).into());
             let room = room.unwrap_or_else(fresh_room);
             return Ok(Place::Own { listen, room, key: RoomKey::from_random(rand::random()) });
@@ -185,7 +223,8 @@ impl RoomConfig {
                 "--listen starts a server and --url goes to one: leave one of them out",
             ));
         }
-        let server = ServerUrl::parse(url).map_err(|error| anyhow!("--url: {error}")).or_exit(Exit::Usage)?;
+        let server =
+            ServerUrl::parse(url).map_err(|error| anyhow!("{source}: {error}")).or_exit(Exit::Usage)?;
         let token = access_token(args, token)?;
         match room {
             Some(room) => Ok(Place::Invited(Invite::new(server, room, token, None).or_exit(Exit::Usage)?)),
@@ -205,10 +244,15 @@ fn access_token(args: &RoomArgs, from_environment: Option<Secret>) -> Result<Opt
     }
 }
 
-/// Whether this is the server of `--url` or `SWARM_URL`.
-fn is_named(args: &RoomArgs, server: &ServerUrl) -> bool {
-    let named = args.url.as_deref().and_then(|url| ServerUrl::parse(url).ok());
-    named.is_some_and(|named| named.is_at_same_origin(server))
+/// Nothing tells which of two servers in the environment is meant.
+fn check_environment(named: Option<&Named<'_>>, place: &Place) -> Result<(), Failure> {
+    match (named, place) {
+        (Some(named), Place::Invited(invite)) if !named.is(invite.server()) => Err(Failure::new(
+            Exit::Usage,
+            "SWARM_INVITE is for another server than SWARM_URL: unset one of them, or type the invite or --url",
+        )),
+        (_, Place::Invited(_) | Place::New(_) | Place::Own { .. }) => Ok(()),
+    }
 }
 
 /// A room that nobody is in and everybody can say aloud: two words and three digits.
@@ -313,7 +357,7 @@ mod tests {
     fn the_token_of_the_environment_goes_to_the_server_that_it_is_for() {
         let token = |line: &str, invite: Option<&str>| {
             let token = Some(Secret::new("s3cret"));
-            let environment = Environment { invite: invite.map(str::to_owned), token };
+            let environment = Environment { invite: invite.map(str::to_owned), url: None, token };
             let config = resolve_in(environment, line).unwrap_or_else(|error| panic!("{line}: {error}"));
             let (Place::Invited(invite) | Place::New(invite)) = config.place else { panic!("{line}") };
             invite.token().map(|token| token.expose().to_owned())
@@ -340,6 +384,41 @@ mod tests {
         }
         assert_eq!(token("swarm join", Some("ws://h/r")), None);
         assert_eq!(token("swarm join ws://h/r?token=t --url ws://h", None).as_deref(), Some("t"));
+    }
+
+    #[test]
+    fn what_is_typed_wins_over_the_environment_which_must_not_contradict_itself() {
+        let place = |line: &str, invite: &str, url: &str| {
+            let environment = Environment {
+                invite: Some(invite.to_owned()),
+                url: Some(url.to_owned()),
+                token: Some(Secret::new("s3cret")),
+            };
+            resolve_in(environment, line).map(|config| match config.place {
+                Place::Invited(invite) => invite.reveal(),
+                Place::New(invite) => format!("a new one at {}", invite.server().as_str()),
+                Place::Own { listen, .. } => format!("a new one at {listen}"),
+            })
+        };
+        let right = [
+            ("swarm join", "ws://h/r", "ws://H:80/", "ws://h/r?token=s3cret"),
+            ("swarm join", "ws://h/r?token=t", "ws://h", "ws://h/r?token=t"),
+            ("swarm join ws://h/x", "ws://h/r", "ws://h", "ws://h/x?token=s3cret"),
+            ("swarm join ws://g/x", "ws://h/r", "ws://h", "ws://g/x"),
+            ("swarm join --url ws://h", "ws://h/r", "ws://h", "a new one at ws://h"),
+            ("swarm join --url ws://g", "ws://h/r", "ws://f", "a new one at ws://g"),
+            ("swarm join --room x", "ws://h/r", "ws://f", "ws://f/x?token=s3cret"),
+            ("swarm join --listen 127.0.0.1:7", "ws://h/r", "ws://f", "a new one at 127.0.0.1:7"),
+        ];
+        for (line, invite, url, expected) in right {
+            assert_eq!(place(line, invite, url).as_deref(), Ok(expected), "{line}, {invite}, {url}");
+        }
+        for url in ["ws://f", "wss://h", "ws://h:81", "nonsense"] {
+            let error = place("swarm join", "ws://h/r", url).expect_err(url);
+            assert!(error.contains("unset one of them"), "{error}");
+        }
+        let error = place("swarm join --room x", "ws://h/r", "http://h").expect_err("no such scheme");
+        assert!(error.contains("SWARM_URL: "), "{error}");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum Event {
     Refused {
         peer: Option<UserId>,
         reason: Reason,
+        #[serde(default, skip_serializing_if = "is_none")]
+        more: u64,
     },
     Name {
         peer: PeerRef,
@@ -220,6 +222,10 @@ pub enum Signaling {
     Up,
     Down,
     Refused,
+}
+
+fn is_none(more: &u64) -> bool {
+    *more == 0
 }
 
 /// Why a peer is gone or was refused.

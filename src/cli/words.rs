@@ -69,7 +69,13 @@ impl Narrator {
                 let (label, len) = (roster.label(&from.id), format::bytes(bytes.len() as u64));
                 Some(Note::new(Ink::Dim, format!("{label} sent {len} of data, blake3 {}", brief_hash(bytes))))
             }
-            Event::PeerFailed { peer, reason } => Some(peer_failed(peer.as_ref(), *reason, roster)),
+            Event::PeerFailed { peer, reason, untold } => {
+                let mut note = peer_failed(peer.as_ref(), *reason, roster);
+                if *untold > 0 {
+                    note.text.push_str(&format!(" (and {untold} more before it)"));
+                }
+                Some(note)
+            }
             Event::Message { .. } | Event::Transfer(_) | Event::Ended(_) => None,
         }
     }
@@ -292,7 +298,13 @@ mod tests {
 
     #[test]
     fn a_wrong_key_does_not_look_like_a_network_failure() {
-        let event = Event::PeerFailed { peer: None, reason: CloseReason::KeyMismatch };
+        let event = Event::PeerFailed { peer: None, reason: CloseReason::KeyMismatch, untold: 0 };
         assert!(said(&event).starts_with("somebody was refused: another key, or somebody in between."));
+    }
+
+    #[test]
+    fn of_failures_that_were_not_told_one_hears_the_number() {
+        let event = Event::PeerFailed { peer: None, reason: CloseReason::Misbehaved, untold: 7 };
+        assert_eq!(said(&event), "somebody was refused: it broke the protocol (and 7 more before it)");
     }
 }

@@ -11,6 +11,7 @@
 //! working link away. A link that broke is asked for again (`want`) with growing delays.
 
 mod api;
+mod hearing;
 mod links;
 mod offers;
 mod repair;
@@ -35,6 +36,9 @@ use super::timers::Timers;
 use crate::wire::control::Control;
 use crate::wire::{Candidate, ClientSignal, LinkId, RoomId, Secret, UserId};
 
+use hearing::Hearing;
+use repair::{WANTS_BURST, WANTS_EVERY};
+
 pub use api::{Config, Event, Held, Input, Output, Reason, To};
 
 /// How many connections the server may have us make at once, for each peer that we take and at least and at most, and how long
@@ -43,10 +47,6 @@ const MADE_PER_PEER: usize = 2;
 const MADE_BURST_MIN: usize = 128;
 const MADE_BURST_MAX: usize = 1024;
 const MADE_EVERY: Duration = Duration::from_millis(50);
-
-/// How many refusals of the server people hear at once, and how long until they may hear one more.
-const REFUSALS_BURST: u32 = 16;
-const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
 /// A direct message this long always fits into a control message, however much JSON escaping makes of it
 /// (six bytes for one).
@@ -113,9 +113,11 @@ pub struct Mesh {
     by_id: BTreeMap<LinkId, LinkKey>,
     /// Connections that the server may have us make.
     made: Allowance,
-    /// Refusals that people may hear of, and how many they did not.
-    refusals: Allowance,
-    unheard_refusals: u64,
+    /// Connections that may be asked for.
+    asked: Allowance,
+    /// What people hear of refusals, and of each way to fail.
+    refusals: Hearing,
+    failures: BTreeMap<CloseReason, Hearing>,
     unclaimed: BTreeSet<LinkKey>,
     /// Offers that the server asked for and that are not made yet.
     requested: usize,
@@ -139,8 +141,9 @@ impl Mesh {
         let burst = config.max_peers.saturating_mul(MADE_PER_PEER).clamp(MADE_BURST_MIN, MADE_BURST_MAX);
         let mut mesh = Self {
             made: Allowance::new(burst as u32, MADE_EVERY),
-            refusals: Allowance::new(REFUSALS_BURST, REFUSALS_EVERY),
-            unheard_refusals: 0,
+            asked: Allowance::new(WANTS_BURST, WANTS_EVERY),
+            refusals: Hearing::new(),
+            failures: BTreeMap::new(),
             config,
             signaling: Signaling::Down,
             resume,

@@ -11,9 +11,10 @@
 //!                     socket lost                             without the link in `have`
 //! ```
 //!
-//! The member who was there first owns the offer; the newcomer answers it.
+//! The member who was there first owns the offer; the newcomer answers it. Who pays for what they say then is in `accounts`.
 
 mod absent;
+mod accounts;
 mod addresses;
 mod api;
 mod deadlines;
@@ -52,7 +53,7 @@ use absent::Absent;
 use addresses::{Addresses, Reception};
 use deadlines::Deadlines;
 use kept::{Kept, KeptForAll};
-use limits::{Bucket, MESSAGES_OF_CLAIM, PRICE_OF_OFFER, PRICE_OF_REQUEST, price_of_entry};
+use limits::{Bucket, MESSAGES_OF_CLAIM, PRICE_OF_REQUEST, price_of_entry};
 use member::Kind;
 use presence::Newcomer;
 use state::{Entry, Room};
@@ -68,14 +69,13 @@ struct Effects {
     absent: Absent,
     kept: KeptForAll,
     counters: Counters,
-    /// What the input makes others do, in messages. The address that it comes from pays for it.
-    caused: u64,
 }
 
 /// One input's surroundings: what the parts of the machine read and write while they take it.
 struct Turn<'a> {
     now: Instant,
     limits: &'a Limits,
+    addresses: &'a mut Addresses,
     effects: &'a mut Effects,
 }
 
@@ -138,7 +138,7 @@ impl Rooms {
         match input {
             Input::Connected { socket, address, grant } => self.handle_connected(now, socket, address, grant),
             Input::Signal { socket, signal } => {
-                if self.charge_message(now, socket) {
+                if self.charge_signal(now, socket, &signal) {
                     self.handle_seen(now, socket);
                     self.handle_signal(now, socket, signal);
                 }
@@ -167,8 +167,6 @@ impl Rooms {
             && let Some(owner) = self.sockets.get_mut(socket)
         {
             owner.bucket.give(self.limits.messages(), MESSAGES_OF_CLAIM);
-            // What the taker's address has paid for it.
-            self.addresses.give(owner.address, PRICE_OF_OFFER, &self.limits);
         }
         Some(output)
     }
@@ -243,34 +241,6 @@ impl Rooms {
         Place::Outside { until, early: Vec::new(), kept: self.effects.kept.nothing() }
     }
 
-    /// Takes one message from the allowances of the socket and of its address.
-    fn charge_message(&mut self, now: Instant, socket: SocketId) -> bool {
-        self.effects.counters.received += u64::from(self.sockets.contains_key(&socket));
-        let message = "too many messages from one address, slow down";
-        self.charge_socket(now, socket) && self.charge_address(now, socket, 1, message)
-    }
-
-    /// A socket whose address has nothing left is closed.
-    fn charge_address(&mut self, now: Instant, socket: SocketId, messages: u64, refusal: &str) -> bool {
-        let Some(address) = self.sockets.get(&socket).map(|known| known.address) else { return false };
-        if self.addresses.charge(now, address, messages, &self.limits) {
-            return true;
-        }
-        self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, refusal);
-        false
-    }
-
-    /// Takes one message from the socket's own allowance; a socket that has none left is closed. Signs of life take no more than
-    /// that: members who only listen stay, whatever others do behind the same address.
-    fn charge_socket(&mut self, now: Instant, socket: SocketId) -> bool {
-        let Some(known) = self.sockets.get_mut(&socket) else { return false };
-        if known.bucket.take(now, self.limits.messages(), 1) {
-            return true;
-        }
-        self.refuse_and_close(now, socket, ErrorCode::LimitExceeded, "too many messages a second, slow down");
-        false
-    }
-
     fn handle_signal(&mut self, now: Instant, socket: SocketId, signal: ClientSignal) {
         let Some(known) = self.sockets.get_mut(&socket) else { return };
         match (&mut known.place, signal) {
@@ -324,8 +294,6 @@ impl Rooms {
         if let Some(Err(refusal)) = outcome {
             self.effects.refuse(socket, refusal.code, refusal.message);
         }
-        let caused = std::mem::take(&mut self.effects.caused);
-        self.charge_address(now, socket, caused, "too many requests from one address, slow down");
     }
 
     /// Does something in a room, if there is such a room, and frees the room if it is empty then.
@@ -336,7 +304,8 @@ impl Rooms {
         act: impl FnOnce(&mut Room, &mut Turn<'_>) -> T,
     ) -> Option<T> {
         let room = self.rooms.get_mut(room_id)?;
-        let mut turn = Turn { now, limits: &self.limits, effects: &mut self.effects };
+        let Self { limits, addresses, effects, .. } = self;
+        let mut turn = Turn { now, limits, addresses, effects };
         let result = act(room, &mut turn);
         if room.len() == 0 {
             self.rooms.remove(room_id);

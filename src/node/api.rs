@@ -126,6 +126,8 @@ pub enum Event {
         peer: Option<UserId>,
         /// Why.
         reason: CloseReason,
+        /// How many more failed for this reason since the last of them that was told.
+        untold: u64,
     },
     /// The node ended; the last event.
     Ended(Ended),

@@ -443,7 +443,9 @@ impl Node {
                     self.tell(Event::Closed { peer, reason });
                 }
             }
-            mesh::Event::Failed { peer, reason } => self.tell(Event::PeerFailed { peer: Some(peer), reason }),
+            mesh::Event::Failed { peer, reason, untold } => {
+                self.tell(Event::PeerFailed { peer: Some(peer), reason, untold });
+            }
             mesh::Event::Text { from, text, direct } => {
                 if let Some(from) = self.roster.info(&from) {
                     self.tell(Event::Message { from, text, direct });

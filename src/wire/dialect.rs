@@ -11,6 +11,7 @@ mod tests;
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::ids::TextOrNumber;
@@ -67,25 +68,53 @@ enum Generation {
     Second,
 }
 
-/// Any message of any client: the union of all fields, so that one pass over the text is enough.
+/// Any message of any client: the union of all fields, so that one pass over the text is enough. `S` is what it may wrap; in
+/// what is wrapped nothing is.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Raw<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "S: Deserialize<'de>"))]
+struct Raw<'a, S = IgnoredAny> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
-    #[serde(borrow)]
-    signal: Option<Box<Raw<'a>>>,
+    signal: Option<Box<S>>,
     sdp: Option<Sdp>,
     #[serde(default, deserialize_with = "super::candidate::or_end")]
     candidate: Option<Candidate>,
     id: Option<LinkId>,
     user_id: Option<UserId>,
     room_id: Option<TextOrNumber>,
+    #[serde(default, deserialize_with = "super::ids::first_ids")]
     have: Option<Vec<UserId>>,
     resume: Option<Secret>,
     offer_id: Option<LinkId>,
     from: Option<UserId>,
     to: Option<UserId>,
+}
+
+impl<'a> Raw<'a, Raw<'a>> {
+    /// What is said, and whether it was wrapped.
+    fn unwrapped(self) -> Result<(Raw<'a>, bool), DialectError> {
+        if self.kind == WRAPPER {
+            let inner = self.signal.ok_or_else(|| DialectError::missing("signal"))?;
+            return Ok((*inner, true));
+        }
+        let Self { kind, signal: _, sdp, candidate, id, user_id, room_id, have, resume, offer_id, from, to } =
+            self;
+        let bare = Raw {
+            kind,
+            signal: None,
+            sdp,
+            candidate,
+            id,
+            user_id,
+            room_id,
+            have,
+            resume,
+            offer_id,
+            from,
+            to,
+        };
+        Ok((bare, false))
+    }
 }
 
 impl Raw<'_> {
@@ -117,11 +146,9 @@ impl ServerDialect {
                 format!("a message has at most {SIGNAL_MAX_BYTES} bytes, this one has {}", text.len());
             return Err(DialectError::new(ErrorCode::LimitExceeded, message));
         }
-        let mut raw: Raw<'_> = serde_json::from_str(text).map_err(|error| DialectError::not_json(&error))?;
-        let wrapped = raw.kind == WRAPPER;
-        if wrapped {
-            raw = *raw.signal.take().ok_or_else(|| DialectError::missing("signal"))?;
-        }
+        let outer: Raw<'_, Raw<'_>> =
+            serde_json::from_str(text).map_err(|error| DialectError::not_json(&error))?;
+        let (raw, wrapped) = outer.unwrapped()?;
         check_kind(&raw.kind)?;
         if matches!(self.generation, Generation::Unknown) && raw.kind != "close" {
             self.wrapped = wrapped;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::limits::ID_MAX_BYTES;
+use super::limits::{HAVE_MAX, ID_MAX_BYTES};
 
 /// Why a string is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,20 +104,84 @@ id! {
     LinkId
 }
 
-/// An id as the published libraries write it. What it says is checked later.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum TextOrNumber {
-    Text(String),
-    Number(serde_json::Number),
-}
+/// An id as the published libraries write it, a string or a number. What it says is checked later.
+pub(super) struct TextOrNumber(String);
 
 impl TextOrNumber {
     pub(super) fn into_text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for TextOrNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IdVisitor)
+    }
+}
+
+struct IdVisitor;
+
+impl Visitor<'_> for IdVisitor {
+    type Value = TextOrNumber;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id: a string or a number")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<TextOrNumber, E> {
+        Ok(TextOrNumber(text.to_owned()))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<TextOrNumber, E> {
+        Ok(TextOrNumber(text))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<TextOrNumber, E> {
+        Ok(TextOrNumber(number.to_string()))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<TextOrNumber, E> {
+        Ok(TextOrNumber(number.to_string()))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<TextOrNumber, E> {
+        let number = serde_json::Number::from_f64(number).ok_or_else(|| E::custom("not a number"))?;
+        Ok(TextOrNumber(number.to_string()))
+    }
+}
+
+/// Reads the first [`HAVE_MAX`] ids of a list and passes over the others.
+pub(super) fn first_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<UserId>>, D::Error> {
+    struct First(Vec<UserId>);
+
+    impl<'de> Deserialize<'de> for First {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_seq(ListVisitor).map(Self)
         }
+    }
+
+    Ok(Option::<First>::deserialize(deserializer)?.map(|First(ids)| ids))
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = Vec<UserId>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of ids")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<UserId>, A::Error> {
+        let mut ids = Vec::new();
+        while ids.len() < HAVE_MAX {
+            match list.next_element()? {
+                Some(id) => ids.push(id),
+                None => return Ok(ids),
+            }
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(ids)
     }
 }
 
@@ -137,6 +202,15 @@ mod tests {
     fn a_room_may_be_a_number() {
         let room: RoomId = serde_json::from_str("7").expect("a number is a room");
         assert_eq!(room.as_str(), "7");
+        let ids: Vec<UserId> =
+            serde_json::from_str(r#"["a\u0062", -7, 1.5, 18446744073709551615]"#).expect("ids");
+        assert_eq!(
+            ids.iter().map(UserId::as_str).collect::<Vec<_>>(),
+            ["ab", "-7", "1.5", "18446744073709551615"]
+        );
+        for wrong in ["true", "null", "[1]", "{}"] {
+            assert!(serde_json::from_str::<UserId>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

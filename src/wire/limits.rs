@@ -6,6 +6,9 @@
 /// kilobytes; 64 KiB leaves room for a member's `have` list in a room of a thousand.
 pub const SIGNAL_MAX_BYTES: usize = 64 * 1024;
 
+/// The most members that are read of a `have` list: ten rooms of the largest size that is advised.
+pub const HAVE_MAX: usize = 1024;
+
 /// The largest message a client takes from its server: an `accept` repeats an offer and all its candidates.
 pub const SERVER_SIGNAL_MAX_BYTES: usize = 4 * SIGNAL_MAX_BYTES;
 

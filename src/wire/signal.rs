@@ -109,7 +109,7 @@ pub struct Init {
     pub room_id: RoomId,
     /// Ours: the members the newcomer is connected to already. Its presence, even empty, says that the sender
     /// understands our extensions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::ids::first_ids")]
     pub have: Option<Vec<UserId>>,
     /// Ours: the secret from an earlier [`ServerSignal::Welcome`], with which a member takes its own place back.
     #[serde(default, skip_serializing_if = "Option::is_none")]

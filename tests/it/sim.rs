@@ -490,7 +490,7 @@ impl World {
 
 /// Whether the peer was told that `other` failed or was refused for this reason.
 pub fn was_told_of(peer: &Peer, other: &UserId, expected: CloseReason) -> bool {
-    peer.events
-        .iter()
-        .any(|event| matches!(event, Event::Failed { peer, reason } if peer == other && *reason == expected))
+    peer.events.iter().any(
+        |event| matches!(event, Event::Failed { peer, reason, .. } if peer == other && *reason == expected),
+    )
 }

@@ -147,8 +147,8 @@ impl Translator {
                 Event::Data { from: from.into(), len: bytes.len(), blake3: blake3::hash(bytes).to_string() }
             }
             api::Event::Transfer(event) => return self.transfer(event),
-            api::Event::PeerFailed { peer, reason } => {
-                Event::Refused { peer: peer.clone(), reason: (*reason).into() }
+            api::Event::PeerFailed { peer, reason, untold } => {
+                Event::Refused { peer: peer.clone(), reason: (*reason).into(), more: *untold }
             }
             api::Event::Ended(_) => return None,
         })

@@ -16,7 +16,7 @@ pub enum PeerKind {
 }
 
 /// Why a peer is gone or was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CloseReason {
     /// The peer left.
     Left,

@@ -137,6 +137,8 @@ pub enum Event {
         peer: UserId,
         /// Why.
         reason: CloseReason,
+        /// How many more failed for this reason since the last of them that was told.
+        untold: u64,
     },
     /// A line of chat.
     Text {

@@ -146,7 +146,7 @@ impl Mesh {
         if was_ready {
             self.event(Event::Closed { peer: peer.clone(), reason });
         } else if is_failure(reason) {
-            self.event(Event::Failed { peer: peer.clone(), reason });
+            self.tell_failure(now, peer.clone(), reason);
         }
         if was_steady || !is_worth_another_try(reason) {
             self.forget_want(peer);

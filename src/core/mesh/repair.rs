@@ -16,6 +16,14 @@ const WANT_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a peer is asked for before it is given up, until the server is entered anew: two minutes of delays in all.
 const WANT_ATTEMPTS: u32 = 8;
 
+/// How often others may have us ask, all peers together: so many at once, and how long until there may be one more. Whoever can take
+/// part can have any number of links break.
+pub(super) const WANTS_BURST: u32 = 128;
+pub(super) const WANTS_EVERY: Duration = Duration::from_secs(1);
+
+/// So much of that is for peers that are asked for the first time: a link that broke is not to wait for those that never come up.
+const WANTS_OF_THE_FIRST: u32 = WANTS_BURST / 2;
+
 /// Peers that are counted as asked for. Beyond, a broken link is left to the other end to repair.
 const WANTS_MAX: usize = 1024;
 
@@ -37,9 +45,15 @@ impl Mesh {
         self.timers.set(TimerKey::Want(peer), Some(at));
     }
 
-    /// Asks, and sets the time to ask again in case nothing comes of it.
+    /// Asks, and sets the time to ask again in case nothing comes of it. Where too much was asked for, this one waits for its turn.
     pub(super) fn want(&mut self, now: Instant, peer: UserId) {
         let Some(tries) = self.wants.get_mut(&peer) else { return };
+        self.asked.catch_up(now);
+        let is_first = *tries == 0;
+        if !(is_first || self.asked.left() > WANTS_OF_THE_FIRST) || !self.asked.take(now) {
+            let turn = now + WANTS_EVERY.mul_f64(self.rng.random_range(1.0..2.0));
+            return self.timers.set(TimerKey::Want(peer), Some(turn));
+        }
         *tries += 1;
         self.outbox.push_back(Output::Signal(ClientSignal::Want { user_id: peer.clone() }));
         self.schedule_want(now, peer, None);

@@ -99,19 +99,6 @@ impl Mesh {
         }
     }
 
-    /// A server may refuse as often as it likes. Whoever listens hears as much of it as people can read.
-    fn tell_refusal(&mut self, now: Instant, code: Option<ErrorCode>, message: String) {
-        if !self.refusals.take(now) {
-            self.unheard_refusals += 1;
-            return;
-        }
-        let message = match std::mem::take(&mut self.unheard_refusals) {
-            0 => message,
-            unheard => format!("{message} (and {unheard} more before it)"),
-        };
-        self.event(Event::Refused { code, message });
-    }
-
     fn handle_accept(&mut self, now: Instant, id: LinkId, peer: UserId, signals: Vec<OfferSignal>) {
         if peer == self.config.identity.me || self.by_id.contains_key(&id) {
             return;

@@ -169,7 +169,7 @@ fn closed(peer: &str, reason: CloseReason) -> Output {
 }
 
 fn failed(peer: &str, reason: CloseReason) -> Output {
-    Output::Event(Event::Failed { peer: user(peer), reason })
+    Output::Event(Event::Failed { peer: user(peer), reason, untold: 0 })
 }
 
 fn want(peer: &str) -> Output {
@@ -729,4 +729,64 @@ fn a_socket_that_opens_while_another_is_believed_in_starts_anew() {
     let outputs = peer.feed(Input::SignalingUp);
     assert_eq!(outputs[..2], [close(FIRST), create(LinkKey(2))]);
     assert!(matches!(outputs[2..], [Output::Signal(ClientSignal::Init(_))]));
+}
+
+fn is_want(output: &Output) -> bool {
+    matches!(output, Output::Signal(ClientSignal::Want { .. }))
+}
+
+#[test]
+fn members_that_give_every_link_up_are_asked_for_in_bounded_number() {
+    let mut peer = Peer::inside();
+    let mut asked = 0;
+    for n in 0..600 {
+        let name = format!("m{n}");
+        peer.accept(&name, &name, ours());
+        peer.signal(ServerSignal::LeaveSwarm { id: id(&name) });
+        asked += peer.pass(Duration::from_millis(100)).iter().filter(|output| is_want(output)).count();
+    }
+    assert!((180..=188).contains(&asked), "128, and one a second: {asked}");
+}
+
+#[test]
+fn a_link_that_broke_does_not_wait_for_those_that_never_come_up() {
+    let mut peer = Peer::inside();
+    let key = peer.ready("x", "you");
+    for n in 0..64 {
+        let name = format!("m{n}");
+        let key = peer.accepting(&name, &name);
+        peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    }
+    let asked: usize = (0..100)
+        .map(|_| peer.pass(Duration::from_millis(100)).iter().filter(|output| is_want(output)).count())
+        .sum();
+    assert!((64..=75).contains(&asked), "each once, and few of them again: {asked}");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert!(peer.pass(Duration::from_millis(750)).contains(&want("you")));
+}
+
+#[test]
+fn failures_without_end_are_heard_now_and_then_and_none_hides_behind_those_of_another_kind() {
+    let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
+    peer.enter();
+    let (mut told, mut untold_before, mut last) = (0, 0, 0);
+    for n in 0..1_000 {
+        let name = format!("m{n}");
+        for output in peer.accept(&name, &name, original()) {
+            if let Output::Event(Event::Failed { reason, untold, .. }) = output {
+                assert_eq!(reason, CloseReason::Unverified);
+                told += 1;
+                untold_before += untold;
+                last = n;
+            }
+        }
+        if n == 500 {
+            let key = peer.accepting("x", "you");
+            let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::DtlsFailed));
+            assert!(outputs.contains(&failed("you", CloseReason::KeyMismatch)), "{outputs:?}");
+        }
+        peer.pass(Duration::from_millis(60));
+    }
+    assert!((70..=76).contains(&told), "16, and one a second: {told}");
+    assert_eq!(told + untold_before, last + 1, "and each is counted");
 }

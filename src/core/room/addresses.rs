@@ -24,6 +24,8 @@ struct Held {
     turned_away: usize,
     /// Outlives the sockets, so that a new one brings nothing new.
     allowance: Bucket,
+    /// Messages about connections that others have paid for.
+    credit: u64,
 }
 
 /// How a socket was received.
@@ -56,6 +58,7 @@ impl Addresses {
             let_in: 0,
             turned_away: 0,
             allowance: Bucket::full(now, limits.messages_of_address()),
+            credit: 0,
         });
         let (count, reception) = if held.let_in < limits.sockets_per_address {
             (&mut held.let_in, Reception::LetIn)
@@ -100,10 +103,40 @@ impl Addresses {
         held.allowance.take(now, rate, messages.min(rate.burst.into()))
     }
 
-    /// Gives so many messages back to an address that has a socket, up to what it may have at once.
-    pub(super) fn give(&mut self, address: ClientAddress, messages: u64, limits: &Limits) {
+    /// Takes one message about a connection: out of the credit, while there is some.
+    pub(super) fn charge_word(&mut self, now: Instant, address: ClientAddress, limits: &Limits) -> bool {
+        match self.known.get_mut(&address) {
+            Some(held) if held.credit > 0 => {
+                held.credit -= 1;
+                true
+            }
+            Some(_) | None => self.charge(now, address, 1, limits),
+        }
+    }
+
+    /// So many messages about connections are paid for.
+    pub(super) fn add_credit(&mut self, address: ClientAddress, messages: u64) {
         if let Some(held) = self.known.get_mut(&address) {
-            held.allowance.give(limits.messages_of_address(), messages);
+            held.credit = held.credit.saturating_add(messages);
+        }
+    }
+
+    /// What one address has paid for the other's words goes back to it.
+    pub(super) fn pay_back(
+        &mut self,
+        now: Instant,
+        from: ClientAddress,
+        to: ClientAddress,
+        messages: u64,
+        limits: &Limits,
+    ) {
+        let Some(debtor) = self.known.get_mut(&from) else { return };
+        let unused = debtor.credit.min(messages);
+        debtor.credit -= unused;
+        let used = messages - unused;
+        let back = if self.charge(now, from, used, limits) { messages } else { unused };
+        if let Some(held) = self.known.get_mut(&to) {
+            held.allowance.give(limits.messages_of_address(), back);
         }
     }
 
@@ -130,6 +163,15 @@ impl Addresses {
 
     pub(super) fn clear(&mut self) {
         self.known.clear();
+    }
+
+    /// What is left of its allowance, and of its credit.
+    #[cfg(test)]
+    pub(super) fn left(&mut self, now: Instant, address: ClientAddress, limits: &Limits) -> (u64, u64) {
+        let rate = limits.messages_of_address();
+        self.known
+            .get_mut(&address)
+            .map_or((rate.burst.into(), 0), |held| (held.allowance.left(now, rate), held.credit))
     }
 
     #[cfg(test)]

@@ -97,7 +97,7 @@ const JOINING_SOCKETS: u32 = 128;
 /// What it costs an address to ask for entry, in messages, whatever the answer.
 pub(super) const PRICE_OF_REQUEST: u64 = 50;
 
-/// What it costs an address to have another member make an offer for one of its own.
+/// What it costs an address to have somebody behind another speak about a connection. The rule is in [`super::accounts`].
 pub(super) const PRICE_OF_OFFER: u64 = 10;
 
 /// What whoever's offer was taken has to say then: that it is there, and the next offer with its candidates. Others decide how often
@@ -153,6 +153,13 @@ impl Bucket {
     #[cfg(test)]
     pub(super) fn had(&self, amount: u64) -> bool {
         self.micros >= amount * MICRO
+    }
+
+    /// What is left, in whole numbers.
+    #[cfg(test)]
+    pub(super) fn left(&mut self, now: Instant, rate: Rate) -> u64 {
+        self.has(now, rate, 0);
+        self.micros / MICRO
     }
 
     /// Gives so much back, up to the burst.

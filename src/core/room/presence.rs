@@ -1,5 +1,6 @@
 //! Members come, fall silent, wake, lose their socket, come back and leave.
 
+use super::accounts::Doing;
 use super::member::{Kind, Member, MemberKey, Presence, UNPROMPTED_OFFERS};
 use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room, early_len_bytes};
 use super::{SocketId, Turn};
@@ -125,31 +126,41 @@ impl Room {
         let newcomer_has = here.lists(&there.user);
         let both_have = newcomer_has && there.lists(&here.user);
         let pair = PairKey::of(newcomer, other);
+        let paid = Some(Doing::Entry(newcomer));
         match self.pairs.get(&pair).cloned() {
             Some(Pair::Linked { .. } | Pair::Theirs) if newcomer_has => {}
             Some(Pair::Linked { link, .. }) => {
                 self.drop_taken(&link, turn);
                 self.send(other, ServerSignal::LeaveSwarm { id: link.clone() }, turn);
                 self.send(newcomer, ServerSignal::LeaveSwarm { id: link }, turn);
-                self.wait(other, newcomer, 0, Queue::Last);
+                self.wait(other, newcomer, 0, paid, Queue::Last);
             }
-            Some(Pair::Theirs | Pair::Apart { .. }) => self.wait(other, newcomer, 0, Queue::Last),
-            Some(Pair::Waiting { owner, tries }) => self.resume_waiting(newcomer, owner, pair, tries),
+            Some(Pair::Theirs | Pair::Apart { .. }) => self.wait(other, newcomer, 0, paid, Queue::Last),
+            Some(Pair::Waiting { owner, tries, paid: before }) => {
+                self.resume_waiting(newcomer, owner, pair, tries, before.or(paid));
+            }
             None if both_have => {
                 self.pairs.insert(pair, Pair::Theirs);
             }
-            None => self.wait(other, newcomer, 0, Queue::Last),
+            None => self.wait(other, newcomer, 0, paid, Queue::Last),
         }
     }
 
     /// Who waited before the socket was lost goes on waiting.
-    fn resume_waiting(&mut self, newcomer: MemberKey, owner: MemberKey, pair: PairKey, tries: u32) {
-        if owner != newcomer {
-            self.wait(owner, newcomer, tries, Queue::Last);
-        } else if let Some(taker) = pair.other(newcomer)
-            && self.members.get(&owner).is_some_and(|member| !member.waiting.contains(&taker))
+    fn resume_waiting(
+        &mut self,
+        newcomer: MemberKey,
+        owner: MemberKey,
+        pair: PairKey,
+        tries: u32,
+        paid: Option<Doing>,
+    ) {
+        let Some(taker) = pair.other(owner) else { return };
+        if owner == newcomer && self.members.get(&owner).is_some_and(|member| member.waiting.contains(&taker))
         {
-            self.wait(owner, taker, tries, Queue::Last);
+            self.pairs.insert(pair, Pair::Waiting { owner, tries, paid });
+        } else {
+            self.wait(owner, taker, tries, paid, Queue::Last);
         }
     }
 
@@ -179,8 +190,8 @@ impl Room {
         }
         for other in self.others(key) {
             match self.pairs.get(&PairKey::of(key, other)) {
-                Some(Pair::Waiting { owner, tries }) if *owner == other => {
-                    self.wait(other, key, *tries, Queue::Last);
+                Some(Pair::Waiting { owner, tries, paid }) if *owner == other => {
+                    self.wait(other, key, *tries, *paid, Queue::Last);
                     self.serve(other, turn);
                 }
                 Some(Pair::Waiting { .. } | Pair::Linked { .. } | Pair::Theirs | Pair::Apart { .. })
@@ -252,11 +263,11 @@ impl Room {
         self.drop_pool(key);
         self.stop_waiting(key, turn);
         for other in self.others(key) {
-            self.give_back_claim(PairKey::of(key, other), turn);
+            self.give_back_claim(PairKey::of(key, other), None, turn);
         }
     }
 
-    fn give_back_claim(&mut self, pair: PairKey, turn: &mut Turn<'_>) {
+    fn give_back_claim(&mut self, pair: PairKey, paid: Option<Doing>, turn: &mut Turn<'_>) {
         let Some(Pair::Linked { link, tries }) = self.pairs.get(&pair).cloned() else { return };
         let Some(Link::Taken(taken)) = self.links.get(&link) else { return };
         let (owner, taker) = (taken.owner, taken.taker);
@@ -267,7 +278,7 @@ impl Room {
         turn.effects.counters.given_back += 1;
         self.send(taker, ServerSignal::LeaveSwarm { id: link.clone() }, turn);
         self.send(owner, ServerSignal::LeaveSwarm { id: link }, turn);
-        self.wait(owner, taker, tries, Queue::First);
+        self.wait(owner, taker, tries, paid, Queue::First);
     }
 
     /// The claim brought no link in time: it is given back, and tried again with a fresh offer.
@@ -276,6 +287,7 @@ impl Room {
         let (owner, taker, since) = (taken.owner, taken.taker, taken.since);
         let Some(claim) = &taken.claim else { return };
         let (answered, owner_seen) = (claim.answered, claim.owner_seen);
+        let paid = self.pay_for_failure(taken, turn);
         let taker_seen = self.members.get(&taker).is_some_and(|member| member.seen_since(since));
         if !owner_seen {
             self.fall_asleep(owner, turn);
@@ -284,7 +296,7 @@ impl Room {
             self.fall_asleep(taker, turn);
             self.ping(taker, turn);
         }
-        self.give_back_claim(PairKey::of(owner, taker), turn);
+        self.give_back_claim(PairKey::of(owner, taker), paid, turn);
         self.serve(owner, turn);
     }
 
@@ -310,7 +322,7 @@ impl Room {
     fn leave(&mut self, key: MemberKey, how: Left, turn: &mut Turn<'_>) {
         self.stop_waiting(key, turn);
         for other in self.others(key) {
-            self.forget_budgets(key, other);
+            self.forget_pair(key, other);
             match self.pairs.remove(&PairKey::of(key, other)) {
                 Some(Pair::Linked { link, .. }) => {
                     self.drop_taken(&link, turn);

@@ -63,8 +63,10 @@ impl Room {
         self.send(to, signal, turn);
     }
 
-    pub(super) fn forget_budgets(&mut self, a: MemberKey, b: MemberKey) {
-        self.budgets.remove(&(a, b));
-        self.budgets.remove(&(b, a));
+    pub(super) fn forget_pair(&mut self, a: MemberKey, b: MemberKey) {
+        for direction in [(a, b), (b, a)] {
+            self.budgets.remove(&direction);
+            self.given_up.remove(&direction);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Turn;
-use super::limits::{Limits, PRICE_OF_OFFER};
+use super::limits::Limits;
 use super::member::{Member, MemberKey};
 use super::state::{
     Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes, early_len_bytes,
@@ -157,22 +157,32 @@ impl Room {
         if owner == sender {
             return Err(Refusal::not_allowed("nobody is connected to itself"));
         }
-        match self.pairs.get(&PairKey::of(owner, sender)).cloned() {
+        let pair = self.pairs.get(&PairKey::of(owner, sender)).cloned();
+        match &pair {
             Some(Pair::Waiting { .. }) => return Ok(()),
             Some(Pair::Linked { link, .. }) => {
-                let Some(Link::Taken(taken)) = self.links.get(&link) else { return Ok(()) };
+                let Some(Link::Taken(taken)) = self.links.get(link) else { return Ok(()) };
                 if taken.claim.is_some() {
                     return Ok(());
                 }
                 turn.check_want(taken.since)?;
-                self.drop_taken(&link, turn);
-                self.send(owner, ServerSignal::LeaveSwarm { id: link }, turn);
             }
-            Some(Pair::Apart { since }) => turn.check_want(since)?,
+            Some(Pair::Apart { since }) => {
+                turn.check_want(*since)?;
+                let rest = self.rest_of_given_up(sender, owner, turn);
+                if rest.is_some_and(|rest| turn.now.saturating_duration_since(*since) < rest) {
+                    return Ok(());
+                }
+            }
             Some(Pair::Theirs) | None => {}
         }
-        turn.effects.caused += PRICE_OF_OFFER;
-        self.wait(owner, sender, 0, Queue::Last);
+        let paid = self.pay_for_want(sender, turn)?;
+        if let Some(Pair::Linked { link, .. }) = pair {
+            self.drop_taken(&link, turn);
+            self.send(owner, ServerSignal::LeaveSwarm { id: link }, turn);
+        }
+        self.given_up.remove(&(sender, owner));
+        self.wait(owner, sender, 0, Some(paid), Queue::Last);
         self.serve(owner, turn);
         Ok(())
     }
@@ -207,8 +217,9 @@ impl Room {
     ) -> Result<(), Refusal> {
         let Some(Link::Taken(taken)) = self.links.get(&id) else { return Ok(()) };
         let other = taken.other_end(sender).ok_or(NOT_YOURS)?;
-        let since = taken.since;
+        let (since, paid) = (taken.since, taken.paid);
         self.drop_taken(&id, turn);
+        self.give_up(sender, other, paid, turn);
         self.pairs.insert(PairKey::of(sender, other), Pair::Apart { since });
         self.send(other, ServerSignal::LeaveSwarm { id }, turn);
         Ok(())

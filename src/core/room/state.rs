@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::accounts::Doing;
 use super::member::{Member, MemberKey};
 use super::relay::Budget;
 use super::{Output, Reason, SocketId, Turn};
@@ -17,6 +18,8 @@ pub(super) struct Room {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) pairs: BTreeMap<PairKey, Pair>,
     pub(super) budgets: BTreeMap<(MemberKey, MemberKey), Budget>,
+    /// How often the first gave up the second, since it last asked for it.
+    pub(super) given_up: BTreeMap<(MemberKey, MemberKey), u32>,
     pub(super) next_member: u64,
 }
 
@@ -69,6 +72,8 @@ pub(super) struct Taken {
     pub(super) unanswered: Option<MemberKey>,
     /// When the taker was given the offer.
     pub(super) since: Instant,
+    /// Whose doing it was, and so paid for.
+    pub(super) paid: Option<Doing>,
     /// What is still missing before the pair counts as linked.
     pub(super) claim: Option<Claim>,
 }
@@ -120,8 +125,8 @@ impl PairKey {
 /// The one fact about two members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pair {
-    /// The other member is to get an offer of `owner`. `tries` claims failed before.
-    Waiting { owner: MemberKey, tries: u32 },
+    /// The other member is to get an offer of `owner`. `tries` claims failed before. `paid` tells who has paid for the hand-out.
+    Waiting { owner: MemberKey, tries: u32, paid: Option<Doing> },
     /// An offer was handed out; [`Taken::claim`] tells whether the link stands.
     Linked { link: LinkId, tries: u32 },
     /// Both said that they are connected, over a link that this server never saw.
@@ -139,6 +144,7 @@ impl Room {
             links: BTreeMap::new(),
             pairs: BTreeMap::new(),
             budgets: BTreeMap::new(),
+            given_up: BTreeMap::new(),
             next_member: 0,
         }
     }
@@ -213,13 +219,15 @@ impl Room {
 
     fn hand_out(&mut self, owner: MemberKey, taker: MemberKey, id: LinkId, turn: &mut Turn<'_>) {
         let pair = PairKey::of(owner, taker);
-        let tries = match self.pairs.get(&pair) {
-            Some(Pair::Waiting { tries, .. } | Pair::Linked { tries, .. }) => *tries,
-            Some(Pair::Theirs | Pair::Apart { .. }) | None => 0,
+        let (tries, paid) = match self.pairs.get(&pair) {
+            Some(Pair::Waiting { tries, paid, .. }) => (*tries, *paid),
+            Some(Pair::Linked { .. } | Pair::Theirs | Pair::Apart { .. }) | None => (0, None),
         };
+        self.credit(pair, paid, turn);
         let until = turn.now + turn.limits.claim_timeout * (1 << tries.min(3));
         let claim = Claim { until, answered: false, owner_seen: false };
-        let taken = Taken { owner, taker, unanswered: Some(owner), since: turn.now, claim: Some(claim) };
+        let taken =
+            Taken { owner, taker, unanswered: Some(owner), since: turn.now, paid, claim: Some(claim) };
         let Some(Link::Offered(offer)) = self.links.insert(id.clone(), Link::Taken(taken)) else { return };
         self.pairs.insert(pair, Pair::Linked { link: id.clone(), tries: tries.saturating_add(1) });
         turn.effects.deadlines.set(until, self.claim_reason(&id));
@@ -273,8 +281,15 @@ impl Room {
     }
 
     /// Puts the pair back to the start: `taker` is to get an offer of `owner`.
-    pub(super) fn wait(&mut self, owner: MemberKey, taker: MemberKey, tries: u32, place: Queue) {
-        self.pairs.insert(PairKey::of(owner, taker), Pair::Waiting { owner, tries });
+    pub(super) fn wait(
+        &mut self,
+        owner: MemberKey,
+        taker: MemberKey,
+        tries: u32,
+        paid: Option<Doing>,
+        place: Queue,
+    ) {
+        self.pairs.insert(PairKey::of(owner, taker), Pair::Waiting { owner, tries, paid });
         self.unlist_both(owner, taker);
         let taker_awake = self.is_awake(taker);
         let Some(member) = self.members.get_mut(&owner).filter(|_| taker_awake) else { return };

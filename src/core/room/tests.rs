@@ -1,5 +1,7 @@
 //! One input, the exact outputs, then nothing more.
 
+mod accounts;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -1245,36 +1247,4 @@ fn whoever_takes_back_its_own_offers_is_given_nothing_for_the_next() {
     }
     let id = link("alice-3");
     assert_eq!(server.say(1, ClientSignal::Withdraw { id })[1..], [closed(1, ErrorCode::LimitExceeded)]);
-}
-
-/// R33. Otherwise whoever is taken from pays, and everybody who shares its address.
-#[test]
-fn to_ask_for_a_member_costs_what_it_makes_that_member_do() {
-    let mut server = Server::new();
-    server.ours(1, "alice");
-    server.connect_from(elsewhere(), 2);
-    server.say(2, init_with("bob", &[], None));
-    server.say(1, offer("alice-2"));
-    server.say(2, answer("alice-1"));
-    let left = |server: &mut Server, address| {
-        let all = server.rooms.limits.messages_of_address().burst.into();
-        let Server { rooms: Rooms { addresses, limits, .. }, now } = server;
-        (0..=all)
-            .rev()
-            .find(|amount| addresses.can_pay(*now, address, *amount, limits))
-            .expect("none at least")
-    };
-    let before = left(&mut server, elsewhere());
-    assert_eq!(code_of(&server.say(2, want("alice"))), Some(ErrorCode::LimitExceeded), "too early");
-    assert_eq!(before - left(&mut server, elsewhere()), 1);
-    server.now += Duration::from_secs(3_600);
-    for _ in 0..20 {
-        server.say(1, want("nobody"));
-    }
-    let (before, of_alice) = (left(&mut server, elsewhere()), left(&mut server, address()));
-    assert_eq!(server.say(2, want("alice"))[1], accept(2, "alice-2", "alice", &[]));
-    assert_eq!(before - left(&mut server, elsewhere()), 11);
-    assert_eq!(left(&mut server, address()) - of_alice, 10);
-    server.say(2, want("alice"));
-    assert_eq!(before - left(&mut server, elsewhere()), 12, "it is on its way");
 }

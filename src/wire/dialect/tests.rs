@@ -337,3 +337,30 @@ fn a_client_keeps_no_more_of_a_message_than_it_has_use_for() {
     };
     assert_eq!(signals.len(), 1 + CANDIDATES_MAX);
 }
+
+#[test]
+fn a_list_of_members_costs_no_more_than_other_text() {
+    use crate::wire::limits::{HAVE_MAX, SIGNAL_MAX_BYTES};
+    let ones = vec!["1"; (SIGNAL_MAX_BYTES - 200) / 2].join(",");
+    let init = format!(r#"{{"type":"init","userId":"ada","roomId":"den","have":[{ones}]}}"#);
+    let signals = lobby().parse(&init).expect("long, but within the limit");
+    let [ClientSignal::Init(Init { have: Some(have), .. })] = &signals[..] else { panic!("{signals:?}") };
+    assert_eq!(have.len(), HAVE_MAX);
+
+    let nested = (0..30).fold(String::from("null"), |inner, _| {
+        format!(r#"{{"type":"x","signal":{inner},"have":[{}]}}"#, &ones[..2_001])
+    });
+    for (field, rest) in [("have", format!("[{ones}]")), ("signal", nested)] {
+        let time = |name: &str| {
+            let text = format!(r#"{{"type":"withdraw","id":"x","{name}":{rest}}}"#);
+            let time = |_| {
+                let start = std::time::Instant::now();
+                assert!(lobby().parse(std::hint::black_box(&text)).is_ok());
+                start.elapsed()
+            };
+            (0..9).map(time).min().expect("nine times")
+        };
+        let (known, unknown) = (time(field), time("nothing"));
+        assert!(known < unknown * 4, "`{field}` takes {known:?}, an unknown name {unknown:?}");
+    }
+}

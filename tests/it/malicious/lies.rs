@@ -216,7 +216,7 @@ impl Member {
 
     fn refused(&self) -> Vec<(&UserId, CloseReason)> {
         let failed = |event| match event {
-            &Event::Failed { ref peer, reason } => Some((peer, reason)),
+            &Event::Failed { ref peer, reason, .. } => Some((peer, reason)),
             _ => None,
         };
         self.told.iter().filter_map(failed).collect()

@@ -33,7 +33,7 @@ fn other(member: usize) -> usize {
 
 fn refusal(member: &Member) -> Option<(&UserId, CloseReason)> {
     member.told.iter().find_map(|event| match event {
-        Event::Failed { peer, reason } => Some((peer, *reason)),
+        Event::Failed { peer, reason, .. } => Some((peer, *reason)),
         _ => None,
     })
 }
