@@ -79,6 +79,7 @@ pub enum Event {
         name: String,
         files: u32,
         bytes: u64,
+        left_out: usize,
         r#ref: Option<serde_json::Value>,
     },
     Offer {

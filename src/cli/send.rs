@@ -327,7 +327,11 @@ mod tests {
     }
 
     fn prepared() -> Event {
-        Event::Transfer(TransferEvent::Prepared { token: SendToken(1), offer: offer(1, "film.mkv", "0") })
+        Event::Transfer(TransferEvent::Prepared {
+            token: SendToken(1),
+            offer: offer(1, "film.mkv", "0"),
+            left_out: 0,
+        })
     }
 
     fn accepted(who: &str) -> Event {

@@ -448,8 +448,17 @@ pub(crate) mod tests {
     fn the_sender_learns_who_uploaded_how_much() {
         let mut shelf = Shelf::default();
         let transfer = TransferId([1; 32]);
-        say(&mut shelf, &TransferEvent::Prepared { token: SendToken(0), offer: offer(1, "film.mkv", "0") });
+        say(
+            &mut shelf,
+            &TransferEvent::Prepared { token: SendToken(0), offer: offer(1, "film.mkv", "0"), left_out: 0 },
+        );
         assert_eq!(shelf.items()[0].sent_summary(), "film.mkv: nobody took it");
+        let folder =
+            TransferEvent::Prepared { token: SendToken(1), offer: offer(2, "trip", "0"), left_out: 2 };
+        assert!(
+            say(&mut shelf, &folder)
+                .ends_with(" without 2 links or special files (--follow sends what links lead to)")
+        );
         say(&mut shelf, &TransferEvent::Accepted { transfer, peer: id("1111") });
         say(&mut shelf, &TransferEvent::Accepted { transfer, peer: id("2222") });
         assert_eq!(shelf.items()[0].state, State::Running);
@@ -473,7 +482,10 @@ pub(crate) mod tests {
     fn receivers_may_make_up_any_number() {
         let mut shelf = Shelf::default();
         let transfer = TransferId([1; 32]);
-        say(&mut shelf, &TransferEvent::Prepared { token: SendToken(0), offer: offer(1, "film.mkv", "0") });
+        say(
+            &mut shelf,
+            &TransferEvent::Prepared { token: SendToken(0), offer: offer(1, "film.mkv", "0"), left_out: 0 },
+        );
         for peer in ["1111", "2222"] {
             let (from_origin_bytes, from_others_bytes) = (u64::MAX, u64::MAX);
             let peer = id(peer);

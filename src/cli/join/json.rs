@@ -73,9 +73,9 @@ impl JsonFace {
                 let decision = self.consent.judge(from, &self.roster);
                 ask = (decision == Decision::Accept).then(|| ask::accept(from, offer));
             }
-            if let TransferEvent::Prepared { token, offer } = event {
+            if let TransferEvent::Prepared { token, offer, left_out } = event {
                 let r#ref = self.sending.remove(token).flatten();
-                return (Some(Translator::sending(offer, r#ref)), None);
+                return (Some(Translator::sending(offer, *left_out, r#ref)), None);
             }
             if let TransferEvent::NotPrepared { token, error } = event {
                 let r#ref = self.sending.remove(token).flatten();
@@ -400,7 +400,8 @@ mod tests {
         let Ok(Some(Ask::Command(Command::Transfer(TransferCommand::Send { token, .. })))) = asked else {
             panic!("{asked:?}")
         };
-        let prepared = Event::Transfer(TransferEvent::Prepared { token, offer: offer(7, "film.mkv", "0") });
+        let prepared =
+            Event::Transfer(TransferEvent::Prepared { token, offer: offer(7, "film.mkv", "0"), left_out: 0 });
         let Some(json::Event::Sending { r#ref, .. }) = face.on_event(&prepared).0 else {
             panic!("no answer")
         };

@@ -155,9 +155,9 @@ impl Translator {
     }
 
     /// The offer of ours that is announced when its manifest is made.
-    pub fn sending(offer: &OfferInfo, r#ref: Option<serde_json::Value>) -> Event {
+    pub fn sending(offer: &OfferInfo, left_out: usize, r#ref: Option<serde_json::Value>) -> Event {
         let OfferInfo { transfer, name, files, bytes, .. } = offer.clone();
-        Event::Sending { transfer, name, files, bytes, r#ref }
+        Event::Sending { transfer, name, files, bytes, left_out, r#ref }
     }
 
     fn peer(&self, id: &UserId) -> PeerRef {
@@ -169,7 +169,7 @@ impl Translator {
         Some(match event.clone() {
             // The rest of what a sender hears of its own files before they are offered comes as the answer to `send`.
             TransferEvent::Preparing { .. } | TransferEvent::NotPrepared { .. } => return None,
-            TransferEvent::Prepared { offer, .. } => Self::sending(&offer, None),
+            TransferEvent::Prepared { offer, left_out, .. } => Self::sending(&offer, left_out, None),
             TransferEvent::Offered { from, offer, .. } => {
                 let OfferInfo { transfer, name, files, folders, bytes, origin } = offer;
                 Event::Offer { transfer, from: self.peer(&from), name, files, folders, bytes, origin }

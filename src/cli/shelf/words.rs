@@ -23,7 +23,9 @@ impl Shelf {
     pub(super) fn words(&self, event: &TransferEvent, roster: &Roster) -> Option<Note> {
         let (ink, text) = match event {
             TransferEvent::Preparing { .. } | TransferEvent::Progress(_) => return None,
-            TransferEvent::Prepared { offer, .. } => (Ink::Good, format!("offering {}", what(offer))),
+            TransferEvent::Prepared { offer, left_out, .. } => {
+                (Ink::Good, format!("offering {}{}", what(offer), without(*left_out)))
+            }
             TransferEvent::NotPrepared { error, .. } => {
                 // It names a file, and whoever made that chose the name.
                 let error = error.to_string();
@@ -158,4 +160,13 @@ fn received(
         format::rate(rate),
         place.unwrap_or_default()
     )
+}
+
+/// What was found in a folder and is not sent.
+fn without(left_out: usize) -> String {
+    match left_out {
+        0 => String::new(),
+        1 => " without 1 link or special file (--follow sends what links lead to)".to_owned(),
+        more => format!(" without {more} links or special files (--follow sends what links lead to)"),
+    }
 }

@@ -38,6 +38,8 @@ pub enum TransferEvent {
         token: SendToken,
         /// What is offered.
         offer: OfferInfo,
+        /// What was found and is not in it, see [`Scanned::left_out`](super::Scanned::left_out).
+        left_out: usize,
     },
     /// The files can't be offered.
     NotPrepared {

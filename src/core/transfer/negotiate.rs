@@ -53,7 +53,7 @@ impl Transfers {
 
     /// A source is hashed.
     pub(super) fn scanned(&mut self, now: Instant, token: SendToken, audience: Audience, done: DiskDone) {
-        let DiskDone::Scanned(Scanned { manifest, bytes, .. }) = done else {
+        let DiskDone::Scanned(Scanned { manifest, bytes, left_out }) = done else {
             return self.out.event(TransferEvent::NotPrepared { token, error: unexpected(done) });
         };
         let id = Manifest::id_of(&bytes);
@@ -71,7 +71,8 @@ impl Transfers {
                 self.shares.insert(id, share);
             }
         }
-        self.out.event(TransferEvent::Prepared { token, offer: self.shares[&id].info.clone() });
+        let offer = self.shares[&id].info.clone();
+        self.out.event(TransferEvent::Prepared { token, offer, left_out });
         let peers: Vec<UserId> = self.ready.keys().cloned().collect();
         for peer in &peers {
             self.offer_to(id, peer);
