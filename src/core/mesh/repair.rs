@@ -27,7 +27,7 @@ impl Mesh {
         if !self.signaling.may_be_asked() || (!is_known && self.wants.len() >= WANTS_MAX) {
             return;
         }
-        let tries = *self.wants.entry(peer.clone()).or_insert(0);
+        let tries = self.wants.entry(peer.clone()).or_default().tries;
         if tries >= WANT_ATTEMPTS {
             return;
         }
@@ -39,8 +39,8 @@ impl Mesh {
 
     /// Asks, and sets the time to ask again in case nothing comes of it.
     pub(super) fn want(&mut self, now: Instant, peer: UserId) {
-        let Some(tries) = self.wants.get_mut(&peer) else { return };
-        *tries += 1;
+        let Some(want) = self.wants.get_mut(&peer) else { return };
+        want.tries += 1;
         self.outbox.push_back(Output::Signal(ClientSignal::Want { user_id: peer.clone() }));
         self.schedule_want(now, peer, None);
     }
@@ -48,6 +48,17 @@ impl Mesh {
     /// The peer need not be asked for, for now.
     pub(super) fn rest_want(&mut self, peer: &UserId) {
         self.timers.set(TimerKey::Want(peer.clone()), None);
+    }
+
+    /// Whether people heard already that the handshake with this peer fails.
+    pub(super) fn is_told(&self, peer: &UserId) -> bool {
+        self.wants.get(peer).is_some_and(|want| want.is_told)
+    }
+
+    pub(super) fn set_told(&mut self, peer: &UserId, is_told: bool) {
+        if let Some(want) = self.wants.get_mut(peer) {
+            want.is_told = is_told;
+        }
     }
 
     /// The count begins anew.
