@@ -63,7 +63,7 @@ enum State {
     Claimed { peer: UserId, early: Early },
     Connecting(Session),
     Ready(Session),
-    Closed { peer: Option<UserId> },
+    Closed { peer: Option<UserId>, handshake_failed: bool },
 }
 
 /// What came from the other side before it could be used.
@@ -178,7 +178,7 @@ impl Link {
         match &self.state {
             State::Claimed { peer, .. } => Some(peer),
             State::Connecting(session) | State::Ready(session) => Some(&session.peer),
-            State::Closed { peer } => peer.as_ref(),
+            State::Closed { peer, .. } => peer.as_ref(),
             State::Offered { .. } => None,
         }
     }
@@ -201,6 +201,11 @@ impl Link {
             }
             State::Offered { .. } | State::Claimed { .. } | State::Closed { .. } => None,
         }
+    }
+
+    /// Whether it ended in the handshake, which proves nothing: a single forged packet ends one, if it comes in time.
+    pub fn has_failed_handshake(&self) -> bool {
+        matches!(self.state, State::Closed { handshake_failed: true, .. })
     }
 
     /// Whether both descriptions are known, so that the link may come up without the server.
@@ -436,8 +441,8 @@ impl Link {
             PeerClosed::Remote if was_ready => CloseReason::Left,
             PeerClosed::IceFailed if was_ready => CloseReason::Lost,
             PeerClosed::Remote | PeerClosed::IceFailed => CloseReason::NoPath,
-            // The certificate is not the one of the description: somebody changed either on the way.
-            PeerClosed::DtlsFailed => CloseReason::KeyMismatch,
+            // The certificate is not the one of the description: somebody changed either on the way, or made it look so.
+            PeerClosed::DtlsFailed => return self.end_in_handshake(),
             PeerClosed::Failed => CloseReason::Misbehaved,
         };
         self.end(reason);
@@ -471,9 +476,16 @@ impl Link {
         if matches!(self.state, State::Closed { .. }) {
             return;
         }
-        self.state = State::Closed { peer: self.peer().cloned() };
+        self.state = State::Closed { peer: self.peer().cloned(), handshake_failed: false };
         self.deadline = None;
         self.event(Event::Closed(reason));
+    }
+
+    fn end_in_handshake(&mut self) {
+        self.end(CloseReason::KeyMismatch);
+        if let State::Closed { handshake_failed, .. } = &mut self.state {
+            *handshake_failed = true;
+        }
     }
 
     fn send(&mut self, channel: Channel, payload: Payload) {

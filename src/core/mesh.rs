@@ -101,6 +101,14 @@ struct Slot {
     claimed_at: Option<Instant>,
 }
 
+/// A broken link that is asked for again.
+#[derive(Debug, Default)]
+struct Want {
+    tries: u32,
+    /// Whether people heard that its handshake failed. It sounds the alarm, and may fail each time.
+    is_told: bool,
+}
+
 /// The machine of the mesh.
 #[derive(Debug)]
 pub struct Mesh {
@@ -123,7 +131,7 @@ pub struct Mesh {
     requested: usize,
     slots: BTreeMap<UserId, Slot>,
     ignored: BTreeSet<UserId>,
-    wants: BTreeMap<UserId, u32>,
+    wants: BTreeMap<UserId, Want>,
     orphans: VecDeque<(LinkId, Vec<Option<Candidate>>)>,
     unsent: VecDeque<ClientSignal>,
     timers: Timers<TimerKey>,

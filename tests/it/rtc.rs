@@ -2,6 +2,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one event among many")]
 
+mod eavesdropper;
 mod forger;
 
 use std::collections::VecDeque;

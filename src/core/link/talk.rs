@@ -196,7 +196,7 @@ impl Link {
                 None => return,
             },
         };
-        let closed = State::Closed { peer: None };
+        let closed = State::Closed { peer: None, handshake_failed: false };
         let State::Connecting(mut session) = std::mem::replace(&mut self.state, closed) else { return };
         let (kind, path, writable) = (session.kind, session.path.take(), session.writable.take());
         let early = std::mem::take(&mut session.early);

@@ -543,7 +543,9 @@ fn the_end_of_the_connection_is_told_by_what_went_before() {
     ];
     for (why, when_ready, when_connecting) in cases {
         assert_eq!(Side::ready(None).peer(PeerEvent::Closed(why)), [closed(when_ready)]);
-        assert_eq!(Side::connected(None).peer(PeerEvent::Closed(why)), [closed(when_connecting)]);
+        let mut side = Side::connected(None);
+        assert_eq!(side.peer(PeerEvent::Closed(why)), [closed(when_connecting)]);
+        assert_eq!(side.link.has_failed_handshake(), why == PeerClosed::DtlsFailed);
     }
 }
 

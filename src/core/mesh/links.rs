@@ -106,6 +106,7 @@ impl Mesh {
 
     fn handle_link_ready(&mut self, now: Instant, key: LinkKey, peer: &UserId) {
         self.rest_want(peer);
+        self.set_told(peer, false);
         let slot = self.slots.entry(peer.clone()).or_default();
         slot.ready_since = Some(now);
         if slot.attempt == Some(key) {
@@ -139,20 +140,25 @@ impl Mesh {
             return;
         }
         let (is_alone, claimed_at) = (slot.ready.is_none() && slot.attempt.is_none(), slot.claimed_at);
+        let handshake_failed = link.has_failed_handshake();
+        let may_fare_better = handshake_failed || is_worth_another_try(reason);
         let was_steady = was_ready && slot.ready_since.is_some_and(|since| now >= since + STEADY);
         if is_alone {
             self.slots.remove(peer);
         }
         if was_ready {
             self.event(Event::Closed { peer: peer.clone(), reason });
-        } else if is_failure(reason) {
+        } else if is_failure(reason) && !(handshake_failed && self.is_told(peer)) {
             self.tell_failure(now, peer.clone(), reason);
         }
-        if was_steady || !is_worth_another_try(reason) {
+        if was_steady || !may_fare_better {
             self.forget_want(peer);
         }
-        if is_alone && is_worth_another_try(reason) {
+        if is_alone && may_fare_better {
             self.schedule_want(now, peer.clone(), claimed_at);
+        }
+        if handshake_failed {
+            self.set_told(peer, true);
         }
     }
 }

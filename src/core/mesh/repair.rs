@@ -28,14 +28,15 @@ const WANTS_OF_THE_FIRST: u32 = WANTS_BURST / 2;
 const WANTS_MAX: usize = 1024;
 
 impl Mesh {
-    /// Sets the time to ask for this peer, unless it was asked for too often: not so soon after `claimed_at` that the server refuses. While the server is away nothing is asked:
-    /// on return `have` tells it what is missing. One that does not know the question is not asked either.
+    /// Sets the time to ask for this peer, unless it was asked for too often: not so soon after `claimed_at` that the server refuses.
+    /// While the server is away nothing is asked: on return `have` tells it what is missing. One that does not know the question is
+    /// not asked either.
     pub(super) fn schedule_want(&mut self, now: Instant, peer: UserId, claimed_at: Option<Instant>) {
         let is_known = self.wants.contains_key(&peer);
         if !self.signaling.may_be_asked() || (!is_known && self.wants.len() >= WANTS_MAX) {
             return;
         }
-        let tries = *self.wants.entry(peer.clone()).or_insert(0);
+        let tries = self.wants.entry(peer.clone()).or_default().tries;
         if tries >= WANT_ATTEMPTS {
             return;
         }
@@ -47,14 +48,14 @@ impl Mesh {
 
     /// Asks, and sets the time to ask again in case nothing comes of it. Where too much was asked for, this one waits for its turn.
     pub(super) fn want(&mut self, now: Instant, peer: UserId) {
-        let Some(tries) = self.wants.get_mut(&peer) else { return };
+        let Some(want) = self.wants.get_mut(&peer) else { return };
         self.asked.catch_up(now);
-        let is_first = *tries == 0;
+        let is_first = want.tries == 0;
         if !(is_first || self.asked.left() > WANTS_OF_THE_FIRST) || !self.asked.take(now) {
             let turn = now + WANTS_EVERY.mul_f64(self.rng.random_range(1.0..2.0));
             return self.timers.set(TimerKey::Want(peer), Some(turn));
         }
-        *tries += 1;
+        want.tries += 1;
         self.outbox.push_back(Output::Signal(ClientSignal::Want { user_id: peer.clone() }));
         self.schedule_want(now, peer, None);
     }
@@ -62,6 +63,17 @@ impl Mesh {
     /// The peer need not be asked for, for now.
     pub(super) fn rest_want(&mut self, peer: &UserId) {
         self.timers.set(TimerKey::Want(peer.clone()), None);
+    }
+
+    /// Whether people heard already that the handshake with this peer fails.
+    pub(super) fn is_told(&self, peer: &UserId) -> bool {
+        self.wants.get(peer).is_some_and(|want| want.is_told)
+    }
+
+    pub(super) fn set_told(&mut self, peer: &UserId, is_told: bool) {
+        if let Some(want) = self.wants.get_mut(peer) {
+            want.is_told = is_told;
+        }
     }
 
     /// The count begins anew.

@@ -417,6 +417,46 @@ fn links_that_break_as_soon_as_they_are_ready_are_not_asked_for_for_ever() {
     assert_eq!(wants, 8);
 }
 
+/// One forged packet in the clear ends a handshake, so that is no proof of anything; but it may be what it looks like.
+#[test]
+fn a_handshake_that_fails_is_told_of_once_and_tried_again() {
+    let mut peer = Peer::inside();
+    let fails = |peer: &mut Peer, round: usize| {
+        let key = peer.accepting(&format!("x{round}"), "you");
+        peer.link(key, PeerEvent::Closed(PeerClosed::DtlsFailed))
+    };
+    assert_eq!(fails(&mut peer, 0), [failed("you", CloseReason::KeyMismatch)]);
+    for round in 1..=8 {
+        assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+        assert_eq!(fails(&mut peer, round), []);
+    }
+    assert!(matches!(peer.mesh.poll_timeout(), Some((_, Reason::Link(_, Deadline::OfferAge)))));
+    assert_eq!(fails(&mut peer, 9), [], "people know already");
+    let key = peer.ready("x10", "you");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    assert_eq!(fails(&mut peer, 11), [failed("you", CloseReason::KeyMismatch)], "it worked meanwhile");
+    peer.enter();
+    peer.drain();
+    assert_eq!(fails(&mut peer, 12), [failed("you", CloseReason::KeyMismatch)]);
+}
+
+#[test]
+fn a_handshake_that_failed_once_leads_to_a_link_and_a_wrong_proof_never() {
+    let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 8);
+    peer.enter();
+    let key = peer.accepting("x", "you");
+    let outputs = peer.link(key, PeerEvent::Closed(PeerClosed::DtlsFailed));
+    assert_eq!(outputs, [failed("you", CloseReason::KeyMismatch)]);
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    let key = peer.accepting("y", "you");
+    assert_eq!(
+        peer.comes_up(key).last(),
+        Some(&failed("you", CloseReason::KeyMismatch)),
+        "told, whatever was"
+    );
+    assert_eq!(peer.mesh.held().wants, 0);
+}
+
 #[test]
 fn a_link_that_held_is_asked_for_from_the_start() {
     let mut peer = Peer::inside();

@@ -3,15 +3,25 @@
 //! Each of our candidates makes a pair with each of them, and each step goes through all checks of the last four seconds for each
 //! pair. From each new address that a check comes from the engine makes a candidate that it never forgets, looks through all of
 //! them at each packet, and answers each check with one of its own (rtc-ice 0.21). So addresses are counted, and the checks from each.
+//!
+//! Whoever hears a check can write its name into others, and send it again: only those that are signed with our password count as the
+//! peer's, and each of them once. For the engine anything of STUN from the peer's address is a sign of life (RFC 7675 wants the answer to a question).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
+
+use super::stun::{
+    BINDING_ERROR, BINDING_INDICATION, BINDING_REQUEST, BINDING_SUCCESS, DATA_INDICATION, Peer,
+    SEND_INDICATION, USERNAME, attribute, is_signed, kind, relayed, transaction,
+};
+use super::transactions::Transactions;
 use crate::core::allowance::Allowance;
+use crate::core::network::ClientAddress;
 use crate::wire::Candidate;
 use crate::wire::limits::CANDIDATES_MAX;
 
@@ -35,10 +45,13 @@ const SENT_BURST: u32 = 20;
 const SENT_EVERY: Duration = Duration::from_millis(500);
 const SENT_TO_MAX: usize = 256;
 
-/// And of all connections together, to one host from which nobody has checked us; and names that are asked for.
+/// And of all connections together, to one host, or network of IPv6 as one has it, from which nobody has checked us, and to all of them;
+/// and names that are asked for.
 const HOST_BURST: u32 = 1000;
 const HOST_EVERY: Duration = Duration::from_millis(50);
 const HOSTS_MAX: usize = 4096;
+const ALL_HOSTS_BURST: u32 = 32_768;
+const ALL_HOSTS_EVERY: Duration = Duration::from_millis(2);
 const ALL_NAMES_BURST: u32 = 256;
 const ALL_NAMES_EVERY: Duration = Duration::from_millis(500);
 
@@ -50,29 +63,24 @@ const PATHS_MAX: usize = 128;
 const CHECKS_BURST: u32 = 250;
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// STUN (RFC 8489 §5): header, magic cookie, methods with their class, and attributes (§14, RFC 8656 §18). The engine does not
-/// look at the first two bits.
-const HEADER_BYTES: usize = 20;
-pub(super) const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-const TYPE: u16 = 0x3fff;
-const BINDING_REQUEST: u16 = 0x0001;
-const SEND_INDICATION: u16 = 0x0016;
-const DATA_INDICATION: u16 = 0x0017;
-const USERNAME: u16 = 0x0006;
-const XOR_PEER_ADDRESS: u16 = 0x0012;
-const DATA: u16 = 0x0013;
+/// How long a check may be sent again (RFC 8489 §6.2.1: after 0.5, 1.5, 3.5, 7.5 and 15.5 s): whoever repeats it keeps a connection
+/// whose peer is gone alive for so much longer.
+const AGAIN_WITHIN: Duration = Duration::from_secs(16);
 
-/// Behind a relay the peer is known by its address, or by the channel that was made for that (RFC 8656 §12).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Peer {
-    Address(SocketAddr),
-    Channel([u8; 2]),
+/// How late an answer may come (RFC 7675 §5.1).
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the peer calls us by, and proves that it was told so.
+#[derive(Debug)]
+struct Us {
+    ufrag: String,
+    password: hmac::Key,
 }
 
 /// What is known about the peer's addresses on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    ufrag: OnceLock<String>,
+    us: OnceLock<Us>,
     /// How many candidates we may have.
     ours: AtomicUsize,
     all: Arc<Reach>,
@@ -82,13 +90,18 @@ pub(super) struct Checks {
 /// What all connections of a process do where peers have them do it.
 #[derive(Debug)]
 pub(super) struct Reach {
-    hosts: Mutex<HashMap<IpAddr, Allowance>>,
+    hosts: Mutex<HashMap<ClientAddress, Allowance>>,
+    all_hosts: Mutex<Allowance>,
     names: Mutex<Allowance>,
 }
 
 impl Default for Reach {
     fn default() -> Self {
-        Self { hosts: Mutex::default(), names: Mutex::new(Allowance::new(ALL_NAMES_BURST, ALL_NAMES_EVERY)) }
+        Self {
+            hosts: Mutex::default(),
+            all_hosts: Mutex::new(Allowance::new(ALL_HOSTS_BURST, ALL_HOSTS_EVERY)),
+            names: Mutex::new(Allowance::new(ALL_NAMES_BURST, ALL_NAMES_EVERY)),
+        }
     }
 }
 
@@ -98,6 +111,7 @@ impl Reach {
     }
 
     fn may_check(&self, host: IpAddr, now: Instant) -> bool {
+        let host = ClientAddress::of(host);
         let mut hosts = self.hosts.lock().expect("nothing panics under it");
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&host) {
             hosts.retain(|_, allowance| {
@@ -109,10 +123,11 @@ impl Reach {
             }
         }
         hosts.entry(host).or_insert_with(|| Allowance::new(HOST_BURST, HOST_EVERY)).take(now)
+            && self.all_hosts.lock().expect("nothing panics under it").take(now)
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     candidates: BTreeSet<String>,
     names: usize,
@@ -122,14 +137,47 @@ struct Known {
     /// Our STUN and TURN servers.
     relays: HashSet<SocketAddr>,
     sent: HashMap<Peer, Allowance>,
+    asked: Transactions,
+    heard: Transactions,
+    heard_again: Allowance,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            candidates: BTreeSet::new(),
+            names: 0,
+            named: HashSet::new(),
+            found: HashSet::new(),
+            paths: HashMap::new(),
+            relays: HashSet::new(),
+            sent: HashMap::new(),
+            asked: Transactions::kept_for(ANSWER_WITHIN),
+            heard: Transactions::kept_for(Duration::MAX),
+            heard_again: Allowance::new(CHECKS_BURST, CHECK_EVERY),
+        }
+    }
 }
 
 impl Known {
+    /// Whether a peer was named, or a check of its came that nobody had heard before.
+    fn has(&self, peer: Peer) -> bool {
+        let is_named = matches!(peer, Peer::Address(address) if self.named.contains(&address));
+        is_named || self.paths.keys().any(|(known, _)| *known == peer)
+    }
+
+    fn note_asked(&mut self, check: &[u8], now: Instant) {
+        if let Some(transaction) = transaction(check) {
+            self.asked.note(transaction, now);
+        }
+    }
+
     /// Whether one more candidate leads to where not enough others lead.
     fn lacks(&self, address: Option<SocketAddr>) -> bool {
         match address {
             Some(address) => {
-                let ports = self.named.iter().filter(|known| known.ip() == address.ip());
+                let host = ClientAddress::of(address.ip());
+                let ports = self.named.iter().filter(|known| ClientAddress::of(known.ip()) == host);
                 !self.named.contains(&address) && ports.count() < PORTS_MAX
             }
             None => self.names < NAMES_MAX,
@@ -148,9 +196,10 @@ impl Checks {
         self.ours.store(candidates, Ordering::Relaxed);
     }
 
-    /// What checks must name us by (RFC 8445 §7.2.2). Before this nobody can know it, and none comes through.
-    pub(super) fn expect(&self, ufrag: &str) {
-        let _ = self.ufrag.set(ufrag.to_owned());
+    /// What checks must name us by and be signed with (RFC 8445 §7.2.2). Before this nobody can know it, and none comes through.
+    pub(super) fn expect(&self, ufrag: &str, password: &str) {
+        let password = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
+        let _ = self.us.set(Us { ufrag: ufrag.to_owned(), password });
     }
 
     /// Whether the engine may have a candidate, once.
@@ -191,7 +240,7 @@ impl Checks {
             Some((peer, data)) => (peer, &datagram[data]),
             None => (Some(Peer::Address(to)), datagram),
         };
-        if !is_stun(check, BINDING_REQUEST) {
+        if kind(check) != Some(BINDING_REQUEST) {
             return true;
         }
         let mut known = self.known.lock().expect("nothing panics under it");
@@ -202,8 +251,20 @@ impl Checks {
             Peer::Channel(_) => to.ip(),
         };
         let has_checked_us = known.paths.keys().any(|(known, _)| *known == peer);
-        known.sent.entry(peer).or_insert_with(|| Allowance::new(SENT_BURST, SENT_EVERY)).take(now)
-            && (has_checked_us || self.all.may_check(host, now))
+        let may_leave =
+            known.sent.entry(peer).or_insert_with(|| Allowance::new(SENT_BURST, SENT_EVERY)).take(now)
+                && (has_checked_us || self.all.may_check(host, now));
+        if may_leave {
+            known.note_asked(check, now);
+        }
+        may_leave
+    }
+
+    /// This left behind another in one call: the engine puts together what goes to one place.
+    pub(super) fn note_left(&self, datagram: &[u8], now: Instant) {
+        if kind(datagram) == Some(BINDING_REQUEST) {
+            self.known.lock().expect("nothing panics under it").note_asked(datagram, now);
+        }
     }
 
     /// Whether an address is one of the peer's, by what it named and by the checks that came.
@@ -218,12 +279,23 @@ impl Checks {
             Some((peer, data)) => (peer, &datagram[data]),
             None => (Some(Peer::Address(from)), datagram),
         };
-        if !is_stun(check, BINDING_REQUEST) {
-            return true;
+        match kind(check) {
+            Some(BINDING_REQUEST) => peer.is_some_and(|peer| self.admits_check(peer, to, check, now)),
+            Some(BINDING_SUCCESS | BINDING_ERROR) => self.admits_answer(check, now),
+            // It asks nothing, and nobody vouches for it.
+            Some(BINDING_INDICATION) => false,
+            Some(_) | None => true,
         }
-        let Some(peer) = peer.filter(|_| self.names_us(check)) else { return false };
+    }
+
+    fn admits_check(&self, peer: Peer, to: SocketAddr, check: &[u8], now: Instant) -> bool {
+        let Some(transaction) = transaction(check).filter(|_| self.is_for_us(check)) else { return false };
         let found_max = self.addresses_max(FOUND_PAIRS_MAX);
         let mut known = self.known.lock().expect("nothing panics under it");
+        if let Some(since) = known.heard.note(transaction, now) {
+            // It may be anybody's by now: it takes no place of those that are the peer's.
+            return since <= AGAIN_WITHIN && known.has(peer) && known.heard_again.take(now);
+        }
         let Known { named, found, paths, .. } = &mut *known;
         if let Peer::Address(address) = peer
             && !named.contains(&address)
@@ -241,98 +313,53 @@ impl Checks {
         paths.entry(path).or_insert_with(|| Allowance::new(CHECKS_BURST, CHECK_EVERY)).take(now)
     }
 
+    /// Whether it answers a question of ours, by its name; the engine looks at the rest.
+    fn admits_answer(&self, answer: &[u8], now: Instant) -> bool {
+        let mut known = self.known.lock().expect("nothing panics under it");
+        let since = transaction(answer).and_then(|transaction| known.asked.since(transaction, now));
+        since.is_some_and(|since| since <= ANSWER_WITHIN)
+    }
+
     /// How many addresses of the peer make so many pairs.
     fn addresses_max(&self, pairs: usize) -> usize {
         (pairs / self.ours.load(Ordering::Relaxed).max(1)).clamp(ADDRESSES_LEAST, CANDIDATES_MAX)
     }
 
-    fn names_us(&self, check: &[u8]) -> bool {
-        let us = self.ufrag.get().zip(attribute(check, USERNAME));
-        let rest = us.and_then(|(ufrag, name)| check[name].strip_prefix(ufrag.as_bytes()));
-        rest.is_some_and(|rest| rest.first() == Some(&b':'))
+    fn is_for_us(&self, check: &[u8]) -> bool {
+        let Some((us, name)) = self.us.get().zip(attribute(check, USERNAME)) else { return false };
+        let rest = check[name].strip_prefix(us.ufrag.as_bytes());
+        rest.is_some_and(|rest| rest.first() == Some(&b':')) && is_signed(check, &us.password)
     }
-}
-
-fn is_stun(datagram: &[u8], kind: u16) -> bool {
-    let found =
-        |header: &[u8]| u16::from_be_bytes([header[0], header[1]]) & TYPE == kind && header[4..8] == COOKIE;
-    datagram.get(..HEADER_BYTES).is_some_and(found)
-}
-
-/// Where in a datagram is what a relay passes on.
-pub(super) fn relayed_data(datagram: &[u8]) -> Option<Range<usize>> {
-    relayed(datagram, DATA_INDICATION).map(|(_, data)| data)
-}
-
-/// What a relay passes on or is to pass on, and whose or to whom it is, if that can be read.
-fn relayed(datagram: &[u8], indication: u16) -> Option<(Option<Peer>, Range<usize>)> {
-    if is_stun(datagram, BINDING_REQUEST) {
-        return None;
-    }
-    if is_stun(datagram, indication) {
-        let peer = attribute(datagram, XOR_PEER_ADDRESS);
-        let peer = peer.and_then(|value| xor_address(&datagram[value], datagram));
-        return Some((peer.map(Peer::Address), attribute(datagram, DATA)?));
-    }
-    match datagram {
-        [high @ 0x40..=0x7f, low, len_high, len_low, data @ ..] => {
-            let len = usize::from(u16::from_be_bytes([*len_high, *len_low]));
-            (len <= data.len()).then_some((Some(Peer::Channel([*high, *low])), 4..4 + len))
-        }
-        _ => None,
-    }
-}
-
-/// An address as a relay writes it (RFC 8489 §14.2) in a message that has a header.
-fn xor_address(value: &[u8], message: &[u8]) -> Option<SocketAddr> {
-    let [_, family, port_high, port_low, address @ ..] = value else { return None };
-    let port = u16::from_be_bytes([port_high ^ COOKIE[0], port_low ^ COOKIE[1]]);
-    let xor = |at: usize| address[at] ^ message[4 + at];
-    let ip = match (family, address.len()) {
-        (1, 4) => IpAddr::from(Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(xor))),
-        (2, 16) => IpAddr::from(Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(xor))),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
-/// Where in a message the value of its first attribute of a kind is.
-fn attribute(message: &[u8], kind: u16) -> Option<Range<usize>> {
-    let mut at = HEADER_BYTES;
-    while let [high, low, len_high, len_low, ..] = message.get(at..)? {
-        let len = usize::from(u16::from_be_bytes([*len_high, *len_low]));
-        let value = at + 4..at + 4 + len;
-        if u16::from_be_bytes([*high, *low]) == kind {
-            return (value.end <= message.len()).then_some(value);
-        }
-        at += 4 + len.next_multiple_of(4);
-    }
-    None
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::ops::Range;
+
     use proptest::prelude::*;
 
+    use super::super::stun::tests::{DATA, XOR_PEER_ADDRESS, message, renamed, signed};
     use super::*;
 
-    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut message = [&kind.to_be_bytes()[..], &[0, 0], &COOKIE, &[7; 12]].concat();
-        for (kind, value) in attributes {
-            message.extend(kind.to_be_bytes());
-            message.extend((value.len() as u16).to_be_bytes());
-            message.extend(*value);
-            message.resize(message.len().next_multiple_of(4), 0);
-        }
-        message
+    /// What our checks are signed with here.
+    const PASSWORD: &str = "open sesame";
+
+    /// A check that nobody sent before.
+    pub(in super::super) fn check(username: &str) -> Vec<u8> {
+        renamed(unsigned(username), PASSWORD)
     }
 
-    pub(in super::super) fn check(username: &str) -> Vec<u8> {
+    fn unsigned(username: &str) -> Vec<u8> {
         message(BINDING_REQUEST, &[(0x8022, b"who?"), (USERNAME, username.as_bytes())])
     }
 
     fn relayed(peer: &[u8], username: &str) -> Vec<u8> {
         message(DATA_INDICATION, &[(XOR_PEER_ADDRESS, peer), (DATA, &check(username))])
+    }
+
+    pub(in super::super) fn expect_us(checks: &Checks) {
+        checks.expect("us", PASSWORD);
     }
 
     fn address(port: u16) -> SocketAddr {
@@ -341,7 +368,7 @@ pub(super) mod tests {
 
     fn checks() -> Checks {
         let checks = Checks::default();
-        checks.expect("us");
+        expect_us(&checks);
         checks
     }
 
@@ -356,7 +383,8 @@ pub(super) mod tests {
         }
         assert!(!admits(&checks(), &message(BINDING_REQUEST, &[])));
         assert!(!admits(&Checks::default(), &check("us:them")), "nobody was told our name yet");
-        assert!(admits(&Checks::default(), &message(0x0101, &[])), "an answer");
+        assert!(!admits(&checks(), &unsigned("us:them")), "anybody can write that");
+        assert!(!admits(&checks(), &signed(unsigned("us:them"), "open barley")));
         assert!(admits(&Checks::default(), &[22; 40]), "something else");
     }
 
@@ -364,14 +392,21 @@ pub(super) mod tests {
     #[test]
     fn checks_in_disguise_are_checks() {
         let wrong = check("them:us");
+        let alive = message(BINDING_INDICATION, &[]);
         let admits = |datagram: &[u8]| checks().admits(address(1), address(2), datagram, Instant::now());
-        for bits in [0x40, 0x80, 0xc0] {
-            let mut disguised = wrong.clone();
-            disguised[0] |= bits;
-            assert!(!admits(&disguised), "{bits:x}");
-            let mut passed_on = relayed(&[0, 1, 9, 9, 9, 9, 9, 9], "them:us");
-            passed_on[0] |= bits;
-            assert!(!admits(&passed_on), "{bits:x}, from a relay");
+        let from_relay = |data: &[u8]| {
+            message(DATA_INDICATION, &[(XOR_PEER_ADDRESS, &[0, 1, 9, 9, 9, 9, 9, 9]), (DATA, data)])
+        };
+        for bits in [0, 0x40, 0x80, 0xc0] {
+            let disguise = |mut datagram: Vec<u8>| {
+                datagram[0] |= bits;
+                datagram
+            };
+            for wrong in [&wrong, &alive, &message(BINDING_SUCCESS, &[]), &message(BINDING_ERROR, &[])] {
+                assert!(!admits(&disguise(wrong.clone())), "{bits:x}");
+                assert!(!admits(&disguise(from_relay(wrong))), "{bits:x}, from a relay");
+                assert!(!admits(&from_relay(&disguise(wrong.clone()))), "{bits:x}, behind a relay");
+            }
         }
         let len = (wrong.len() as u16).to_be_bytes();
         assert!(!admits(&[&[0x40, 0][..], &len, &wrong].concat()), "on a channel of a relay");
@@ -428,6 +463,10 @@ pub(super) mod tests {
         assert_eq!(tried(&(0..64).map(|number| line(number, "192.0.2.1 9")).collect::<Vec<_>>()), 1);
         let ports: Vec<_> = (0..64).map(|port| line(1, &format!("192.0.2.1 {port}"))).collect();
         assert_eq!(tried(&ports), PORTS_MAX);
+        let network: Vec<_> = (1..65).map(|host| line(1, &format!("2001:db8::{host} 9"))).collect();
+        assert_eq!(tried(&network), PORTS_MAX, "one host has all of them");
+        let networks: Vec<_> = (1..65).map(|number| line(1, &format!("2001:db8:0:{number}::1 9"))).collect();
+        assert_eq!(tried(&networks), 64);
         let names: Vec<_> = (0..64).map(|number| line(1, &format!("name-{number}.local 9"))).collect();
         assert_eq!(tried(&names), NAMES_MAX);
     }
@@ -457,7 +496,7 @@ pub(super) mod tests {
         let (all, now) = (Arc::<Reach>::default(), Instant::now());
         let sent = |at: Instant, ports: Range<u16>| {
             let checks = Checks::new(Arc::clone(&all));
-            checks.expect("us");
+            expect_us(&checks);
             ports.filter(|port| checks.may_leave(address(*port), &check("them:us"), at)).count()
         };
         let connections = (0..40).map(|_| sent(now, 0..100)).sum::<usize>();
@@ -465,12 +504,35 @@ pub(super) mod tests {
         assert_eq!(sent(now + Duration::from_secs(1), 0..100), 20);
         let other = Checks::new(Arc::clone(&all));
         assert!(other.may_leave(([192, 0, 2, 77], 9).into(), &check("them:us"), now), "each host for itself");
-        other.expect("us");
+        expect_us(&other);
         assert!(other.admits(address(5), address(1), &check("us:them"), now));
         assert!(other.may_leave(address(5), &check("them:us"), now), "it has asked for them");
         let name = Candidate::of_line("candidate:1 1 udp 9 name.local 9 typ host");
         let names = (0..1000).filter(|_| Checks::new(Arc::clone(&all)).admits_candidate(&name, now)).count();
         assert_eq!(names, ALL_NAMES_BURST as usize);
+    }
+
+    #[test]
+    fn all_addresses_of_an_ipv6_network_are_one_host() {
+        let (all, now) = (Arc::<Reach>::default(), Instant::now());
+        let sent = |network: u16| {
+            let to = move |host: u16| (Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host), 9).into();
+            let checks: Vec<_> = (0..40).map(|_| Checks::new(Arc::clone(&all))).collect();
+            let leaves =
+                |host: &u16| checks[usize::from(host % 40)].may_leave(to(*host), &check("them:us"), now);
+            (1..5000).filter(leaves).count()
+        };
+        assert_eq!([1, 1, 2].map(sent), [HOST_BURST as usize, 0, HOST_BURST as usize]);
+    }
+
+    #[test]
+    fn all_hosts_together_get_few_checks_that_they_have_not_asked_for() {
+        let (all, now) = (Reach::default(), Instant::now());
+        let host = |number: u32| IpAddr::from(Ipv4Addr::from_bits(number));
+        let sent =
+            |now| (0..2 * ALL_HOSTS_BURST).filter(|number| all.may_check(host(number % 256), now)).count();
+        assert_eq!(sent(now), ALL_HOSTS_BURST as usize);
+        assert_eq!(sent(now + Duration::from_secs(1)), 500);
     }
 
     #[test]
@@ -482,6 +544,71 @@ pub(super) mod tests {
         assert!(all.may_check(host(7), now));
         assert!(all.may_check(host(u32::MAX), now + 3 * HOST_EVERY), "most are forgotten by then");
         assert!(all.hosts.lock().expect("nothing panics").len() < HOSTS_MAX);
+    }
+
+    /// Whoever hears a check knows our name, and can send from the peer's address.
+    #[test]
+    fn forged_checks_take_nothing_of_the_peers() {
+        let (checks, now) = (checks(), Instant::now());
+        let from = |port: u16, check: &[u8]| checks.admits(address(port), address(1), check, now);
+        let heard = check("us:them");
+        assert!(from(9, &heard));
+        for number in 0..10_000 {
+            assert!(!from(9, &unsigned("us:them")) && !from(number, &signed(unsigned("us:x"), "")));
+        }
+        assert!(!checks.knows(address(77)), "a stranger");
+        assert_eq!(checks.known.lock().expect("nothing panics").found.len(), 1);
+        let again = (0..10_000).filter(|port| from(*port, &heard)).count();
+        assert_eq!(again, 1, "of those that are sent again what comes from the peer's address");
+        let again = (0..10_000).filter(|_| from(9, &heard)).count();
+        assert_eq!(again, CHECKS_BURST as usize - 1);
+        assert_eq!((0..1000).filter(|_| from(9, &check("us:them"))).count(), CHECKS_BURST as usize - 1);
+        assert!(!checks.knows(address(77)));
+    }
+
+    /// The engine takes anything for a sign of life.
+    #[test]
+    fn what_was_heard_long_ago_is_no_sign_of_life() {
+        let (checks, start) = (checks(), Instant::now());
+        let heard = check("us:them");
+        let at = |secs: u64, datagram: &[u8]| {
+            checks.admits(address(9), address(1), datagram, start + Duration::from_secs(secs))
+        };
+        assert!(at(0, &heard) && at(15, &heard), "it may not have been answered");
+        assert!(!at(20, &heard) && !at(2000, &heard));
+        assert!(at(20, &check("us:them")));
+        let asked = check("them:us");
+        let answer = [&BINDING_SUCCESS.to_be_bytes()[..], &[0, 0], &asked[4..20]].concat();
+        assert!(!at(20, &answer), "nothing was asked");
+        assert!(checks.may_leave(address(9), &asked, start + Duration::from_secs(20)));
+        assert!(at(21, &answer));
+        assert!(!at(60, &answer));
+    }
+
+    #[test]
+    fn answers_come_in_that_were_asked_for() {
+        let (checks, now) = (checks(), Instant::now());
+        const PEER: [u8; 8] = [0, 1, 0x21, 0x13, 192 ^ 0x21, 0x12, 2 ^ 0xa4, 9 ^ 0x42];
+        type Way = fn(&[u8]) -> Vec<u8>;
+        let on_channel: Way = |data| [&[0x40, 0][..], &(data.len() as u16).to_be_bytes(), data].concat();
+        let asks: [Way; 3] = [
+            <[u8]>::to_vec,
+            |data| message(SEND_INDICATION, &[(XOR_PEER_ADDRESS, &PEER), (DATA, data)]),
+            on_channel,
+        ];
+        let answers: [Way; 3] = [
+            <[u8]>::to_vec,
+            |data| message(DATA_INDICATION, &[(XOR_PEER_ADDRESS, &PEER), (DATA, data)]),
+            on_channel,
+        ];
+        for (ask, kind) in asks.iter().flat_map(|ask| [(ask, BINDING_SUCCESS), (ask, BINDING_ERROR)]) {
+            let asked = check("them:us");
+            let answer = [&kind.to_be_bytes()[..], &[0, 0], &asked[4..20]].concat();
+            let come_in = |way: &&Way| checks.admits(address(9), address(1), &way(&answer), now);
+            assert_eq!(answers.iter().filter(come_in).count(), 0);
+            assert!(checks.may_leave(address(9), &ask(&asked), now));
+            assert_eq!(answers.iter().filter(come_in).count(), 3);
+        }
     }
 
     #[test]
@@ -527,15 +654,16 @@ pub(super) mod tests {
                 (prop_oneof![Just(USERNAME), Just(XOR_PEER_ADDRESS), Just(DATA)], prop::collection::vec(any::<u8>(), 0..40)),
                 0..4,
             ),
-            cut in 0..100_usize,
+            password in prop_oneof![Just(PASSWORD), Just("open barley")],
+            cut in 0..140_usize,
         ) {
             let attributes: Vec<(u16, &[u8])> = attributes.iter().map(|(kind, value)| (*kind, &value[..])).collect();
-            let mut datagram = message(kind, &attributes);
+            let mut datagram = signed(message(kind, &attributes), password);
             datagram.truncate(cut);
             let checks = checks();
-            let is_check = is_stun(&datagram, BINDING_REQUEST);
+            let is_check = super::kind(&datagram) == Some(BINDING_REQUEST);
             let is_admitted = checks.admits(address(1), address(2), &datagram, Instant::now());
-            prop_assert_eq!(is_check && is_admitted, is_check && checks.names_us(&datagram));
+            prop_assert_eq!(is_check && is_admitted, is_check && checks.is_for_us(&datagram));
         }
     }
 }

@@ -259,7 +259,9 @@ impl Link {
     async fn describe(&mut self, description: RTCSessionDescription) -> Result<(), PeerClosed> {
         let sdp = refuse("our description", Sdp::new(description.sdp.clone()))?.with_marker();
         self.local_ufrag = attribute(&sdp, "ice-ufrag").map(str::to_owned);
-        self.pulse.checks.expect(self.local_ufrag.as_deref().unwrap_or_default());
+        if let Some((ufrag, password)) = self.local_ufrag.as_deref().zip(attribute(&sdp, "ice-pwd")) {
+            self.pulse.checks.expect(ufrag, password);
+        }
         refuse("our description", self.pc.set_local_description(description).await)?;
         self.pulse.nudge();
         self.outbox.push_back(PeerEvent::Description(sdp));

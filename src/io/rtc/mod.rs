@@ -29,6 +29,8 @@ mod runtime;
 mod session;
 mod signal;
 mod socket;
+mod stun;
+mod transactions;
 mod udp;
 
 use std::collections::BTreeMap;

@@ -16,9 +16,9 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
-use super::checks::{COOKIE, relayed_data};
 use super::records::{ALERT, FORGOTTEN_HEADER, forget};
 use super::runtime::Pulse;
+use super::stun::{COOKIE, relayed_data};
 use super::udp::UdpPort;
 
 /// What is asked of the kernel for each socket, in each direction. A burst of one SCTP window must fit.
@@ -126,7 +126,12 @@ impl LinkSocket {
         let data = relayed_data(datagram).unwrap_or(0..datagram.len());
         let data = &mut datagram[data];
         match data.first() {
-            Some(20..=63) => self.pulse.records.sift(data, self.pulse.has_deciphered()),
+            Some(20..=63) => {
+                self.pulse.records.sift(data, self.pulse.has_deciphered());
+                if is_alert(data) && !self.pulse.is_settled() {
+                    self.pulse.note_alert_received();
+                }
+            }
             // There is nothing else that this program speaks, and RTP costs the engine memory before it is known whose it is.
             Some(4..=19 | 128..) => forget(data),
             Some(0..=3 | 64..=127) | None => {}
@@ -231,10 +236,14 @@ impl AsyncUdpSocket for LinkSocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        if !self.pulse.checks.may_leave(transmit.destination, transmit.contents, Instant::now()) {
+        let (checks, now) = (&self.pulse.checks, Instant::now());
+        let stride = transmit.segment_size.unwrap_or(transmit.contents.len());
+        let mut datagrams = transmit.contents.chunks(stride.max(1));
+        if !datagrams.next().is_none_or(|first| checks.may_leave(transmit.destination, first, now)) {
             // Like one that got lost.
             return Poll::Ready(Ok(transmit.contents.len()));
         }
+        datagrams.for_each(|datagram| checks.note_left(datagram, now));
         let sent = self.inner.poll_send(cx, transmit);
         if !self.pulse.is_settled() {
             self.pulse.note_sent(is_alert(transmit.contents));
@@ -261,9 +270,6 @@ impl AsyncUdpSocket for LinkSocket {
         }
         let received = self.read(cx, buf, meta);
         if matches!(received, Poll::Ready(Ok(()))) {
-            if !self.pulse.is_settled() && is_alert(&buf[..meta.len]) {
-                self.pulse.note_alert_received();
-            }
             self.sift(&mut buf[..meta.len], meta);
         }
         if received.is_ready() {
@@ -285,7 +291,7 @@ impl AsyncUdpSocket for LinkSocket {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::checks::tests::check;
+    use super::super::checks::tests::{check, expect_us};
     use super::*;
 
     fn socket(pulse: &Arc<Pulse>) -> LinkSocket {
@@ -335,7 +341,7 @@ mod tests {
     #[tokio::test]
     async fn checks_that_the_engine_must_not_get_are_forgotten() {
         let pulse = Arc::<Pulse>::default();
-        pulse.checks.expect("us");
+        expect_us(&pulse.checks);
         let socket = socket(&pulse);
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let arrives = async |check: Vec<u8>| {
@@ -355,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn of_dtls_only_that_of_the_peer_comes_in_and_nothing_of_what_is_not_spoken() {
         let pulse = Arc::<Pulse>::default();
-        pulse.checks.expect("us");
+        expect_us(&pulse.checks);
         let socket = socket(&pulse);
         let (peer, stranger) = (([192, 0, 2, 1], 9).into(), ([192, 0, 2, 2], 9).into());
         let comes_in = |from, datagram: &[u8]| {
@@ -380,6 +386,42 @@ mod tests {
         assert!(!comes_in(stranger, &relayed(&[128; 40])));
         let cipher_change = [&[20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1][..], &[1]].concat();
         assert!(!comes_in(peer, &cipher_change) && !comes_in(stranger, &relayed(&cipher_change)));
+    }
+
+    /// An alert that nobody of the peer's sent would make a failure of the network look like another key.
+    #[tokio::test]
+    async fn alerts_are_those_that_come_in() {
+        let pulse = Arc::<Pulse>::default();
+        expect_us(&pulse.checks);
+        let socket = socket(&pulse);
+        let (peer, stranger) = (([192, 0, 2, 1], 9).into(), ([192, 0, 2, 2], 9).into());
+        let hear = |from, datagram: &[u8]| {
+            let mut meta = RecvMeta::default();
+            (meta.addr, meta.len, meta.stride) = (from, datagram.len(), datagram.len());
+            socket.sift(&mut datagram.to_vec(), &meta);
+            pulse.alert_received()
+        };
+        let alert = [&[21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2][..], &[2, 40]].concat();
+        assert!(!hear(peer, &check("us:them")));
+        assert!(!hear(stranger, &[21]) && !hear(stranger, &alert) && !hear(peer, &[21]));
+        assert!(hear(peer, &alert));
+    }
+
+    #[tokio::test]
+    async fn checks_that_leave_behind_other_datagrams_are_answered() {
+        let pulse = Arc::<Pulse>::default();
+        let socket = socket(&pulse);
+        let (asked, to) = (check("them:us"), UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+        let to = to.local_addr().expect("bound");
+        let contents = [vec![23; asked.len()], asked.clone()].concat();
+        let segment_size = Some(asked.len());
+        let transmit =
+            Transmit { destination: to, ecn: None, contents: &contents, segment_size, src_ip: None };
+        if socket.max_gso_segments() > 1 {
+            std::future::poll_fn(|cx| socket.poll_send(cx, &transmit)).await.expect("sent");
+            let answer = [&[1, 1, 0, 0][..], &asked[4..20]].concat();
+            assert!(pulse.checks.admits(to, to, &answer, Instant::now()));
+        }
     }
 
     #[tokio::test]
