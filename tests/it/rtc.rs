@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fast_rtc_swarm::core::peer::{Channel, LinkKey, Payload, PeerClosed, PeerCommand, PeerEvent};
-use fast_rtc_swarm::io::rtc::{Bind, RtcConfig, RtcDriver};
+use fast_rtc_swarm::io::rtc::{Bind, IceServer, RtcConfig, RtcDriver};
 use fast_rtc_swarm::wire::limits::CHANNEL_MESSAGE_MAX_BYTES;
 use fast_rtc_swarm::wire::{Candidate, Sdp};
 use tokio::net::UdpSocket;
@@ -819,4 +819,30 @@ async fn a_process_carries_many_connections() {
             _ => {}
         }
     }
+}
+
+/// Its answers are to questions of ours, as those of peers are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stun_server_is_listened_to() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let address = server.local_addr().expect("bound");
+    let ice_servers = vec![IceServer { urls: vec![format!("stun:{address}")], ..IceServer::default() }];
+    let mut peer = Peer::with(RtcConfig { ice_servers, ..loopback() });
+    peer.ask(PeerCommand::CreateOffer);
+    let answer = async {
+        let mut question = [0; 1500];
+        loop {
+            let (_, from) = server.recv_from(&mut question).await.expect("received");
+            // 203.0.113.9, port 1234 (RFC 8489 §14.2).
+            let mapped = [0, 0x20, 0, 8, 0, 1, 0x25, 0xc0, 203 ^ 0x21, 0x12, 113 ^ 0xa4, 9 ^ 0x42];
+            let answer = [&[1, 1, 0, 12][..], &question[4..20], &mapped].concat();
+            server.send_to(&answer, from).await.expect("sent");
+        }
+    };
+    let candidates = tokio::select! {
+        candidates = peer.candidates() => candidates,
+        () = answer => unreachable!("it answers as long as it is asked"),
+    };
+    let is_found = |candidate: &Candidate| candidate.candidate.contains("203.0.113.9 1234 typ srflx");
+    assert!(candidates.iter().flatten().any(is_found), "{candidates:?}");
 }
