@@ -141,6 +141,10 @@ pub enum Event {
         transfer: TransferId,
         reason: String,
     },
+    Silent {
+        transfer: TransferId,
+        peer: PeerRef,
+    },
     Suspect {
         transfer: Option<TransferId>,
         peer: PeerRef,

@@ -240,6 +240,7 @@ impl Delivery {
             | TransferEvent::Resumed { .. }
             | TransferEvent::Stalled { .. }
             | TransferEvent::Done { .. }
+            | TransferEvent::Silent { .. }
             | TransferEvent::PeerCutOff { .. } => return false,
         }
         true

@@ -264,6 +264,7 @@ impl Shelf {
             TransferEvent::Preparing { .. }
             | TransferEvent::NotPrepared { .. }
             | TransferEvent::Stalled { .. }
+            | TransferEvent::Silent { .. }
             | TransferEvent::PeerCutOff { .. }
             | TransferEvent::Declined { .. } => {}
             TransferEvent::Conflicts { transfer, .. } => self.set(transfer, State::InTheWay),

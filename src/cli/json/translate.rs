@@ -212,6 +212,7 @@ impl Translator {
             TransferEvent::Failed { transfer, reason, .. } => {
                 Event::Failed { transfer, reason: reason.to_string() }
             }
+            TransferEvent::Silent { transfer, peer } => Event::Silent { transfer, peer: self.peer(&peer) },
             TransferEvent::PeerCutOff { transfer, peer, reason } => {
                 Event::Suspect { transfer, peer: self.peer(&peer), reason: reason.to_string() }
             }

@@ -83,6 +83,13 @@ impl Shelf {
                 let reason = text::line(&reason, REASON_MAX_CHARS);
                 (Ink::Bad, format!("{} will not complete: {reason}", self.name(transfer)))
             }
+            TransferEvent::Silent { transfer, peer } => {
+                let (name, peer) = (self.name(transfer), roster.label(peer));
+                (
+                    Ink::Warn,
+                    format!("{name}: {peer} does not send what it has; it is asked again now and then"),
+                )
+            }
             TransferEvent::PeerCutOff { transfer, peer, reason } => {
                 let of = transfer
                     .as_ref()

@@ -50,7 +50,9 @@ impl Exchange {
             return None;
         }
         let piece = self.pick(peer, rng).or_else(|| self.pick_late(now, peer))?;
-        (self.stalled, self.quiet_since) = (false, None);
+        if !member.rests {
+            (self.stalled, self.quiet_since) = (false, None);
+        }
         self.missing.remove(piece);
         *self.fetching.entry(piece).or_default() += 1;
         let cost = self.cost(piece);
@@ -149,7 +151,7 @@ impl Exchange {
         member.forgiven_bytes =
             member.forgiven_bytes.checked_sub(part_len - new_bytes).ok_or(CutOffReason::Protocol)?;
         // What was asked for before and taken back since shows that more is on its way, too.
-        member.heard_at = now;
+        (member.heard_at, member.rests) = (now, false);
         if new_bytes == 0 {
             return Ok(None);
         }

@@ -172,6 +172,13 @@ pub enum TransferEvent {
         /// Why.
         reason: FailReason,
     },
+    /// A peer says that it has pieces and does not send them: it is asked for one now and then.
+    Silent {
+        /// Which.
+        transfer: TransferId,
+        /// Who.
+        peer: UserId,
+    },
     /// A peer broke the protocol: nothing is asked of it or given to it any more.
     PeerCutOff {
         /// In which transfer, if it was in one.
@@ -299,9 +306,6 @@ pub enum CutOffReason {
     /// A piece that does not have the hash the manifest gives it.
     #[error("it sent wrong bytes")]
     WrongBytes,
-    /// It said that it has pieces and never sent them.
-    #[error("it has not sent what it says it has")]
-    NeverAnswers,
     /// It asked for much more than there is.
     #[error("it asks without end")]
     EndlessRequests,

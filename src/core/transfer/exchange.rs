@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::pieces::PieceSet;
 use super::rate::Meter;
 use crate::wire::UserId;
+use crate::wire::limits::CONTROL_MAX_BYTES;
 use crate::wire::manifest::Manifest;
 
 /// The first window of requests to a peer, and how much of what we have it is shown ahead, in bytes.
@@ -29,6 +30,9 @@ const SLACK_BYTES: u64 = 64 * 1024 * 1024;
 /// of. Who says that it has everything has longer: it shows nothing to those who are behind with passing on what they have.
 const QUIET: Duration = Duration::from_secs(30);
 const QUIET_ALTHOUGH_COMPLETE: Duration = Duration::from_secs(120);
+
+/// What the first answer to a peer counts among its requests, for it may leave, and join or offer again: the longest there is.
+pub(super) const JOIN_BYTES: u64 = CONTROL_MAX_BYTES as u64;
 
 /// How far we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +147,8 @@ pub(super) struct Member {
     pub(super) nudged_us_at: Option<Instant>,
     /// How often requests were taken back because nothing came, since the last piece that did.
     pub(super) silences: u32,
+    /// Does not answer: asked for one piece now and then, and taken for one that has nothing.
+    pub(super) rests: bool,
     /// Not asked before then, because it said that it is busy or did not answer.
     pub(super) retry_at: Option<Instant>,
     /// What may still come although nothing is asked for, because we took requests back.
@@ -201,6 +207,7 @@ impl Member {
             nudged_at: None,
             nudged_us_at: None,
             silences: 0,
+            rests: false,
             retry_at: None,
             forgiven_bytes: STRAY_MAX_BYTES,
             joined: false,
@@ -282,6 +289,15 @@ impl Exchange {
         let taken = self.taken_bytes.entry(peer.clone()).or_default();
         *taken = taken.saturating_add(bytes);
         *taken <= limit
+    }
+
+    /// Whether a peer may take part from now on, if it does not yet, by whatever it says.
+    pub(super) fn admit(&mut self, now: Instant, peer: &UserId) -> bool {
+        if self.members.contains_key(peer) {
+            return true;
+        }
+        self.member(now, peer);
+        self.allow(peer, JOIN_BYTES)
     }
 
     /// Bytes asked for or at the disk, which may be in memory at the same time.
@@ -381,14 +397,12 @@ impl Exchange {
 
     /// Whether everything that is not here yet can be had from the members.
     pub(super) fn is_obtainable(&self) -> bool {
-        self.members.values().any(|member| member.complete) || self.unobtainable_bytes() == 0
+        self.members.values().any(|member| member.complete && !member.rests) || self.unobtainable_bytes() == 0
     }
 
     /// Whether pieces are missing, and nobody owes us one or has shown one.
     pub(super) fn is_dead(&self) -> bool {
-        self.fetching.is_empty()
-            && !self.missing.is_empty()
-            && self.missing.iter().all(|piece| self.copies[piece as usize] == 0)
+        self.fetching.is_empty() && !self.missing.is_empty() && self.missing.iter().all(self.is_nowhere())
     }
 
     /// Whether that has been so for long. Looked at closely once in [`QUIET`]: that is a look at each missing piece.
@@ -398,7 +412,7 @@ impl Exchange {
             return false;
         }
         let since = *self.quiet_since.get_or_insert(now);
-        let is_said = self.members.values().any(|member| member.complete);
+        let is_said = self.members.values().any(|member| member.complete && !member.rests);
         let patience = if is_said { QUIET_ALTHOUGH_COMPLETE } else { QUIET };
         if now.saturating_duration_since(since) < patience {
             return false;
@@ -409,10 +423,16 @@ impl Exchange {
 
     /// Bytes that are not here and that no member has shown.
     pub(super) fn unobtainable_bytes(&self) -> u64 {
-        self.missing
-            .iter()
-            .filter(|piece| self.copies[*piece as usize] == 0)
-            .map(|piece| self.len(piece))
-            .sum()
+        let is_nowhere = self.is_nowhere();
+        self.missing.iter().filter(|piece| is_nowhere(*piece)).map(|piece| self.len(piece)).sum()
+    }
+
+    /// Whether no member has shown a piece, but for those that do not answer.
+    fn is_nowhere(&self) -> impl Fn(u32) -> bool {
+        let resting: Vec<&Member> = self.members.values().filter(|member| member.rests).collect();
+        move |piece| {
+            let copies = usize::from(self.copies[piece as usize]);
+            copies == resting.iter().filter(|member| member.has.contains(piece)).count()
+        }
     }
 }

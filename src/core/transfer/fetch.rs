@@ -26,7 +26,8 @@ const IN_FLIGHT_BYTES: u64 = 32 * 1024 * 1024;
 const SILENCE: Duration = Duration::from_secs(10);
 const SILENCE_DOUBLES: u32 = 3;
 
-/// After so many silences it is cut off if nothing else came on its bulk channel for so long either.
+/// After so many silences, if nothing else came on its bulk channel for so long either, it is asked for one piece after so long
+/// again, until it answers: its user may have stopped the terminal.
 const SILENCES_MAX: u32 = 3;
 const NOTHING_CAME: Duration = Duration::from_secs(120);
 
@@ -49,6 +50,9 @@ impl Transfers {
             return;
         }
         let Some(exchange) = share.exchange() else { return };
+        if !exchange.admit(now, peer) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
         let member = exchange.member(now, peer);
         member.joined = true;
         member.complete |= complete;
@@ -301,10 +305,13 @@ impl Transfers {
     ) {
         let Some(share) = self.shares.get_mut(&id).filter(|share| share.admits(peer)) else { return };
         let direction = share.direction;
-        let before = share.answers.insert(peer.clone(), Answer::Delivered);
         if let Some(exchange) = share.exchange() {
+            if !exchange.admit(now, peer) {
+                return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+            }
             exchange.member(now, peer).done = true;
         }
+        let before = share.answers.insert(peer.clone(), Answer::Delivered);
         self.uploads.cancel_all(peer, id);
         if direction == Direction::Send && before != Some(Answer::Delivered) {
             self.report_one(now, id);
@@ -328,7 +335,7 @@ impl Transfers {
         asked.iter().for_each(|piece| exchange.unask(peer, *piece));
         let cost: u64 = asked.iter().map(|piece| exchange.cost(*piece)).sum();
         let member = exchange.members.get_mut(peer).expect("it was there above");
-        member.heard_at = now;
+        (member.heard_at, member.rests) = (now, false);
         member.retry_at = Some(now + jitter);
         member.window_bytes = member.window_bytes.saturating_sub(cost).max(1);
         self.feed_all(id);
@@ -379,7 +386,7 @@ impl Transfers {
         }
     }
 
-    /// Takes the requests to a silent peer back; one that never answers is cut off.
+    /// Takes the requests to a silent peer back; one that never answers rests.
     fn silent(&mut self, now: Instant, id: TransferId, peer: &UserId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
         let Some(member) = exchange.members.get_mut(peer) else { return };
@@ -390,7 +397,16 @@ impl Transfers {
         let is_hopeless = member.silences >= SILENCES_MAX && self.ready.get(peer).is_none_or(is_silent);
         self.take_back(id, peer);
         if is_hopeless {
-            self.cut_off(now, Some(id), peer, CutOffReason::NeverAnswers);
+            self.rest(now, id, peer);
+        }
+    }
+
+    fn rest(&mut self, now: Instant, id: TransferId, peer: &UserId) {
+        let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
+        let Some(member) = exchange.members.get_mut(peer) else { return };
+        (member.retry_at, member.window_bytes) = (Some(now + NOTHING_CAME), 1);
+        if !std::mem::replace(&mut member.rests, true) {
+            self.out.event(TransferEvent::Silent { transfer: id, peer: peer.clone() });
         }
     }
 

@@ -31,7 +31,7 @@ const MANIFEST_GRACE: Duration = Duration::from_secs(10);
 const MANIFEST_MIN_BPS: u32 = 256 * 1024;
 const MANIFEST_ROUNDS_MAX: u32 = 10;
 
-/// A transfer of whose manifest nothing came for so long, from anybody, nor anything else from whoever was asked, is given up. On
+/// A transfer of whose manifest nothing came for so long, from anybody, nor anything else from whoever may be asked, is given up. On
 /// a slow path much may come before it; where others say otherwise what it is, after this and twice the time that it may take.
 const MANIFEST_GIVE_UP: Duration = Duration::from_secs(120);
 
@@ -61,9 +61,9 @@ impl Transfers {
     pub(super) fn fetch_again(&mut self, now: Instant, id: TransferId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
         let Stage::Fetching(fetch) = &share.stage else { return };
-        // Lists that the same peer was asked for before, and what else is on its way, come first.
-        let from = fetch.from.as_ref().and_then(|from| self.ready.get(from));
-        let came_at = from.map_or(fetch.came_at, |ready| ready.came_at.max(fetch.came_at));
+        // Lists that the same peers were asked for before, and what else is on its way, come first.
+        let asked = share.holders.iter().chain(share.likewise()).filter_map(|peer| self.ready.get(peer));
+        let came_at = asked.map(|ready| ready.came_at).fold(fetch.came_at, Instant::max);
         if now.saturating_duration_since(came_at) >= MANIFEST_GIVE_UP {
             let rivals = std::mem::take(&mut share.rivals);
             self.fail(id, FailReason::NoManifest);

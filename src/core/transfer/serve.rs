@@ -2,20 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Member, Phase};
+use super::exchange::{JOIN_BYTES, Member, Phase};
 use super::machine::{Pending, TICK, Transfers};
 use super::membership::unexpected;
 use super::share::{Share, Stage};
 use super::{CutOffReason, Direction, DiskDone, DiskError, DiskJob, FailReason, Output, Reason};
-use crate::wire::limits::CONTROL_MAX_BYTES;
 use crate::wire::transfer::{Bits, PIECES_PER_BITS, PIECES_PER_MESSAGE, TransferMessage};
 use crate::wire::{TransferId, UserId};
 
 /// Verified pieces are announced at most so often, and less often the more take part.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(40);
-
-/// What the first answer to a peer counts among its requests, for it may leave, and join or offer again: the longest there is.
-const JOIN_BYTES: u64 = CONTROL_MAX_BYTES as u64;
 
 impl Transfers {
     /// A peer takes part from now on.

@@ -860,13 +860,20 @@ fn joining_again_and_again_is_answered_once() {
 fn who_leaves_and_joins_without_end_is_cut_off() {
     let manifest = one_file(8 * MIB);
     let id = id_of(&manifest);
-    let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
     let rounds = 2 * (2 * manifest.total_bytes() + 64 * MIB) / (64 * 1024);
-    for _ in 0..rounds {
-        victim.control("mallory", &TransferMessage::Join { id });
-        victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+    let joining = [
+        TransferMessage::Join { id },
+        whole(id, &manifest),
+        TransferMessage::Done { id, from_origin: 0, from_others: 0 },
+    ];
+    for message in joining {
+        let mut victim = sender(&manifest, Audience::Everyone, &["mallory"]);
+        for _ in 0..rounds {
+            victim.control("mallory", &message);
+            victim.control("mallory", &TransferMessage::Stop { id, reason: StopReason::Stopped });
+        }
+        assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)], "{message:?}");
     }
-    assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::EndlessRequests)]);
 }
 
 #[test]

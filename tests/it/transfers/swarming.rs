@@ -11,7 +11,7 @@ use fast_rtc_swarm::core::transfer::{
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
 use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, Manifest, piece_log2_for, pieces_of};
 use fast_rtc_swarm::wire::path::SafePath;
-use fast_rtc_swarm::wire::transfer::{Bits, TransferMessage};
+use fast_rtc_swarm::wire::transfer::{Bits, Offer, TransferMessage};
 use fast_rtc_swarm::wire::{TransferId, UserId};
 
 use super::world::{Access, DiskFn, Sent, World, id};
@@ -150,7 +150,7 @@ fn a_long_list_of_files_arrives_on_a_slow_path() {
     assert_eq!(cut_off(&world), []);
 }
 
-/// They are sent one behind the other, and the last takes minutes to begin.
+/// They are sent one behind the other, and the last takes minutes to begin. A third peer offers the same and says nothing else.
 #[test]
 fn several_long_lists_of_files_arrive_on_a_slow_path() {
     let manifests: Vec<_> = (0..8).map(|number| files(10_000 + number, 0)).collect();
@@ -158,6 +158,23 @@ fn several_long_lists_of_files_arrive_on_a_slow_path() {
     let slow = Access { up_bps: 16_000, ..access(1, 100) };
     for (number, access) in [slow, access(10, 10)].iter().enumerate() {
         world.add(config(&id(number)), *access, disks(&manifests));
+    }
+    let silent = Config { accept: AcceptPolicy::Nobody, ..config(&id(2)) };
+    world.add(silent, access(10, 10), disks(&manifests));
+    for (number, manifest) in manifests.iter().enumerate() {
+        let bytes = manifest.to_bytes();
+        let offer = Offer {
+            id: Manifest::id_of(&bytes),
+            name: "000000.txt".to_owned(),
+            files: 10_000 + number as u32,
+            folders: 0,
+            bytes: 0,
+            manifest_bytes: bytes.len() as u32,
+            origin: id(0),
+            audience: None,
+        };
+        let message = TransferMessage::Offer(offer).to_value();
+        world.input_after(Duration::from_secs(5), &id(1), Input::Control { peer: id(2), message });
     }
     for place in 0..manifests.len() {
         let TransferCommand::Send { token, options, audience, .. } = send() else { panic!("it sends") };
@@ -437,29 +454,61 @@ fn a_peer_that_never_sends_what_it_has_does_not_hold_up_the_others() {
         control @ Sent::Control(_) => Some(control),
     });
     let others = [id(1), id(2)];
-    assert!(
-        cut_off(&world)
-            .iter()
-            .all(|(_, liar, reason)| *liar == id(3) && *reason == CutOffReason::NeverAnswers)
-    );
+    assert_eq!(cut_off(&world), []);
     assert!(others.iter().all(|who| world.sent_bytes(who) > 0));
 }
 
-#[test]
-fn a_peer_of_which_nothing_comes_is_cut_off_in_the_end() {
-    let manifest = one_file(16 * MIB);
+/// A sender whose pieces and refusals are held back, from five seconds on and for so long.
+fn with_pause(seconds: u64) -> World {
+    let manifest = one_file(256 * MIB);
     let mut world = World::new();
     for number in 0..2 {
         world.add(config(&id(number)), access(100, 100), disk(manifest.clone()));
     }
+    world.command(&id(0), send());
+    world.run(Duration::from_secs(5), |_| false);
+    pause(&mut world, seconds);
+    world
+}
+
+fn pause(world: &mut World, seconds: u64) {
     let is_answer = |sent: &Sent| match sent {
         Sent::Bulk(frame) => frame::may_overtake(frame),
         Sent::Control(message) => matches!(message, TransferMessage::Busy { .. }),
     };
     world.tamper(&id(0), Box::new(move |_, sent| (!is_answer(&sent)).then_some(sent)));
-    world.command(&id(0), send());
-    world.run(Duration::from_secs(300), |world| !cut_off(world).is_empty());
-    assert_eq!(cut_off(&world), [(id(1), id(0), CutOffReason::NeverAnswers)]);
+    let until = world.now - world.start + Duration::from_secs(seconds);
+    world.run(until, |_| false);
+    world.tamper(&id(0), Box::new(|_, sent| Some(sent)));
+}
+
+#[test]
+fn a_peer_of_which_nothing_comes_is_told_of_once_and_taken_for_one_that_has_nothing() {
+    let mut world = with_pause(1_000);
+    let told = |world: &World, is: fn(&TransferEvent) -> bool| {
+        world.events.iter().filter(|(.., event)| is(event)).count()
+    };
+    let is_silent =
+        |event: &TransferEvent| matches!(event, TransferEvent::Silent { peer, .. } if *peer == id(0));
+    let is_stalled = |event: &TransferEvent| matches!(event, TransferEvent::Stalled { .. });
+    assert_eq!((told(&world, is_silent), told(&world, is_stalled)), (1, 1));
+    // It sends some, and then nothing again.
+    let until = world.now - world.start + Duration::from_secs(125);
+    let sent_bytes = world.sent_bytes(&id(0));
+    world.run(until, |world| world.sent_bytes(&id(0)) > sent_bytes + 8 * MIB);
+    pause(&mut world, 1_000);
+    assert_eq!((told(&world, is_silent), told(&world, is_stalled)), (2, 2));
+    assert_eq!(cut_off(&world), []);
+}
+
+#[test]
+fn a_peer_that_stood_still_for_minutes_goes_on_where_it_was() {
+    for seconds in [60, 200, 1_000] {
+        let mut world = with_pause(seconds);
+        let is_over = world.run(Duration::from_secs(seconds + 400), |world| done_count(world) == 1);
+        assert!(is_over, "after {seconds} s");
+        assert_eq!(cut_off(&world), []);
+    }
 }
 
 #[test]

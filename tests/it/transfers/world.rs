@@ -314,11 +314,18 @@ impl World {
 
     fn send(&mut self, from: &UserId, to: UserId, sent: Sent) {
         let node = self.node(from);
+        let bulk_bytes = if let Sent::Bulk(frame) = &sent { frame.len() as i64 } else { 0 };
         let sent = match &mut node.tamper {
             Some(tamper) => tamper(&to, sent),
             None => Some(sent),
         };
-        let Some(sent) = sent else { return };
+        let Some(sent) = sent else {
+            // The channel took it.
+            if let Some(channel) = node.bulk.get_mut(&to) {
+                channel.left -= bulk_bytes;
+            }
+            return self.grant(from, &to);
+        };
         match sent {
             Sent::Control(_) => node.control.push_back((to, sent)),
             Sent::Bulk(_) => {
@@ -393,10 +400,11 @@ impl World {
     /// Lets things happen until `is_over` or `limit`; says whether it was over.
     pub fn run(&mut self, limit: Duration, mut is_over: impl FnMut(&Self) -> bool) -> bool {
         while !is_over(self) {
-            let Some(Reverse(Entry { at, happens, .. })) = self.queue.pop() else { return false };
-            if at - self.start > limit {
+            // What happens later is still to come when it runs on.
+            if self.queue.peek().is_none_or(|Reverse(next)| next.at - self.start > limit) {
                 return false;
             }
+            let Some(Reverse(Entry { at, happens, .. })) = self.queue.pop() else { return false };
             self.now = at;
             self.happen(happens);
         }
