@@ -12,8 +12,9 @@
 //!      not seen. Where both failed it, or a socket was lost, nobody pays: whoever comes back pays for that.
 //! 2. **It is given to the other end's address, when the hand-out comes**, as credit that is spent on offers, answers and candidates
 //!    only, and before the address's own allowance. Whom nobody paid for gets nothing. What is not handed out stays paid.
-//! 3. **Who is asked and gives the connection up gives the price back** to who asked. And who gave another up can not be made to go on
-//!    doing so: the other's next `want` has no effect for a while that doubles each time. Whoever only enters pays for being declined.
+//! 3. **Who gave another up can not be made to go on doing so**: the other's next `want` has no effect for a while that doubles each
+//!    time. That it was given up gives the other nothing back: whoever gave up has said its words, and a `leave` besides. How much such
+//!    members can make others ask is bounded there: our client asks once a second in the long run.
 //!
 //! It follows that nothing is ever given that was not paid; that an address which only answers and offers when it is asked to loses
 //! nothing by it, while that takes no more messages than the price; and that nobody gains anything but words by what others do.
@@ -141,21 +142,10 @@ impl Room {
         }
     }
 
-    /// One end gives the connection up. If the other has asked for it, it has its price back.
-    pub(super) fn give_up(
-        &mut self,
-        by: MemberKey,
-        other: MemberKey,
-        paid: Option<Doing>,
-        turn: &mut Turn<'_>,
-    ) {
+    /// One end gives the connection up.
+    pub(super) fn give_up(&mut self, by: MemberKey, other: MemberKey) {
         let times = self.given_up.entry((by, other)).or_default();
         *times = times.saturating_add(1);
-        if paid == Some(Doing::Want(other))
-            && let (Some(from), Some(to)) = (self.address(by), self.address(other))
-        {
-            turn.addresses.pay_back(turn.now, from, to, PRICE_OF_OFFER, turn.limits);
-        }
     }
 
     /// How long after the last hand-out the member can't bring about another to this one, who gave it up.

@@ -121,25 +121,6 @@ impl Addresses {
         }
     }
 
-    /// What one address has paid for the other's words goes back to it.
-    pub(super) fn pay_back(
-        &mut self,
-        now: Instant,
-        from: ClientAddress,
-        to: ClientAddress,
-        messages: u64,
-        limits: &Limits,
-    ) {
-        let Some(debtor) = self.known.get_mut(&from) else { return };
-        let unused = debtor.credit.min(messages);
-        debtor.credit -= unused;
-        let used = messages - unused;
-        let back = if self.charge(now, from, used, limits) { messages } else { unused };
-        if let Some(held) = self.known.get_mut(&to) {
-            held.allowance.give(limits.messages_of_address(), back);
-        }
-    }
-
     /// Whether [`Addresses::charge`] could take so many.
     pub(super) fn can_pay(
         &mut self,
