@@ -16,6 +16,10 @@
 //!    time. That it was given up gives the other nothing back: whoever gave up has said its words, and a `leave` besides. How much such
 //!    members can make others ask is bounded there: our client asks once a second in the long run.
 //!
+//! 4. **An offer on a connection** (a renegotiation) makes its other end answer, with all candidates anew if it restarts ICE. It has the
+//!    same price, which its sender pays and the other end's address is given at once. So whoever adds a stream pays for 11 messages for
+//!    each peer; those behind its own address can say them.
+//!
 //! It follows that nothing is ever given that was not paid; that an address which only answers and offers when it is asked to loses
 //! nothing by it, while that takes no more messages than the price; and that nobody gains anything but words by what others do.
 //! `an_address_that_only_answers_never_loses_and_none_ever_gains` tries it.
@@ -123,6 +127,22 @@ impl Room {
         }
     }
 
+    /// The member makes another offer on a connection that there is: it pays for what the other end says then.
+    pub(super) fn pay_for_renegotiation(
+        &self,
+        from: MemberKey,
+        to: MemberKey,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.pay(from, turn) {
+            return Err(Refusal::limit("too many offers from one address, slow down"));
+        }
+        if let Some(address) = self.address(to) {
+            turn.addresses.add_credit(address, PRICE_OF_OFFER);
+        }
+        Ok(())
+    }
+
     /// A claim was not answered, or its owner not seen, in time: whoever it failed with pays for the next.
     pub(super) fn pay_for_failure(&self, taken: &Taken, turn: &mut Turn<'_>) -> Option<Doing> {
         let claim = taken.claim.as_ref()?;
@@ -164,7 +184,7 @@ impl Room {
     }
 }
 
-/// Whether it is one of the messages that a hand-out makes others say.
+/// Whether it is one of the messages that a hand-out or a renegotiation makes others say.
 fn is_word(signal: &ClientSignal) -> bool {
     match signal {
         ClientSignal::Offer { .. } | ClientSignal::Answer { .. } | ClientSignal::Candidate { .. } => true,

@@ -48,6 +48,7 @@ impl Room {
             return Err(Refusal::not_allowed("answer the other side's offer first"));
         }
         self.charge_relay(sender, to, sdp.as_str().len(), turn)?;
+        self.pay_for_renegotiation(sender, to, turn)?;
         if let Some(Link::Taken(taken)) = self.links.get_mut(&id) {
             taken.unanswered = Some(sender);
         }

@@ -163,6 +163,49 @@ fn whoever_comes_back_pays_for_all_that_it_makes_others_do() {
     assert_eq!(server.left(elsewhere()), (of_mallory.0 - 1 - 50 - 2 * 10, of_mallory.1 - 1));
 }
 
+/// R24, R33.
+#[test]
+fn whoever_renegotiates_pays_for_what_it_makes_the_other_say() {
+    let mut server = Server::with(limits());
+    server.victim_and_attacker();
+    server.say(2, answer("alice-1"));
+    for _ in 0..100 {
+        server.pass(Duration::from_secs(1));
+        let (of_alice, of_mallory) = (server.all_left(address()), server.all_left(elsewhere()));
+        let offered = send(1, ServerSignal::Offer { id: link("alice-1"), sdp: sdp() });
+        assert_eq!(server.say(2, offer("alice-1")), [offered]);
+        assert_eq!(code_of(&server.say(1, answer("alice-1"))), None);
+        for _ in 1..WORDS {
+            server.say(1, candidate("alice-1", "x"));
+        }
+        assert!(server.all_left(address()) >= of_alice);
+        assert_eq!(server.all_left(elsewhere()), of_mallory - 11);
+    }
+
+    let Rooms { addresses, limits, .. } = &mut server.rooms;
+    let left = addresses.left(server.now, elsewhere(), limits).0;
+    assert!(addresses.charge(server.now, elsewhere(), left - 10, limits));
+    let outputs = server.say(2, offer("alice-1"));
+    assert_eq!((outputs.len(), code_of(&outputs)), (1, Some(ErrorCode::LimitExceeded)));
+    assert_eq!(code_of(&server.say(1, offer("alice-1"))), None, "there is no offer to answer first");
+}
+
+/// R24, R33.
+#[test]
+fn whoever_is_offered_to_without_end_keeps_its_socket() {
+    let mut server = Server::with(Limits { messages_per_sec: 1, messages_burst: 200, ..Limits::default() });
+    server.victim_and_attacker();
+    server.say(2, answer("alice-1"));
+    for _ in 0..100 {
+        server.pass(Duration::from_secs(1));
+        server.say(2, offer("alice-1"));
+        assert_eq!(code_of(&server.say(1, answer("alice-1"))), None);
+        for _ in 1..WORDS {
+            assert_eq!(code_of(&server.say(1, candidate("alice-1", "x"))), None);
+        }
+    }
+}
+
 /// R25, R33.
 #[test]
 fn a_claim_that_comes_to_nothing_is_paid_by_the_end_that_failed_it() {
@@ -204,6 +247,7 @@ enum Deed {
     Candidate,
     Leave,
     Want(usize),
+    Renegotiate,
     Seen,
     /// What an honest client does.
     Obey,
@@ -233,6 +277,7 @@ fn step(honest_obey: bool) -> impl Strategy<Value = Step> {
         1 => Just(Deed::Candidate),
         3 => Just(Deed::Leave),
         4 => (0..ACTORS).prop_map(Deed::Want),
+        4 => Just(Deed::Renegotiate),
         4 => Just(Deed::Seen),
         3 => Just(Deed::Obey),
     ];
@@ -336,6 +381,9 @@ impl World {
             Output::Send { signal: ServerSignal::OfferAccepted { id, .. }, .. } => {
                 self.perhaps_give_up(n, id)
             }
+            Output::Send { signal: ServerSignal::Offer { id, .. }, .. } => {
+                self.say_all(n, &id.clone(), ClientSignal::Answer { id, sdp: sdp() });
+            }
             Output::Send { signal: ServerSignal::OfferRequest, .. } => self.offer(n),
             Output::Send { signal: ServerSignal::Welcome { resume, .. }, .. } => {
                 self.actors[n].secret = Some(resume.expose().to_owned());
@@ -372,11 +420,12 @@ impl World {
                 }
             }
             (Deed::Obey, _) => self.obey(n),
+            (Deed::Renegotiate, Some(id)) => self.say(n, ClientSignal::Offer { id, sdp: sdp() }),
             (Deed::Withdraw, Some(id)) => self.say(n, ClientSignal::Withdraw { id }),
             (Deed::Answer, Some(id)) => self.say(n, ClientSignal::Answer { id, sdp: sdp() }),
             (Deed::Candidate, Some(id)) => self.say(n, candidate(id.as_str(), "x")),
             (Deed::Leave, Some(id)) => self.say(n, ClientSignal::Leave { id }),
-            (Deed::Withdraw | Deed::Answer | Deed::Candidate | Deed::Leave, None) => {}
+            (Deed::Renegotiate | Deed::Withdraw | Deed::Answer | Deed::Candidate | Deed::Leave, None) => {}
         }
     }
 
