@@ -11,11 +11,11 @@
 //!    - for a claim that came to nothing, by the end that *failed* it: the taker that did not answer in time, or the owner that was
 //!      not seen. Where both failed it, or a socket was lost, nobody pays: whoever comes back pays for that.
 //! 2. **It is given to the other end's address, when the hand-out comes**, as credit that is spent on offers, answers and candidates
-//!    only, and before the address's own allowance. Whom nobody paid for gets nothing. What is not handed out stays paid.
+//!    only, and before the address's own allowance; at most as much of it is kept as an address may say at once. Whom nobody paid for
+//!    gets nothing. What is not handed out stays paid.
 //! 3. **Who gave another up can not be made to go on doing so**: the other's next `want` has no effect for a while that doubles each
 //!    time. That it was given up gives the other nothing back: whoever gave up has said its words, and a `leave` besides. How much such
 //!    members can make others ask is bounded there: our client asks once a second in the long run.
-//!
 //! 4. **An offer on a connection** (a renegotiation) makes its other end answer, with all candidates anew if it restarts ICE. It has the
 //!    same price, which its sender pays and the other end's address is given at once. So whoever adds a stream pays for 11 messages for
 //!    each peer; those behind its own address can say them.
@@ -138,7 +138,7 @@ impl Room {
             return Err(Refusal::limit("too many offers from one address, slow down"));
         }
         if let Some(address) = self.address(to) {
-            turn.addresses.add_credit(address, PRICE_OF_OFFER);
+            turn.addresses.add_credit(address, PRICE_OF_OFFER, turn.limits);
         }
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Room {
     pub(super) fn credit(&self, pair: PairKey, paid: Option<Doing>, turn: &mut Turn<'_>) {
         let other = paid.and_then(|doing| pair.other(doing.member()));
         if let Some(address) = other.and_then(|other| self.address(other)) {
-            turn.addresses.add_credit(address, PRICE_OF_OFFER);
+            turn.addresses.add_credit(address, PRICE_OF_OFFER, turn.limits);
         }
     }
 

@@ -114,10 +114,12 @@ impl Addresses {
         }
     }
 
-    /// So many messages about connections are paid for.
-    pub(super) fn add_credit(&mut self, address: ClientAddress, messages: u64) {
+    /// So many messages about connections are paid for. What would be more than an address may say at once is lost: it could be saved
+    /// up for a flood.
+    pub(super) fn add_credit(&mut self, address: ClientAddress, messages: u64, limits: &Limits) {
         if let Some(held) = self.known.get_mut(&address) {
-            held.credit = held.credit.saturating_add(messages);
+            let most = limits.messages_of_address().burst.into();
+            held.credit = held.credit.saturating_add(messages).min(most);
         }
     }
 

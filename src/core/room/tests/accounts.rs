@@ -206,6 +206,30 @@ fn whoever_is_offered_to_without_end_keeps_its_socket() {
     }
 }
 
+/// R33.
+#[test]
+fn what_others_paid_for_is_no_more_than_an_address_may_say_at_once() {
+    const MEMBERS: u64 = 20;
+    let mut server =
+        Server::with(Limits { messages_per_sec: 1_000_000, messages_burst: 10, ..Limits::default() });
+    for n in 0..MEMBERS {
+        server.ours(n, &format!("m{n}"));
+        server.pass(Duration::from_millis(1));
+    }
+    server.connect(MEMBERS);
+    for round in 0..50 {
+        for n in 0..MEMBERS {
+            server.say(n, offer(&format!("r{round}-{n}")));
+            server.pass(Duration::from_millis(1));
+        }
+        assert_eq!(code_of(&server.say(MEMBERS, init("guest"))), None);
+        server.say(MEMBERS, ClientSignal::Close);
+        let (_, credit) = server.left(address());
+        assert!(credit <= 1_280, "{credit} after round {round}");
+    }
+    assert_eq!(server.left(address()).1, 1_280);
+}
+
 /// R25, R33.
 #[test]
 fn a_claim_that_comes_to_nothing_is_paid_by_the_end_that_failed_it() {
