@@ -105,6 +105,8 @@ struct Slot {
 #[derive(Debug, Default)]
 struct Want {
     tries: u32,
+    /// Whether its link had been ready for long enough to have worked.
+    was_steady: bool,
     /// Whether people heard that its handshake failed. It sounds the alarm, and may fail each time.
     is_told: bool,
 }

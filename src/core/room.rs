@@ -163,10 +163,13 @@ impl Rooms {
     /// The next thing to do, in order.
     pub fn poll(&mut self) -> Option<Output> {
         let output = self.effects.outputs.pop_front()?;
-        if let Output::Send { socket, signal: ServerSignal::OfferAccepted { .. } } = &output
-            && let Some(owner) = self.sockets.get_mut(socket)
+        if let Output::Send {
+            socket,
+            signal: ServerSignal::OfferAccepted { .. } | ServerSignal::Offer { .. },
+        } = &output
+            && let Some(receiver) = self.sockets.get_mut(socket)
         {
-            owner.bucket.give(self.limits.messages(), MESSAGES_OF_CLAIM);
+            receiver.bucket.give(self.limits.messages(), MESSAGES_OF_CLAIM);
         }
         Some(output)
     }

@@ -1,7 +1,10 @@
 //! ICE candidates as browsers write them (`RTCIceCandidateInit`, W3C webrtc-pc §4.8.2).
 
+use std::fmt;
 use std::net::SocketAddr;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::CANDIDATE_MAX_BYTES;
@@ -84,19 +87,7 @@ impl Candidate {
 /// Reads what stands for a candidate: an object, or one of the ways to say that there are no more (`null`, `""`, an
 /// object with an empty line). Longer than [`CANDIDATE_MAX_BYTES`] is an error.
 pub(super) fn or_end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Candidate>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Field {
-        Candidate(Candidate),
-        Line(String),
-    }
-    let candidate = match Option::<Field>::deserialize(deserializer)? {
-        Some(Field::Candidate(candidate)) => candidate,
-        Some(Field::Line(candidate)) => {
-            Candidate { candidate, sdp_mid: None, sdp_m_line_index: None, username_fragment: None }
-        }
-        None => return Ok(None),
-    };
+    let Some(candidate) = deserializer.deserialize_any(CandidateVisitor)? else { return Ok(None) };
     if candidate.candidate.is_empty() {
         return Ok(None);
     }
@@ -110,6 +101,30 @@ pub(super) fn or_end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(Some(candidate))
 }
 
+/// Reads without a copy of what it is not yet known to be.
+struct CandidateVisitor;
+
+impl<'de> Visitor<'de> for CandidateVisitor {
+    type Value = Option<Candidate>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a candidate: an object, a line or null")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: de::Error>(self, line: &str) -> Result<Self::Value, E> {
+        let candidate = line.to_owned();
+        Ok(Some(Candidate { candidate, sdp_mid: None, sdp_m_line_index: None, username_fragment: None }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Self::Value, A::Error> {
+        Candidate::deserialize(MapAccessDeserializer::new(object)).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +133,27 @@ mod tests {
     struct Field {
         #[serde(deserialize_with = "or_end")]
         candidate: Option<Candidate>,
+    }
+
+    #[test]
+    fn what_stands_for_a_candidate_is_an_object_a_line_or_an_end() {
+        let read = |json: &str| serde_json::from_str::<Field>(&format!(r#"{{"candidate":{json}}}"#));
+        let line = |json: &str| read(json).expect(json).candidate.map(|candidate| candidate.candidate);
+        for end in ["null", r#""""#, r#"{"candidate":"","sdpMid":"0","sdpMLineIndex":0}"#] {
+            assert_eq!(line(end), None, "{end}");
+        }
+        for good in
+            [r#""x""#, r#""\u0078""#, r#"{"candidate":"x"}"#, r#"{"y":[{}],"candidate":"x","sdpMid":null}"#]
+        {
+            assert_eq!(line(good).as_deref(), Some("x"), "{good}");
+        }
+        for bad in
+            ["7", "true", "{}", "[]", r#"["x"]"#, r#"{"candidate":null}"#, r#"{"candidate":"x","sdpMid":0}"#]
+        {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let value = serde_json::json!({ "candidate": { "candidate": "x" } });
+        assert!(serde_json::from_value::<Field>(value).expect("likewise").candidate.is_some());
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl Mesh {
             self.forget_want(peer);
         }
         if is_alone && may_fare_better {
-            self.schedule_want(now, peer.clone(), claimed_at);
+            self.schedule_want(now, peer.clone(), claimed_at, was_steady);
         }
         if handshake_failed {
             self.set_told(peer, true);

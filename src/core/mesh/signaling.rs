@@ -81,7 +81,10 @@ impl Mesh {
                 self.withdraw_stale_offers(now);
                 self.event(Event::Welcome { members });
             }
-            ServerSignal::Gone { user_id } => self.probe(now, &user_id),
+            ServerSignal::Gone { user_id } => {
+                self.probe(now, &user_id);
+                self.forget_gone(&user_id);
+            }
             ServerSignal::SignalError { code, message } => self.handle_refusal(now, code, message),
         }
     }
@@ -138,7 +141,7 @@ impl Mesh {
     /// An offer of `peer` could not be taken for the moment. The server keeps the two apart until one of them asks.
     fn miss(&mut self, now: Instant, peer: UserId) {
         if !self.slots.contains_key(&peer) {
-            self.schedule_want(now, peer, Some(now));
+            self.schedule_want(now, peer, Some(now), false);
         }
     }
 

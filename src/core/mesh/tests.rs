@@ -806,6 +806,62 @@ fn a_link_that_broke_does_not_wait_for_those_that_never_come_up() {
 }
 
 #[test]
+fn a_link_that_held_is_asked_for_however_many_came_and_left_meanwhile() {
+    for strangers in [300, 1_300] {
+        let mut peer = Peer::inside();
+        let key = peer.ready("x", "you");
+        peer.pass(Duration::from_secs(10));
+        for n in 0..strangers {
+            let name = format!("m{n}");
+            peer.accept(&name, &name, ours());
+            peer.signal(ServerSignal::LeaveSwarm { id: id(&name) });
+            for output in peer.pass(Duration::from_millis(50)) {
+                if let Output::Signal(ClientSignal::Want { user_id }) = output {
+                    peer.signal(ServerSignal::Gone { user_id });
+                }
+            }
+        }
+        peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+        let outputs = peer.pass(Duration::from_millis(750));
+        assert!(outputs.contains(&want("you")), "after {strangers}: {outputs:?}");
+    }
+}
+
+#[test]
+fn who_is_gone_when_it_is_asked_for_is_forgotten() {
+    let mut peer = Peer::inside();
+    let key = peer.accepting("x", "you");
+    peer.link(key, PeerEvent::Closed(PeerClosed::IceFailed));
+    peer.signal(ServerSignal::Gone { user_id: user("you") });
+    assert_eq!(peer.mesh.held().wants, 1, "it may come back with its socket, and was not asked for yet");
+    assert_eq!(peer.wait(&Reason::Want(user("you"))), [want("you")]);
+    peer.signal(ServerSignal::Gone { user_id: user("you") });
+    assert_eq!(peer.mesh.held().wants, 0);
+    assert!(matches!(peer.mesh.poll_timeout(), Some((_, Reason::Link(_, Deadline::OfferAge)))));
+}
+
+#[test]
+fn of_too_many_that_are_asked_for_those_give_way_that_were_asked_for_most() {
+    let mut peer = Peer::inside();
+    let gives_up = |peer: &mut Peer, name: &str| {
+        peer.accept(name, name, ours());
+        peer.signal(ServerSignal::LeaveSwarm { id: id(name) });
+        peer.pass(Duration::from_millis(50))
+    };
+    for n in 0..1_100 {
+        gives_up(&mut peer, &format!("m{n}"));
+    }
+    assert_eq!(peer.mesh.held().wants, 1_024);
+    let was_known = peer.mesh.wants.keys().cloned().collect::<BTreeSet<_>>();
+    let most = peer.mesh.wants.values().map(|want| want.tries).max();
+    gives_up(&mut peer, "you");
+    let (user, wants) = (user("you"), &peer.mesh.wants);
+    assert!(wants.contains_key(&user) && wants.len() == 1_024);
+    assert_eq!(was_known.iter().filter(|peer| !wants.contains_key(*peer)).count(), 1);
+    assert!(most > Some(0));
+}
+
+#[test]
 fn failures_without_end_are_heard_now_and_then_and_none_hides_behind_those_of_another_kind() {
     let mut peer = Peer::with(Some(RoomKey::from_random([7; 16])), 200);
     peer.enter();

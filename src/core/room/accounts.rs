@@ -11,9 +11,14 @@
 //!    - for a claim that came to nothing, by the end that *failed* it: the taker that did not answer in time, or the owner that was
 //!      not seen. Where both failed it, or a socket was lost, nobody pays: whoever comes back pays for that.
 //! 2. **It is given to the other end's address, when the hand-out comes**, as credit that is spent on offers, answers and candidates
-//!    only, and before the address's own allowance. Whom nobody paid for gets nothing. What is not handed out stays paid.
-//! 3. **Who is asked and gives the connection up gives the price back** to who asked. And who gave another up can not be made to go on
-//!    doing so: the other's next `want` has no effect for a while that doubles each time. Whoever only enters pays for being declined.
+//!    only, and before the address's own allowance; at most as much of it is kept as an address may say at once. Whom nobody paid for
+//!    gets nothing. What is not handed out stays paid.
+//! 3. **Who gave another up can not be made to go on doing so**: the other's next `want` has no effect for a while that doubles each
+//!    time. That it was given up gives the other nothing back: whoever gave up has said its words, and a `leave` besides. How much such
+//!    members can make others ask is bounded there: our client asks once a second in the long run.
+//! 4. **An offer on a connection** (a renegotiation) makes its other end answer, with all candidates anew if it restarts ICE. It has the
+//!    same price, which its sender pays and the other end's address is given at once. So whoever adds a stream pays for 11 messages for
+//!    each peer; those behind its own address can say them.
 //!
 //! It follows that nothing is ever given that was not paid; that an address which only answers and offers when it is asked to loses
 //! nothing by it, while that takes no more messages than the price; and that nobody gains anything but words by what others do.
@@ -122,6 +127,22 @@ impl Room {
         }
     }
 
+    /// The member makes another offer on a connection that there is: it pays for what the other end says then.
+    pub(super) fn pay_for_renegotiation(
+        &self,
+        from: MemberKey,
+        to: MemberKey,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.pay(from, turn) {
+            return Err(Refusal::limit("too many offers from one address, slow down"));
+        }
+        if let Some(address) = self.address(to) {
+            turn.addresses.add_credit(address, PRICE_OF_OFFER, turn.limits);
+        }
+        Ok(())
+    }
+
     /// A claim was not answered, or its owner not seen, in time: whoever it failed with pays for the next.
     pub(super) fn pay_for_failure(&self, taken: &Taken, turn: &mut Turn<'_>) -> Option<Doing> {
         let claim = taken.claim.as_ref()?;
@@ -137,25 +158,14 @@ impl Room {
     pub(super) fn credit(&self, pair: PairKey, paid: Option<Doing>, turn: &mut Turn<'_>) {
         let other = paid.and_then(|doing| pair.other(doing.member()));
         if let Some(address) = other.and_then(|other| self.address(other)) {
-            turn.addresses.add_credit(address, PRICE_OF_OFFER);
+            turn.addresses.add_credit(address, PRICE_OF_OFFER, turn.limits);
         }
     }
 
-    /// One end gives the connection up. If the other has asked for it, it has its price back.
-    pub(super) fn give_up(
-        &mut self,
-        by: MemberKey,
-        other: MemberKey,
-        paid: Option<Doing>,
-        turn: &mut Turn<'_>,
-    ) {
+    /// One end gives the connection up.
+    pub(super) fn give_up(&mut self, by: MemberKey, other: MemberKey) {
         let times = self.given_up.entry((by, other)).or_default();
         *times = times.saturating_add(1);
-        if paid == Some(Doing::Want(other))
-            && let (Some(from), Some(to)) = (self.address(by), self.address(other))
-        {
-            turn.addresses.pay_back(turn.now, from, to, PRICE_OF_OFFER, turn.limits);
-        }
     }
 
     /// How long after the last hand-out the member can't bring about another to this one, who gave it up.
@@ -174,7 +184,7 @@ impl Room {
     }
 }
 
-/// Whether it is one of the messages that a hand-out makes others say.
+/// Whether it is one of the messages that a hand-out or a renegotiation makes others say.
 fn is_word(signal: &ClientSignal) -> bool {
     match signal {
         ClientSignal::Offer { .. } | ClientSignal::Answer { .. } | ClientSignal::Candidate { .. } => true,

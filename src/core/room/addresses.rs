@@ -114,29 +114,12 @@ impl Addresses {
         }
     }
 
-    /// So many messages about connections are paid for.
-    pub(super) fn add_credit(&mut self, address: ClientAddress, messages: u64) {
+    /// So many messages about connections are paid for. What would be more than an address may say at once is lost: it could be saved
+    /// up for a flood.
+    pub(super) fn add_credit(&mut self, address: ClientAddress, messages: u64, limits: &Limits) {
         if let Some(held) = self.known.get_mut(&address) {
-            held.credit = held.credit.saturating_add(messages);
-        }
-    }
-
-    /// What one address has paid for the other's words goes back to it.
-    pub(super) fn pay_back(
-        &mut self,
-        now: Instant,
-        from: ClientAddress,
-        to: ClientAddress,
-        messages: u64,
-        limits: &Limits,
-    ) {
-        let Some(debtor) = self.known.get_mut(&from) else { return };
-        let unused = debtor.credit.min(messages);
-        debtor.credit -= unused;
-        let used = messages - unused;
-        let back = if self.charge(now, from, used, limits) { messages } else { unused };
-        if let Some(held) = self.known.get_mut(&to) {
-            held.allowance.give(limits.messages_of_address(), back);
+            let most = limits.messages_of_address().burst.into();
+            held.credit = held.credit.saturating_add(messages).min(most);
         }
     }
 

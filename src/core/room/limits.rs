@@ -20,7 +20,8 @@ pub struct Limits {
     /// Messages a second from one socket, in the long run. All sockets of an address have ten times as many.
     pub messages_per_sec: u32,
     /// Messages from one socket at once. Joining a complete mesh of 100 takes about 600. All sockets of an address have 128 times
-    /// as many, and pay for entering: 50 messages for asking, and 10 for each member of the room; and 10 for an offer by `want`.
+    /// as many, and pay for entering: 50 messages for asking, and 10 for each member of the room; and 10 for an offer by `want` or
+    /// on a connection.
     pub messages_burst: u32,
     /// Unclaimed offers of one member.
     pub offers_per_member: usize,
@@ -100,8 +101,8 @@ pub(super) const PRICE_OF_REQUEST: u64 = 50;
 /// What it costs an address to have somebody behind another speak about a connection. The rule is in [`super::accounts`].
 pub(super) const PRICE_OF_OFFER: u64 = 10;
 
-/// What whoever's offer was taken has to say then: that it is there, and the next offer with its candidates. Others decide how often
-/// that is: it takes nothing from the allowance of the socket.
+/// What whoever's offer was taken has to say then: that it is there, and the next offer with its candidates; an offer on a connection
+/// takes no more to answer. Others decide how often that is: it takes nothing from the allowance of the socket.
 pub(super) const MESSAGES_OF_CLAIM: u64 = NEGOTIATION_MESSAGES as u64 + 1;
 
 /// What it costs besides to enter a room with so many members: each is told, makes an offer for the next newcomer, and is told

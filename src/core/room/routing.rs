@@ -48,6 +48,7 @@ impl Room {
             return Err(Refusal::not_allowed("answer the other side's offer first"));
         }
         self.charge_relay(sender, to, sdp.as_str().len(), turn)?;
+        self.pay_for_renegotiation(sender, to, turn)?;
         if let Some(Link::Taken(taken)) = self.links.get_mut(&id) {
             taken.unanswered = Some(sender);
         }
@@ -217,9 +218,9 @@ impl Room {
     ) -> Result<(), Refusal> {
         let Some(Link::Taken(taken)) = self.links.get(&id) else { return Ok(()) };
         let other = taken.other_end(sender).ok_or(NOT_YOURS)?;
-        let (since, paid) = (taken.since, taken.paid);
+        let since = taken.since;
         self.drop_taken(&id, turn);
-        self.give_up(sender, other, paid, turn);
+        self.give_up(sender, other);
         self.pairs.insert(PairKey::of(sender, other), Pair::Apart { since });
         self.send(other, ServerSignal::LeaveSwarm { id }, turn);
         Ok(())

@@ -72,8 +72,6 @@ pub(super) struct Taken {
     pub(super) unanswered: Option<MemberKey>,
     /// When the taker was given the offer.
     pub(super) since: Instant,
-    /// Whose doing it was, and so paid for.
-    pub(super) paid: Option<Doing>,
     /// What is still missing before the pair counts as linked.
     pub(super) claim: Option<Claim>,
 }
@@ -226,8 +224,7 @@ impl Room {
         self.credit(pair, paid, turn);
         let until = turn.now + turn.limits.claim_timeout * (1 << tries.min(3));
         let claim = Claim { until, answered: false, owner_seen: false };
-        let taken =
-            Taken { owner, taker, unanswered: Some(owner), since: turn.now, paid, claim: Some(claim) };
+        let taken = Taken { owner, taker, unanswered: Some(owner), since: turn.now, claim: Some(claim) };
         let Some(Link::Offered(offer)) = self.links.insert(id.clone(), Link::Taken(taken)) else { return };
         self.pairs.insert(pair, Pair::Linked { link: id.clone(), tries: tries.saturating_add(1) });
         turn.effects.deadlines.set(until, self.claim_reason(&id));

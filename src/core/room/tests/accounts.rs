@@ -78,27 +78,28 @@ fn whoever_can_not_pay_for_a_want_is_refused_and_nothing_happens() {
 
 /// R32, R33.
 #[test]
-fn whoever_is_asked_and_gives_up_gives_the_price_back() {
+fn whoever_is_asked_and_gives_up_loses_nothing_by_it() {
     const TURNS: i64 = 100;
-    const CANDIDATES: usize = 4;
+    const CANDIDATES: i64 = 4;
     let mut server = Server::with(limits());
     server.victim_and_attacker();
-    server.say(2, ClientSignal::Leave { id: link("alice-1") });
+    server.say(1, ClientSignal::Leave { id: link("alice-1") });
     let (of_alice, of_mallory) = (server.all_left(address()), server.all_left(elsewhere()));
-    for turn in 1..=TURNS {
+    for turn in 2..TURNS + 2 {
         server.pass(Duration::from_secs(80));
-        let id = format!("mallory-{turn}");
-        assert!(server.say(1, want("mallory")).contains(&accept(1, &id, "mallory", &[])));
-        server.say(1, answer(&id));
+        let (id, next) = (format!("alice-{turn}"), format!("alice-{}", turn + 1));
+        assert!(server.say(2, want("alice")).contains(&accepted(1, &id, "mallory")));
+        server.say(2, answer(&id));
+        server.say(1, offer(&next));
         for _ in 0..CANDIDATES {
-            server.say(1, candidate(&id, "x"));
+            server.say(1, candidate(&next, "x"));
         }
-        server.say(2, offer(&format!("mallory-{}", turn + 1)));
-        assert_eq!(server.say(2, ClientSignal::Leave { id: link(&id) }), [leave(1, &id)]);
+        server.say(1, ClientSignal::Candidate { id: link(&next), candidate: None });
+        assert_eq!(server.say(1, ClientSignal::Leave { id: link(&id) }), [leave(2, &id)]);
     }
-    let own_words = TURNS * (2 + CANDIDATES as i64);
-    assert_eq!(server.all_left(address()), of_alice - own_words, "the question and the answer");
-    assert_eq!(server.all_left(elsewhere()), of_mallory - 2 * TURNS, "the offer and the `leave`");
+    let own_words = TURNS * (1 + CANDIDATES + 1 + 1);
+    assert_eq!(server.all_left(address()), of_alice + 10 * TURNS - own_words);
+    assert_eq!(server.all_left(elsewhere()), of_mallory - 12 * TURNS, "the question, its price, the answer");
 }
 
 /// R32.
@@ -162,6 +163,73 @@ fn whoever_comes_back_pays_for_all_that_it_makes_others_do() {
     assert_eq!(server.left(elsewhere()), (of_mallory.0 - 1 - 50 - 2 * 10, of_mallory.1 - 1));
 }
 
+/// R24, R33.
+#[test]
+fn whoever_renegotiates_pays_for_what_it_makes_the_other_say() {
+    let mut server = Server::with(limits());
+    server.victim_and_attacker();
+    server.say(2, answer("alice-1"));
+    for _ in 0..100 {
+        server.pass(Duration::from_secs(1));
+        let (of_alice, of_mallory) = (server.all_left(address()), server.all_left(elsewhere()));
+        let offered = send(1, ServerSignal::Offer { id: link("alice-1"), sdp: sdp() });
+        assert_eq!(server.say(2, offer("alice-1")), [offered]);
+        assert_eq!(code_of(&server.say(1, answer("alice-1"))), None);
+        for _ in 1..WORDS {
+            server.say(1, candidate("alice-1", "x"));
+        }
+        assert!(server.all_left(address()) >= of_alice);
+        assert_eq!(server.all_left(elsewhere()), of_mallory - 11);
+    }
+
+    let Rooms { addresses, limits, .. } = &mut server.rooms;
+    let left = addresses.left(server.now, elsewhere(), limits).0;
+    assert!(addresses.charge(server.now, elsewhere(), left - 10, limits));
+    let outputs = server.say(2, offer("alice-1"));
+    assert_eq!((outputs.len(), code_of(&outputs)), (1, Some(ErrorCode::LimitExceeded)));
+    assert_eq!(code_of(&server.say(1, offer("alice-1"))), None, "there is no offer to answer first");
+}
+
+/// R24, R33.
+#[test]
+fn whoever_is_offered_to_without_end_keeps_its_socket() {
+    let mut server = Server::with(Limits { messages_per_sec: 1, messages_burst: 200, ..Limits::default() });
+    server.victim_and_attacker();
+    server.say(2, answer("alice-1"));
+    for _ in 0..100 {
+        server.pass(Duration::from_secs(1));
+        server.say(2, offer("alice-1"));
+        assert_eq!(code_of(&server.say(1, answer("alice-1"))), None);
+        for _ in 1..WORDS {
+            assert_eq!(code_of(&server.say(1, candidate("alice-1", "x"))), None);
+        }
+    }
+}
+
+/// R33.
+#[test]
+fn what_others_paid_for_is_no_more_than_an_address_may_say_at_once() {
+    const MEMBERS: u64 = 20;
+    let mut server =
+        Server::with(Limits { messages_per_sec: 1_000_000, messages_burst: 10, ..Limits::default() });
+    for n in 0..MEMBERS {
+        server.ours(n, &format!("m{n}"));
+        server.pass(Duration::from_millis(1));
+    }
+    server.connect(MEMBERS);
+    for round in 0..50 {
+        for n in 0..MEMBERS {
+            server.say(n, offer(&format!("r{round}-{n}")));
+            server.pass(Duration::from_millis(1));
+        }
+        assert_eq!(code_of(&server.say(MEMBERS, init("guest"))), None);
+        server.say(MEMBERS, ClientSignal::Close);
+        let (_, credit) = server.left(address());
+        assert!(credit <= 1_280, "{credit} after round {round}");
+    }
+    assert_eq!(server.left(address()).1, 1_280);
+}
+
 /// R25, R33.
 #[test]
 fn a_claim_that_comes_to_nothing_is_paid_by_the_end_that_failed_it() {
@@ -203,6 +271,7 @@ enum Deed {
     Candidate,
     Leave,
     Want(usize),
+    Renegotiate,
     Seen,
     /// What an honest client does.
     Obey,
@@ -232,6 +301,7 @@ fn step(honest_obey: bool) -> impl Strategy<Value = Step> {
         1 => Just(Deed::Candidate),
         3 => Just(Deed::Leave),
         4 => (0..ACTORS).prop_map(Deed::Want),
+        4 => Just(Deed::Renegotiate),
         4 => Just(Deed::Seen),
         3 => Just(Deed::Obey),
     ];
@@ -317,8 +387,8 @@ impl World {
         self.take(outputs);
         self.say(n, init_with(&format!("u{n}"), &[], secret.as_deref()));
         if is_honest {
-            // To ask, to enter, and to answer everybody; and the first offer.
-            self.own_doing += 1 + 50 + 10 * others + WORDS * others + WORDS;
+            // To ask, to enter, and to answer everybody or to give it up; and the first offer.
+            self.own_doing += 1 + 50 + 10 * others + (WORDS + 1) * others + WORDS;
             self.offer(n);
         }
     }
@@ -329,6 +399,13 @@ impl World {
             Output::Ping(_) => self.act(n, Deed::Seen),
             Output::Send { signal: ServerSignal::Accept { id, .. }, .. } => {
                 self.actors[n].links.push(id.clone());
+                self.say_all(n, &id.clone(), ClientSignal::Answer { id: id.clone(), sdp: sdp() });
+                self.perhaps_give_up(n, id);
+            }
+            Output::Send { signal: ServerSignal::OfferAccepted { id, .. }, .. } => {
+                self.perhaps_give_up(n, id)
+            }
+            Output::Send { signal: ServerSignal::Offer { id, .. }, .. } => {
                 self.say_all(n, &id.clone(), ClientSignal::Answer { id, sdp: sdp() });
             }
             Output::Send { signal: ServerSignal::OfferRequest, .. } => self.offer(n),
@@ -336,6 +413,13 @@ impl World {
                 self.actors[n].secret = Some(resume.expose().to_owned());
             }
             Output::Send { .. } | Output::Close { .. } => {}
+        }
+    }
+
+    /// As our client does where the other end has not the key.
+    fn perhaps_give_up(&mut self, n: usize, id: LinkId) {
+        if self.made.is_multiple_of(3) {
+            self.say(n, ClientSignal::Leave { id });
         }
     }
 
@@ -360,11 +444,12 @@ impl World {
                 }
             }
             (Deed::Obey, _) => self.obey(n),
+            (Deed::Renegotiate, Some(id)) => self.say(n, ClientSignal::Offer { id, sdp: sdp() }),
             (Deed::Withdraw, Some(id)) => self.say(n, ClientSignal::Withdraw { id }),
             (Deed::Answer, Some(id)) => self.say(n, ClientSignal::Answer { id, sdp: sdp() }),
             (Deed::Candidate, Some(id)) => self.say(n, candidate(id.as_str(), "x")),
             (Deed::Leave, Some(id)) => self.say(n, ClientSignal::Leave { id }),
-            (Deed::Withdraw | Deed::Answer | Deed::Candidate | Deed::Leave, None) => {}
+            (Deed::Renegotiate | Deed::Withdraw | Deed::Answer | Deed::Candidate | Deed::Leave, None) => {}
         }
     }
 
