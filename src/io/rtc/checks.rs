@@ -153,7 +153,7 @@ impl Default for Known {
             relays: HashSet::new(),
             sent: HashMap::new(),
             asked: Transactions::kept_for(ANSWER_WITHIN),
-            heard: Transactions::kept_for(Duration::MAX),
+            heard: Transactions::kept(),
             heard_again: Allowance::new(CHECKS_BURST, CHECK_EVERY),
         }
     }
@@ -244,6 +244,11 @@ impl Checks {
             return true;
         }
         let mut known = self.known.lock().expect("nothing panics under it");
+        // It asks a STUN server that the user named: checks have a name.
+        if attribute(check, USERNAME).is_none() {
+            known.note_asked(check, now);
+            return true;
+        }
         let has_place = |peer: &Peer| known.sent.len() < SENT_TO_MAX || known.sent.contains_key(peer);
         let Some(peer) = peer.filter(has_place) else { return false };
         let host = match peer {
@@ -502,7 +507,13 @@ pub(super) mod tests {
         let connections = (0..40).map(|_| sent(now, 0..100)).sum::<usize>();
         assert_eq!(connections, HOST_BURST as usize);
         assert_eq!(sent(now + Duration::from_secs(1), 0..100), 20);
+        let question = message(BINDING_REQUEST, &[]);
         let other = Checks::new(Arc::clone(&all));
+        assert!(
+            other.may_leave(address(0), &question, now),
+            "the user's STUN server is asked whatever peers do"
+        );
+        assert!(other.admits(address(0), address(1), &message(BINDING_SUCCESS, &[]), now), "and may answer");
         assert!(other.may_leave(([192, 0, 2, 77], 9).into(), &check("them:us"), now), "each host for itself");
         expect_us(&other);
         assert!(other.admits(address(5), address(1), &check("us:them"), now));
@@ -510,6 +521,23 @@ pub(super) mod tests {
         let name = Candidate::of_line("candidate:1 1 udp 9 name.local 9 typ host");
         let names = (0..1000).filter(|_| Checks::new(Arc::clone(&all)).admits_candidate(&name, now)).count();
         assert_eq!(names, ALL_NAMES_BURST as usize);
+    }
+
+    #[test]
+    fn what_was_heard_hours_ago_takes_no_place_of_what_is_new() {
+        let (checks, start) = (Checks::default(), Instant::now());
+        expect_us(&checks);
+        let mut secs = 0;
+        let mut hear = |check: &[u8]| {
+            secs += 1;
+            checks.admits(address(5), address(1), check, start + Duration::from_secs(secs))
+        };
+        let heard: Vec<Vec<u8>> = (0..6_000).map(|_| check("us:them")).collect();
+        let came_in = heard.iter().filter(|check| hear(check)).count();
+        assert!(came_in > 5_900, "{came_in}");
+        assert_eq!(heard.iter().filter(|again| hear(again)).count(), 0);
+        let new = (0..60).filter(|_| hear(&check("us:them"))).count();
+        assert!(new > 55, "{new}");
     }
 
     #[test]
