@@ -43,7 +43,7 @@ use source::Source;
 use target::Destination;
 
 /// Pieces that are read or written at the same time. Each thread that does keeps memory for itself: a sender of 1 GiB has 69 to
-/// 72 MiB with 2, 77 to 83 MiB without a limit, and is no faster (`scripts/bench memory`).
+/// 72 MiB (`scripts/bench memory`), in a build without this limit 77 to 83, and is no faster.
 const PIECES_AT_ONCE: usize = 2;
 
 /// Carries out disk operations on tokio's blocking threads and sends their answers.
