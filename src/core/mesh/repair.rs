@@ -22,7 +22,8 @@ pub(super) const WANTS_BURST: u32 = 192;
 pub(super) const WANTS_EVERY: Duration = Duration::from_secs(1);
 
 /// So much of that is left for links that had held and are asked for the first time, whoever comes and leaves meanwhile, and so much
-/// for those and all others that are asked for the first time: they are not to wait for those that never come up.
+/// for those and all others that are asked for the first time, and for links that had held: they are not to wait for those that never
+/// come up.
 const WANTS_OF_STEADY: u32 = WANTS_BURST / 3;
 const WANTS_OF_FIRST: u32 = 2 * WANTS_BURST / 3;
 
@@ -84,8 +85,8 @@ impl Mesh {
         self.asked.catch_up(now);
         let kept = match (want.tries, want.was_steady) {
             (0, true) => 0,
-            (0, false) => WANTS_OF_STEADY,
-            (1.., _) => WANTS_OF_FIRST,
+            (0, false) | (1.., true) => WANTS_OF_STEADY,
+            (1.., false) => WANTS_OF_FIRST,
         };
         if self.asked.left() <= kept || !self.asked.take(now) {
             let turn = now + WANTS_EVERY.mul_f64(self.rng.random_range(1.0..2.0));
