@@ -83,9 +83,12 @@ impl Exchange {
     }
 
     fn pick(&self, peer: &UserId, rng: &mut impl Rng) -> Option<u32> {
-        let has = &self.members.get(peer)?.has;
+        let member = self.members.get(peer)?;
+        let has = &member.has;
         let words = has.word_count();
-        let (start, limit) = match self.order {
+        // Nobody waits for what is asked of one that may not answer.
+        let order = if member.rests { Order::Rarest } else { self.order };
+        let (start, limit) = match order {
             Order::Sequential => (0, 1),
             Order::Rarest if words == 0 => return None,
             Order::Rarest => (rng.next_u32() as usize % words, CANDIDATES),
@@ -151,10 +154,9 @@ impl Exchange {
         member.forgiven_bytes =
             member.forgiven_bytes.checked_sub(part_len - new_bytes).ok_or(CutOffReason::Protocol)?;
         // What was asked for before and taken back since shows that more is on its way, too.
-        (member.heard_at, member.rests) = (now, false);
-        if new_bytes == 0 {
-            return Ok(None);
-        }
+        member.heard_at = now;
+        self.wake(peer);
+        let Some(member) = self.members.get_mut(peer).filter(|_| new_bytes > 0) else { return Ok(None) };
         if member.asked[&piece].got < len {
             return Ok(None);
         }

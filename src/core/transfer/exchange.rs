@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::pieces::PieceSet;
+use super::pieces::{PieceSet, ones};
 use super::rate::Meter;
 use crate::wire::UserId;
 use crate::wire::limits::CONTROL_MAX_BYTES;
@@ -397,23 +397,50 @@ impl Exchange {
 
     /// Whether everything that is not here yet can be had from the members.
     pub(super) fn is_obtainable(&self) -> bool {
-        self.members.values().any(|member| member.complete && !member.rests) || self.unobtainable_bytes() == 0
+        self.is_said() || self.nowhere().next().is_none()
+    }
+
+    /// What is missing and nobody has shown who answers.
+    fn nowhere(&self) -> impl Iterator<Item = u32> {
+        let shown = |at| self.awake().fold(0, |shown, member| shown | member.has.word(at));
+        (0..self.missing.word_count())
+            .map(|at| (at, self.missing.word(at)))
+            .filter(|(_, missing)| *missing != 0)
+            .flat_map(move |(at, missing)| ones(missing & !shown(at)).map(move |bit| at as u32 * 64 + bit))
+    }
+
+    /// Whether somebody says that it has everything, and answers.
+    pub(super) fn is_said(&self) -> bool {
+        self.awake().any(|member| member.complete)
+    }
+
+    fn awake(&self) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(|member| !member.rests)
+    }
+
+    /// A peer that rested answers again.
+    pub(super) fn wake(&mut self, peer: &UserId) {
+        let Some(member) = self.members.get_mut(peer).filter(|member| member.rests) else { return };
+        (member.rests, member.retry_at) = (false, None);
+        (self.stalled, self.quiet_since) = (false, None);
     }
 
     /// Whether pieces are missing, and nobody owes us one or has shown one.
     pub(super) fn is_dead(&self) -> bool {
-        self.fetching.is_empty() && !self.missing.is_empty() && self.missing.iter().all(self.is_nowhere())
+        let is_shown = |member: &Member| {
+            (0..self.missing.word_count()).any(|at| self.missing.word(at) & member.has.word(at) != 0)
+        };
+        self.fetching.is_empty() && !self.missing.is_empty() && !self.awake().any(is_shown)
     }
 
-    /// Whether that has been so for long. Looked at closely once in [`QUIET`]: that is a look at each missing piece.
+    /// Whether that has been so for long. Looked at closely once in [`QUIET`].
     pub(super) fn is_dead_for_long(&mut self, now: Instant) -> bool {
         if !self.fetching.is_empty() || !self.writing.is_empty() || self.missing.is_empty() {
             self.quiet_since = None;
             return false;
         }
         let since = *self.quiet_since.get_or_insert(now);
-        let is_said = self.members.values().any(|member| member.complete && !member.rests);
-        let patience = if is_said { QUIET_ALTHOUGH_COMPLETE } else { QUIET };
+        let patience = if self.is_said() { QUIET_ALTHOUGH_COMPLETE } else { QUIET };
         if now.saturating_duration_since(since) < patience {
             return false;
         }
@@ -423,16 +450,6 @@ impl Exchange {
 
     /// Bytes that are not here and that no member has shown.
     pub(super) fn unobtainable_bytes(&self) -> u64 {
-        let is_nowhere = self.is_nowhere();
-        self.missing.iter().filter(|piece| is_nowhere(*piece)).map(|piece| self.len(piece)).sum()
-    }
-
-    /// Whether no member has shown a piece, but for those that do not answer.
-    fn is_nowhere(&self) -> impl Fn(u32) -> bool {
-        let resting: Vec<&Member> = self.members.values().filter(|member| member.rests).collect();
-        move |piece| {
-            let copies = usize::from(self.copies[piece as usize]);
-            copies == resting.iter().filter(|member| member.has.contains(piece)).count()
-        }
+        self.nowhere().map(|piece| self.len(piece)).sum()
     }
 }

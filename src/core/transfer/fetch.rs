@@ -54,6 +54,10 @@ impl Transfers {
             return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
         }
         let member = exchange.member(now, peer);
+        if member.rests {
+            // It is there, and may be asked at once.
+            member.retry_at = None;
+        }
         member.joined = true;
         member.complete |= complete;
         let mut said = pieces;
@@ -332,10 +336,14 @@ impl Transfers {
             Some(member) => pieces.into_iter().filter(|piece| member.asked.contains_key(piece)).collect(),
             None => return,
         };
+        if asked.is_empty() {
+            return;
+        }
         asked.iter().for_each(|piece| exchange.unask(peer, *piece));
+        exchange.wake(peer);
         let cost: u64 = asked.iter().map(|piece| exchange.cost(*piece)).sum();
         let member = exchange.members.get_mut(peer).expect("it was there above");
-        (member.heard_at, member.rests) = (now, false);
+        member.heard_at = now;
         member.retry_at = Some(now + jitter);
         member.window_bytes = member.window_bytes.saturating_sub(cost).max(1);
         self.feed_all(id);
@@ -434,7 +442,8 @@ impl Transfers {
     /// Says at once that nobody here has what is missing, if nobody says otherwise.
     pub(super) fn check_stalled(&mut self, id: TransferId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
-        if exchange.phase == Phase::Downloading && exchange.is_dead() && !exchange.is_obtainable() {
+        let is_moving = exchange.phase != Phase::Downloading || exchange.stalled;
+        if !is_moving && !exchange.is_said() && exchange.is_dead() {
             self.stall(id);
         }
     }

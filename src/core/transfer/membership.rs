@@ -126,20 +126,22 @@ impl Transfers {
             Stage::Offered | Stage::Queued | Stage::Opening(_) | Stage::Asking(_) => {}
             Stage::Fetching(_) => self.fetch_again(now, id),
             Stage::Sharing(exchange) => {
-                exchange.remove(peer);
                 if reason.is_none() {
                     exchange.taken_bytes.remove(peer);
                 }
-                self.feed_all(id);
+                // Whoever took no part changes nothing by leaving: what is missing need not be looked at.
+                if exchange.remove(peer).is_some() {
+                    self.feed_all(id);
+                    if was_origin && reason == Some(StopReason::SourceChanged) {
+                        self.fail_if_hopeless(id);
+                    }
+                    self.check_stalled(id);
+                }
             }
         }
         if was_origin && reason.is_none() {
             self.offer_to_all(id);
         }
-        if was_origin && reason == Some(StopReason::SourceChanged) {
-            self.fail_if_hopeless(id);
-        }
-        self.check_stalled(id);
     }
 
     pub(super) fn stopped(&mut self, now: Instant, peer: &UserId, id: TransferId, reason: StopReason) {

@@ -916,6 +916,24 @@ fn who_asks_for_much_and_takes_nothing_does_not_take_the_others_places_in_the_qu
     assert_eq!(victim.said_to("ada", is_busy), 0);
 }
 
+/// With a look at each missing piece for each of them this would take minutes.
+#[test]
+fn who_stops_without_end_what_it_takes_no_part_in_costs_next_to_nothing() {
+    let file = |number: u32| {
+        let path = SafePath::parse(&number.to_string()).expect("a name");
+        (Entry { path, kind: EntryKind::File { size: 1, executable: false }, mtime: 0 }, vec![[0; 32]])
+    };
+    let manifest = Arc::new(Manifest::new(18, (0..15_000).map(file).collect()).expect("a manifest"));
+    let mut victim = receiver(&manifest, &["ada", "mallory"]);
+    victim.hear(Input::PeerGone { peer: user("ada") });
+    let before = (victim.said.len(), victim.events.len());
+    let stop = TransferMessage::Stop { id: id_of(&manifest), reason: StopReason::Stopped };
+    for _ in 0..60_000 {
+        victim.control("mallory", &stop);
+    }
+    assert_eq!((victim.said.len(), victim.events.len()), before);
+}
+
 /// Four others take what they asked for by the frame, and keep all turns.
 #[test]
 fn who_waits_for_its_turn_and_asks_again_has_not_asked_without_end() {
