@@ -98,6 +98,8 @@ pub(super) struct Exchange {
     pub(super) skipped_files: usize,
     /// Whether nobody here has the rest. Not any more once a piece is asked for.
     pub(super) stalled: bool,
+    /// What was here when that was last told.
+    pub(super) stalled_with_bytes: Option<u64>,
     /// Since when nothing is asked for and nothing is at the disk, although pieces are missing.
     pub(super) quiet_since: Option<Instant>,
     /// The next piece for standard output.
@@ -259,6 +261,7 @@ impl Exchange {
             from_others_bytes: 0,
             skipped_files: 0,
             stalled: false,
+            stalled_with_bytes: None,
             quiet_since: None,
             emit: None,
         }

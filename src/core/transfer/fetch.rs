@@ -448,10 +448,12 @@ impl Transfers {
         }
     }
 
-    /// Says once that nobody here has what is missing.
+    /// Nobody here has what is missing. Says so once, and again when there was more in between.
     fn stall(&mut self, id: TransferId) {
         let Some(exchange) = self.shares.get_mut(&id).and_then(Share::exchange) else { return };
-        if std::mem::replace(&mut exchange.stalled, true) {
+        exchange.stalled = true;
+        // Whoever shows a piece and takes it back changes nothing: it is told, and counted, when something came since.
+        if exchange.stalled_with_bytes.replace(exchange.have_bytes) == Some(exchange.have_bytes) {
             return;
         }
         let missing_bytes = exchange.unobtainable_bytes();

@@ -932,6 +932,12 @@ fn who_stops_without_end_what_it_takes_no_part_in_costs_next_to_nothing() {
         victim.control("mallory", &stop);
     }
     assert_eq!((victim.said.len(), victim.events.len()), before);
+    let one = TransferMessage::Have { id: id_of(&manifest), pieces: vec![0], bits: None, complete: false };
+    for _ in 0..500 {
+        victim.control("mallory", &one);
+        victim.control("mallory", &stop);
+    }
+    assert_eq!(victim.events.len(), before.1);
 }
 
 /// Four others take what they asked for by the frame, and keep all turns.
