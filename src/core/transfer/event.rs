@@ -117,7 +117,7 @@ pub enum TransferEvent {
     /// How far it is. Said at most five times a second, and once at the end.
     Progress(Progress),
     /// Nobody here has what is missing. Said at once if nobody says otherwise, else when nobody showed any of it for long; then
-    /// not again until pieces flow.
+    /// not again until a piece came.
     Stalled {
         /// Which.
         transfer: TransferId,
