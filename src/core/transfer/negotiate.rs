@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::exchange::Phase;
+use super::exchange::{JOIN_BYTES, Phase};
 use super::machine::{Pending, Transfers};
 use super::membership::unexpected;
 use super::share::{Answer, Content, Share, Stage};
 use super::{
-    AcceptPolicy, AcceptScope, Audience, DeclineReason, Direction, DiskDone, DiskJob, FailReason, OfferInfo,
-    Reason, Scanned, SendToken, TransferEvent,
+    AcceptPolicy, AcceptScope, Audience, CutOffReason, DeclineReason, Direction, DiskDone, DiskJob,
+    FailReason, OfferInfo, Reason, Scanned, SendToken, TransferEvent,
 };
 use crate::wire::manifest::Manifest;
 use crate::wire::transfer::{Offer, TransferMessage};
@@ -317,11 +317,17 @@ impl Transfers {
     /// A peer accepted what we offer: the manifest's beginning is sent at once.
     pub(super) fn accepted(&mut self, now: Instant, peer: &UserId, id: TransferId) {
         let Some(share) = self.shares.get_mut(&id) else { return };
-        if !share.admits(peer) || share.exchange().is_none() {
+        if !share.admits(peer) {
             return;
         }
-        let before = share.answers.insert(peer.clone(), Answer::Accepted);
-        if share.direction == Direction::Send && before != Some(Answer::Accepted) {
+        let is_new = share.answers.get(peer) != Some(&Answer::Accepted);
+        let Some(exchange) = share.exchange() else { return };
+        // It is told of, and again if the peer leaves and comes back.
+        if is_new && !exchange.allow(peer, JOIN_BYTES) {
+            return self.cut_off(now, Some(id), peer, CutOffReason::EndlessRequests);
+        }
+        share.answers.insert(peer.clone(), Answer::Accepted);
+        if is_new && share.direction == Direction::Send {
             self.out.event(TransferEvent::Accepted { transfer: id, peer: peer.clone() });
         }
         self.send_manifest(now, peer, id, 0);

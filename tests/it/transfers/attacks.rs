@@ -862,6 +862,7 @@ fn who_leaves_and_joins_without_end_is_cut_off() {
     let id = id_of(&manifest);
     let rounds = 2 * (2 * manifest.total_bytes() + 64 * MIB) / (64 * 1024);
     let joining = [
+        TransferMessage::Accept { id },
         TransferMessage::Join { id },
         whole(id, &manifest),
         TransferMessage::Done { id, from_origin: 0, from_others: 0 },
