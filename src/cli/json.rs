@@ -53,7 +53,7 @@ pub enum Event {
     Refused {
         peer: Option<UserId>,
         reason: Reason,
-        #[serde(default, skip_serializing_if = "is_none")]
+        #[serde(default, skip_serializing_if = "is_zero")]
         more: u64,
     },
     Name {
@@ -229,8 +229,8 @@ pub enum Signaling {
     Refused,
 }
 
-fn is_none(more: &u64) -> bool {
-    *more == 0
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Why a peer is gone or was refused.

@@ -137,9 +137,7 @@ impl Room {
         if !self.pay(from, turn) {
             return Err(Refusal::limit("too many offers from one address, slow down"));
         }
-        if let Some(address) = self.address(to) {
-            turn.addresses.add_credit(address, PRICE_OF_OFFER, turn.limits);
-        }
+        self.give(to, turn);
         Ok(())
     }
 
@@ -156,8 +154,14 @@ impl Room {
 
     /// The hand-out is there: what was paid for it is for the words of the other end.
     pub(super) fn credit(&self, pair: PairKey, paid: Option<Doing>, turn: &mut Turn<'_>) {
-        let other = paid.and_then(|doing| pair.other(doing.member()));
-        if let Some(address) = other.and_then(|other| self.address(other)) {
+        if let Some(other) = paid.and_then(|doing| pair.other(doing.member())) {
+            self.give(other, turn);
+        }
+    }
+
+    /// What was paid is for the words of this member.
+    fn give(&self, member: MemberKey, turn: &mut Turn<'_>) {
+        if let Some(address) = self.address(member) {
             turn.addresses.add_credit(address, PRICE_OF_OFFER, turn.limits);
         }
     }
