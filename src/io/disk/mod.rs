@@ -42,8 +42,8 @@ use recent::Recent;
 use source::Source;
 use target::Destination;
 
-/// Pieces that are read or written at the same time. Each thread that does keeps memory for itself: a sender of 1 GiB has 69 to
-/// 72 MiB (`scripts/bench memory`), in a build without this limit 77 to 83, and is no faster.
+/// Pieces that are read or written at the same time. Each thread that does keeps memory for itself: with two, a sender of 1 GiB has
+/// 69 to 72 MiB (`scripts/bench memory`).
 const PIECES_AT_ONCE: usize = 2;
 
 /// Carries out disk operations on tokio's blocking threads and sends their answers.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 /// So many are remembered with their time: a connection that is up has one or two a second.
 const REMEMBERED_MAX: usize = 2048;
 
-/// Of those before, where that matters, it is remembered that they were, of so many twice: for half a day at least. One in a hundred new
-/// ones is taken for one of them; whoever checks does so again (RFC 7675 §5.1: every five seconds, here every second).
+/// Of those before, where that matters, it is remembered that they were, of so many at least and twice as many at most: 14 hours of two
+/// a second, 2.8 of ten. One in a hundred new ones is taken for one of them; whoever checks does so again (RFC 7675 §5.1: every five
+/// seconds, here every second).
 const BEFORE_MAX: usize = 100_000;
 const BEFORE_BITS: usize = 1 << 20;
 const BITS_OF_EACH: usize = 4;
