@@ -941,6 +941,40 @@ fn who_stops_without_end_what_it_takes_no_part_in_costs_next_to_nothing() {
     assert_eq!(victim.events.len(), before.1);
 }
 
+#[test]
+fn who_fell_silent_is_taken_for_one_that_answers_once_it_sends_a_part_or_says_that_it_is_busy() {
+    let manifest = one_file(16 * MIB);
+    let id = id_of(&manifest);
+    let silences = |victim: &Victim| {
+        victim.events.iter().filter(|event| matches!(event, TransferEvent::Silent { .. })).count()
+    };
+    for is_busy in [false, true] {
+        let mut victim = receiver(&manifest, &["ada"]);
+        victim.control("ada", &whole(id, &manifest));
+        victim.wait(Duration::from_secs(1_000));
+        assert_eq!(silences(&victim), 1);
+        let asked = victim.said_to("ada", is_request);
+        while victim.said_to("ada", is_request) == asked {
+            victim.wait(Duration::from_secs(1));
+        }
+        let piece = victim.said.iter().rev().find_map(|(_, message)| match message {
+            TransferMessage::Request { pieces, .. } => pieces.first().copied(),
+            _ => None,
+        });
+        let piece = piece.expect("it was asked for one");
+        if is_busy {
+            victim.control("ada", &TransferMessage::Busy { id, pieces: vec![piece] });
+        } else {
+            let (short, kind) = (id.short(), FrameKind::Piece { piece });
+            let (offset, len) = frame::cut(manifest.piece_len(piece), u32::MAX).next().expect("a part");
+            let frame = Frame { short, kind, offset, content: Bytes::from(vec![0; len as usize]) };
+            victim.hear(Input::Bulk { peer: user("ada"), frame: frame.encode() });
+        }
+        victim.wait(Duration::from_secs(1_000));
+        assert_eq!(silences(&victim), 2, "is busy: {is_busy}");
+    }
+}
+
 /// Four others take what they asked for by the frame, and keep all turns.
 #[test]
 fn who_waits_for_its_turn_and_asks_again_has_not_asked_without_end() {
