@@ -11,6 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::Cli;
+use crate::wire::text;
 
 /// Takes whole lines of log, without the line break.
 pub type LineSink = Arc<dyn Fn(String) + Send + Sync>;
@@ -59,7 +60,7 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 }
 
-/// Collects one event, which `tracing` writes in one or more parts and then drops.
+/// Collects one event, which `tracing` writes in one or more parts and then drops. Fields repeat what others said as it is.
 struct LineWriter(Vec<u8>);
 
 impl Write for LineWriter {
@@ -75,11 +76,31 @@ impl Write for LineWriter {
 
 impl Drop for LineWriter {
     fn drop(&mut self) {
+        let line = shown(&self.0);
         let sink = SINK.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match sink {
-            Some(sink) => sink(String::from_utf8_lossy(&self.0).trim_end().to_owned()),
+            Some(sink) => sink(line),
             // A log that can't be written is no reason to stop.
-            None => drop(io::stderr().write_all(&self.0)),
+            None => drop(writeln!(io::stderr(), "{line}")),
         }
+    }
+}
+
+fn shown(event: &[u8]) -> String {
+    text::line(String::from_utf8_lossy(event).trim_end(), text::LINE_MAX_CHARS).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_that_no_terminal_obeys() {
+        let event = b"DEBUG not accepted error=\x1b]52;c;aGk=\x07\r\nada joined \xff\n";
+        assert_eq!(
+            shown(event),
+            "DEBUG not accepted error=\u{241b}]52;c;aGk=\u{2407}\u{240d}\u{240a}ada joined \u{fffd}"
+        );
+        assert!(shown("long ".repeat(10_000).as_bytes()).chars().count() <= text::LINE_MAX_CHARS);
     }
 }
