@@ -41,8 +41,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connected peer may take to prove the room's key.
 pub const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a probed peer may stay silent.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a probed peer may stay silent if its path does, too, which shows after 4 s. An answer may wait behind all that was
+/// said before, or for a program that is busy; consent (RFC 7675) does not.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the end of a connection may take after the peer said `bye`.
 pub const BYE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -84,6 +85,8 @@ struct Session {
     candidates: usize,
     control_open: bool,
     probe: Option<u64>,
+    /// Whether the peer's end of the path answers.
+    consents: bool,
     /// Why the peer is about to close.
     bye: Option<CloseReason>,
     /// What the connection said before the peer was ready.
@@ -264,7 +267,8 @@ impl Link {
             Deadline::Withdrawn | Deadline::Answer => self.close(CloseReason::GivenBack),
             Deadline::Connect => self.close(CloseReason::NoPath),
             // No wrong proof, but none: the peer froze, or its path broke, since the connection came up.
-            Deadline::Proof | Deadline::Probe => self.close(CloseReason::Lost),
+            Deadline::Proof => self.close(CloseReason::Lost),
+            Deadline::Probe => self.close_if_silent(),
             Deadline::Bye => self.end_after_bye(),
         }
     }
@@ -351,6 +355,21 @@ impl Link {
         self.send_control(&Control::Probe { nonce });
     }
 
+    /// The path may come back, and ICE has the last word, unless the peer did not answer a probe before.
+    fn handle_consent(&mut self, consents: bool) {
+        let (State::Connecting(session) | State::Ready(session)) = &mut self.state else { return };
+        session.consents = consents;
+        if self.deadline.is_none() {
+            self.close_if_silent();
+        }
+    }
+
+    fn close_if_silent(&mut self) {
+        if matches!(&self.state, State::Ready(session) if session.probe.is_some() && !session.consents) {
+            self.close(CloseReason::Lost);
+        }
+    }
+
     fn handle_peer(&mut self, now: Instant, identity: &Identity, event: PeerEvent) {
         match event {
             PeerEvent::Description(sdp) => self.handle_description(sdp),
@@ -369,8 +388,8 @@ impl Link {
                 }
             }
             PeerEvent::Path(path) => self.handle_path(path),
-            // ICE has the last word: the path may come back.
-            PeerEvent::Disconnected | PeerEvent::Reconnected => {}
+            PeerEvent::Disconnected => self.handle_consent(false),
+            PeerEvent::Reconnected => self.handle_consent(true),
             PeerEvent::Closed(reason) => self.handle_closed(reason),
         }
     }
@@ -530,6 +549,7 @@ impl Session {
             candidates: 0,
             control_open: false,
             probe: None,
+            consents: true,
             bye: None,
             path: None,
             writable: None,

@@ -137,6 +137,7 @@ async fn a_peer_that_is_gone_is_found_out_when_the_face_takes_something_again() 
     let mut world = World::with_a_link().await;
     world.refuse(1000).await;
     world.gone().await;
+    world.peer(PeerEvent::Disconnected).await;
     sleep(3 * SECOND).await;
     let resumed_at = now();
     let (_, event) = world.after_refusals().await;
@@ -144,4 +145,15 @@ async fn a_peer_that_is_gone_is_found_out_when_the_face_takes_something_again() 
     assert!(lost, "{event:?}");
     let waited = now() - resumed_at;
     assert!(waited > Duration::ZERO && waited <= PROBE_TIMEOUT, "{waited:?}");
+}
+
+/// Its program waits for its own face, or for what was said to it before.
+#[tokio::test(start_paused = true)]
+async fn a_server_cannot_close_a_link_whose_other_end_is_busy() {
+    let mut world = World::with_a_link().await;
+    world.gone().await;
+    sleep(4 * PROBE_TIMEOUT).await;
+    world.peer(PeerEvent::Message { channel: Channel::Fast, payload: Payload::Text("hi".into()) }).await;
+    let event = world.next().await;
+    assert!(matches!(&event, Event::Message { text, .. } if text == "hi"), "{event:?}");
 }

@@ -78,7 +78,7 @@ fn a_leaving_peer_is_gone_at_once_and_not_asked_for_again() {
 fn a_killed_peer_is_noticed_within_seconds() {
     let (mut world, peers) = world_of(5, 5);
     world.crash(peers[2]);
-    world.run_for(seconds(4));
+    world.run_for(seconds(6));
     let survivors = [peers[0], peers[1], peers[3], peers[4]];
     for peer in survivors {
         assert_eq!(world.peers[peer].ready_peers().len(), 3);

@@ -438,13 +438,30 @@ fn a_probed_peer_that_answers_stays() {
 }
 
 #[test]
-fn a_probed_peer_that_does_not_answer_is_lost() {
+fn a_probed_peer_that_does_not_answer_is_lost_if_its_path_is_silent_too() {
+    let lost = [bye("closed"), command(PeerCommand::Close), closed(CloseReason::Lost)];
     let mut side = Side::ready(None);
     side.feed(Input::Probe { nonce: 1 });
-    assert_eq!(
-        side.wait(PROBE_TIMEOUT, Deadline::Probe),
-        [bye("closed"), command(PeerCommand::Close), closed(CloseReason::Lost)]
-    );
+    assert_eq!(side.feed(Input::Peer(PeerEvent::Disconnected)), [], "it may come back");
+    assert_eq!(side.wait(PROBE_TIMEOUT, Deadline::Probe), lost);
+    let mut side = Side::ready(None);
+    side.feed(Input::Peer(PeerEvent::Disconnected));
+    side.feed(Input::Probe { nonce: 1 });
+    side.feed(Input::Peer(PeerEvent::Reconnected));
+    assert_eq!(side.wait(PROBE_TIMEOUT, Deadline::Probe), [], "what it said may have much before it");
+    assert!(side.is_quiet());
+    assert_eq!(side.feed(Input::Peer(PeerEvent::Disconnected)), lost, "it has been asked");
+}
+
+#[test]
+fn a_peer_whose_path_is_silent_and_who_was_not_probed_or_has_answered_stays() {
+    let mut side = Side::ready(None);
+    assert_eq!(side.feed(Input::Peer(PeerEvent::Disconnected)), []);
+    side.feed(Input::Peer(PeerEvent::Reconnected));
+    side.feed(Input::Probe { nonce: 1 });
+    side.wait(PROBE_TIMEOUT, Deadline::Probe);
+    assert_eq!(side.hears(Control::Alive { nonce: 1 }), []);
+    assert_eq!(side.feed(Input::Peer(PeerEvent::Disconnected)), []);
 }
 
 #[test]

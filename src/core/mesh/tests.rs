@@ -355,6 +355,7 @@ fn another_process_gets_the_place_of_a_peer_that_is_gone() {
     let older = peer.ready("x", "you");
     let newer = peer.accepting("y", "you");
     peer.comes_up_as(newer, 3);
+    peer.feed(Input::Peer(older, PeerEvent::Disconnected));
     assert_eq!(
         peer.pass(PROBE_TIMEOUT),
         [bye(older, "closed"), close(older), closed("you", CloseReason::Lost)]
@@ -506,6 +507,7 @@ fn a_peer_that_is_gone_is_found_out_by_a_probe() {
     assert_eq!(peer.signal(ServerSignal::Gone { user_id: user("you") }).len(), 1);
     assert_eq!(peer.signal(ServerSignal::Gone { user_id: user("you") }), [], "once is enough");
     assert_eq!(peer.signal(ServerSignal::Gone { user_id: user("nobody") }), []);
+    peer.feed(Input::Peer(key, PeerEvent::Disconnected));
     assert_eq!(peer.pass(PROBE_TIMEOUT), [bye(key, "closed"), close(key), closed("you", CloseReason::Lost)]);
 }
 
