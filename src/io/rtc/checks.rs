@@ -133,13 +133,30 @@ struct Known {
     names: usize,
     named: HashSet<SocketAddr>,
     found: HashSet<SocketAddr>,
-    paths: HashMap<(Peer, SocketAddr), Allowance>,
+    paths: HashMap<(Peer, SocketAddr), Path>,
     /// Our STUN and TURN servers.
     relays: HashSet<SocketAddr>,
     sent: HashMap<Peer, Allowance>,
     asked: Transactions,
     heard: Transactions,
     heard_again: Allowance,
+}
+
+/// What a path on which the peer checked us lets through: its checks, and ours besides those to its address from all sockets, of
+/// which those that lead nowhere take as many.
+#[derive(Debug)]
+struct Path {
+    heard: Allowance,
+    sent: Allowance,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            heard: Allowance::new(CHECKS_BURST, CHECK_EVERY),
+            sent: Allowance::new(SENT_BURST, SENT_EVERY),
+        }
+    }
 }
 
 impl Default for Known {
@@ -235,7 +252,7 @@ impl Checks {
     }
 
     /// Whether a datagram of ours may leave: what is no check, and checks in measure.
-    pub(super) fn may_leave(&self, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
+    pub(super) fn may_leave(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
         let (peer, check) = match relayed(datagram, SEND_INDICATION) {
             Some((peer, data)) => (peer, &datagram[data]),
             None => (Some(Peer::Address(to)), datagram),
@@ -256,8 +273,8 @@ impl Checks {
             Peer::Channel(_) => to.ip(),
         };
         let has_checked_us = known.paths.keys().any(|(known, _)| *known == peer);
-        let may_leave =
-            known.sent.entry(peer).or_insert_with(|| Allowance::new(SENT_BURST, SENT_EVERY)).take(now)
+        let may_leave = known.paths.get_mut(&(peer, from)).is_some_and(|path| path.sent.take(now))
+            || known.sent.entry(peer).or_insert_with(|| Allowance::new(SENT_BURST, SENT_EVERY)).take(now)
                 && (has_checked_us || self.all.may_check(host, now));
         if may_leave {
             known.note_asked(check, now);
@@ -315,7 +332,7 @@ impl Checks {
         if paths.len() >= PATHS_MAX && !paths.contains_key(&path) {
             return false;
         }
-        paths.entry(path).or_insert_with(|| Allowance::new(CHECKS_BURST, CHECK_EVERY)).take(now)
+        paths.entry(path).or_default().heard.take(now)
     }
 
     /// Whether it answers a question of ours, by its name; the engine looks at the rest.
@@ -481,7 +498,7 @@ pub(super) mod tests {
         let (checks, start) = (checks(), Instant::now());
         let sent = |datagram: &[u8], to: u16| {
             let times = (0..12_000).step_by(5).map(|ms| start + Duration::from_millis(ms));
-            times.filter(|now| checks.may_leave(address(to), datagram, *now)).count()
+            times.filter(|now| checks.may_leave(address(1), address(to), datagram, *now)).count()
         };
         assert_eq!(sent(&check("them:us"), 1), 20 + 23);
         assert_eq!(sent(&check("them:us"), 2), 20 + 23, "each place for itself");
@@ -490,9 +507,22 @@ pub(super) mod tests {
         assert_eq!(sent(&over_relay, 3), 20 + 23, "through a relay, too");
         assert_eq!(sent(&[23; 100], 1), 2_400, "what is no check is not counted");
         assert!(
-            (0..1_000).filter(|port| checks.may_leave(address(*port), &check("them:us"), start)).count()
+            (0..1_000)
+                .filter(|port| checks.may_leave(address(1), address(*port), &check("them:us"), start))
+                .count()
                 <= SENT_TO_MAX
         );
+    }
+
+    /// One of them leads there, and the peer waits for a check on it.
+    #[test]
+    fn checks_from_sockets_that_lead_nowhere_leave_enough_for_the_one_that_the_peer_answers_to() {
+        let (checks, now) = (checks(), Instant::now());
+        let leave = |from: u16| checks.may_leave(address(from), address(99), &check("them:us"), now);
+        assert_eq!((0..60).filter(|number| leave(number % 6)).count(), SENT_BURST as usize);
+        assert!(checks.admits(address(99), address(5), &check("us:them"), now));
+        assert_eq!((0..1_000).filter(|_| leave(5)).count(), SENT_BURST as usize);
+        assert!((0..5).all(|from| !leave(from)));
     }
 
     /// Connections are made as often as somebody wants to be connected.
@@ -502,7 +532,7 @@ pub(super) mod tests {
         let sent = |at: Instant, ports: Range<u16>| {
             let checks = Checks::new(Arc::clone(&all));
             expect_us(&checks);
-            ports.filter(|port| checks.may_leave(address(*port), &check("them:us"), at)).count()
+            ports.filter(|port| checks.may_leave(address(1), address(*port), &check("them:us"), at)).count()
         };
         let connections = (0..40).map(|_| sent(now, 0..100)).sum::<usize>();
         assert_eq!(connections, HOST_BURST as usize);
@@ -510,14 +540,17 @@ pub(super) mod tests {
         let question = message(BINDING_REQUEST, &[]);
         let other = Checks::new(Arc::clone(&all));
         assert!(
-            other.may_leave(address(0), &question, now),
+            other.may_leave(address(1), address(0), &question, now),
             "the user's STUN server is asked whatever peers do"
         );
         assert!(other.admits(address(0), address(1), &message(BINDING_SUCCESS, &[]), now), "and may answer");
-        assert!(other.may_leave(([192, 0, 2, 77], 9).into(), &check("them:us"), now), "each host for itself");
+        assert!(
+            other.may_leave(address(1), ([192, 0, 2, 77], 9).into(), &check("them:us"), now),
+            "each host for itself"
+        );
         expect_us(&other);
         assert!(other.admits(address(5), address(1), &check("us:them"), now));
-        assert!(other.may_leave(address(5), &check("them:us"), now), "it has asked for them");
+        assert!(other.may_leave(address(1), address(5), &check("them:us"), now), "it has asked for them");
         let name = Candidate::of_line("candidate:1 1 udp 9 name.local 9 typ host");
         let names = (0..1000).filter(|_| Checks::new(Arc::clone(&all)).admits_candidate(&name, now)).count();
         assert_eq!(names, ALL_NAMES_BURST as usize);
@@ -546,8 +579,9 @@ pub(super) mod tests {
         let sent = |network: u16| {
             let to = move |host: u16| (Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host), 9).into();
             let checks: Vec<_> = (0..40).map(|_| Checks::new(Arc::clone(&all))).collect();
-            let leaves =
-                |host: &u16| checks[usize::from(host % 40)].may_leave(to(*host), &check("them:us"), now);
+            let leaves = |host: &u16| {
+                checks[usize::from(host % 40)].may_leave(address(1), to(*host), &check("them:us"), now)
+            };
             (1..5000).filter(leaves).count()
         };
         assert_eq!([1, 1, 2].map(sent), [HOST_BURST as usize, 0, HOST_BURST as usize]);
@@ -608,7 +642,7 @@ pub(super) mod tests {
         let asked = check("them:us");
         let answer = [&BINDING_SUCCESS.to_be_bytes()[..], &[0, 0], &asked[4..20]].concat();
         assert!(!at(20, &answer), "nothing was asked");
-        assert!(checks.may_leave(address(9), &asked, start + Duration::from_secs(20)));
+        assert!(checks.may_leave(address(1), address(9), &asked, start + Duration::from_secs(20)));
         assert!(at(21, &answer));
         assert!(!at(60, &answer));
     }
@@ -634,7 +668,7 @@ pub(super) mod tests {
             let answer = [&kind.to_be_bytes()[..], &[0, 0], &asked[4..20]].concat();
             let come_in = |way: &&Way| checks.admits(address(9), address(1), &way(&answer), now);
             assert_eq!(answers.iter().filter(come_in).count(), 0);
-            assert!(checks.may_leave(address(9), &ask(&asked), now));
+            assert!(checks.may_leave(address(1), address(9), &ask(&asked), now));
             assert_eq!(answers.iter().filter(come_in).count(), 3);
         }
     }

@@ -239,7 +239,8 @@ impl AsyncUdpSocket for LinkSocket {
         let (checks, now) = (&self.pulse.checks, Instant::now());
         let stride = transmit.segment_size.unwrap_or(transmit.contents.len());
         let mut datagrams = transmit.contents.chunks(stride.max(1));
-        if !datagrams.next().is_none_or(|first| checks.may_leave(transmit.destination, first, now)) {
+        let (from, to) = (self.inner.local_addr(), transmit.destination);
+        if !datagrams.next().is_none_or(|first| checks.may_leave(from, to, first, now)) {
             // Like one that got lost.
             return Poll::Ready(Ok(transmit.contents.len()));
         }
