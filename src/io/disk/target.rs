@@ -335,7 +335,7 @@ impl Destination {
             let file = self.part(at as u32)?;
             folder::set_mtime(&file, self.manifest.entries()[at].mtime);
             if one_by_one {
-                file.sync_all().map_err(|error| self.write_failed(at as u32, &error))?;
+                folder::sync_file(&file).map_err(|error| self.write_failed(at as u32, &error))?;
             }
         }
         if one_by_one { self.parts.sync() } else { self.parts.sync_all() }
