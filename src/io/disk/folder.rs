@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::core::transfer::DiskError;
 
 use super::failed;
+use super::part_folders::PartFolders;
 use super::source::Links;
 
 /// An open folder, and the path by which it was reached, for messages.
@@ -20,6 +21,9 @@ pub(super) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
 }
+
+/// What a folder is whatever it is called: its file system and its number there.
+pub(super) type Identity = (u64, u64);
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,9 +139,19 @@ impl Folder {
         Ok(Some(folder))
     }
 
-    /// The folder some names below, made where it is not there.
-    pub(super) fn make<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, DiskError> {
-        names.into_iter().try_fold(self.again()?, |folder, name| folder.make_child(name, 0o777))
+    /// The folder some names below, made where it is not there. None of them may be one for parts.
+    pub(super) fn make<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+        parts: &PartFolders,
+    ) -> Result<Self, DiskError> {
+        let enter = |folder: Self, name| parts.keep_out(folder.make_child(name, 0o777)?);
+        names.into_iter().try_fold(self.again()?, enter)
+    }
+
+    pub(super) fn identity(&self) -> Result<Identity, DiskError> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|error| failed(&self.path, &error.into()))?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     fn again(&self) -> Result<Self, DiskError> {

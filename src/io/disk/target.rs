@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::folder::{self, Folder, Found};
+use super::part_folders::{Claim, PartFolders};
 use super::received::{Received, Spool, remove_parts};
 use super::{failed, scan};
 use crate::core::transfer::{
@@ -82,7 +83,7 @@ impl FinalName {
 pub(super) struct Destination {
     manifest: Arc<Manifest>,
     root: Folder,
-    parts: Folder,
+    parts: Claim,
     part_name: String,
     places: Mutex<Vec<Place>>,
     open: Mutex<BTreeMap<u32, Arc<File>>>,
@@ -124,8 +125,9 @@ impl Destination {
         manifest: Arc<Manifest>,
         target: &Target,
         conflict: ConflictPolicy,
+        part_folders: &Arc<PartFolders>,
     ) -> Result<Attempt, DiskError> {
-        let destination = match Self::prepare(transfer, manifest, target, conflict)? {
+        let destination = match Self::prepare(transfer, manifest, target, conflict, part_folders)? {
             Prepared::InTheWay(conflicts) => return Ok(Attempt::InTheWay(conflicts)),
             Prepared::Ready(destination) => destination,
         };
@@ -140,6 +142,7 @@ impl Destination {
         manifest: Arc<Manifest>,
         target: &Target,
         conflict: ConflictPolicy,
+        part_folders: &Arc<PartFolders>,
     ) -> Result<Prepared, DiskError> {
         let is_stream = *target == Target::Stdout;
         let path = match target {
@@ -161,10 +164,7 @@ impl Destination {
         };
         let suffix = if is_stream { format!("-{}", std::process::id()) } else { String::new() };
         let part_name = format!("{PART_PREFIX}{}{suffix}.part", &transfer.to_string()[..16]);
-        let parts = root.make_private_child(&part_name)?;
-        if !parts.lock()? {
-            return Err(DiskError::InUse { path });
-        }
+        let parts = part_folders.claim(&root, &part_name)?;
         let spool = is_stream.then(|| Arc::new(Spool { root: path, name: part_name.clone() }));
         let (places, open) = (Mutex::new(places), Mutex::default());
         Ok(Prepared::Ready(Self { manifest, root, parts, part_name, places, open, spool }))
@@ -310,7 +310,7 @@ impl Destination {
                 touch(&mut touched, entry.path.parent());
                 self.places()[at] = Place::There(name);
             } else if place == Place::Folder {
-                self.root.make(entry.path.components())?;
+                self.root.make(entry.path.components(), self.parts.all())?;
                 touch(&mut touched, Some(entry.path.as_str()));
             }
         }
@@ -357,7 +357,7 @@ impl Destination {
     /// Moves a part file to its final name, or to the next free one if somebody took it meanwhile.
     fn name_file(&self, entry: u32, name: FinalName, replace: bool) -> Result<FinalName, DiskError> {
         let path = self.path_of(entry);
-        let folder = self.root.make(around(path))?;
+        let folder = self.root.make(around(path), self.parts.all())?;
         let part = part_file(entry);
         if replace {
             self.parts.rename_over(&part, &folder, &name.of(path))?;
@@ -638,7 +638,13 @@ mod tests {
         let transfer = Manifest::id_of(&manifest.to_bytes());
         let stores = Stores::new(io::sink());
         let prepare = || {
-            let prepared = Destination::prepare(transfer, manifest.clone(), &target, ConflictPolicy::Ask);
+            let prepared = Destination::prepare(
+                transfer,
+                manifest.clone(),
+                &target,
+                ConflictPolicy::Ask,
+                &stores.part_folders,
+            );
             let Ok(Prepared::Ready(destination)) = prepared else { panic!("nothing is in the way") };
             let destination = Arc::new(destination);
             stores.lock().insert(transfer, Store::Destination(destination.clone()));

@@ -175,3 +175,27 @@ fn what_others_have_the_name_of_gets_the_next_free_number_and_is_found_under_it(
     assert_eq!(finish(&stores, transfer), Some(inside.join("notes (2).tar.gz")));
     assert_eq!(std::fs::read_dir(&inside).expect("readable").count(), 3);
 }
+
+#[test]
+fn a_folder_for_parts_is_not_entered_under_another_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stores = Stores::new(io::sink());
+    let manifest = one_file("SWARM-~1.PAR/000042/x", 7);
+    let transfer = Manifest::id_of(&manifest.to_bytes());
+    let (target, conflict) = (Target::Folder(folder.path().to_owned()), ConflictPolicy::Overwrite);
+    let opened = stores.run(DiskJob::Open { transfer, manifest, target, conflict }, drop);
+    assert!(matches!(opened, DiskDone::Opened(_)), "{opened:?}");
+    let write = DiskJob::Write { transfer, piece: 0, parts: vec![Bytes::from_static(&[7])] };
+    assert_eq!(stores.run(write, drop), DiskDone::Written(Written::Verified));
+
+    // As FAT calls the first of them.
+    let root = folder::Folder::open(folder.path()).expect("it is there");
+    let others = stores.part_folders.claim(&root, "SWARM-~1.PAR").expect("nobody has it");
+    let path = folder.path().join("SWARM-~1.PAR");
+    let refused = stores.run(DiskJob::Finish { transfer }, drop);
+    assert_eq!(refused, DiskDone::Failed(DiskError::NotAFolder { path: path.clone() }));
+    assert_eq!(others.names(), Ok(Vec::new()));
+
+    drop(others);
+    assert_eq!(finish(&stores, transfer), Some(path.join("000042/x")), "now it is a folder like any other");
+}
