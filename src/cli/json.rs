@@ -301,7 +301,7 @@ pub enum Way {
 #[allow(missing_docs, reason = "see docs/json.md")]
 pub struct Done {
     pub transfer: TransferId,
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
     pub bytes: u64,
     pub secs: f64,
     pub blake3: Option<String>,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
+use super::text;
+
 /// The longest path, in bytes. `PATH_MAX` is 4096 on Linux and the folder it goes into needs room, too.
 pub const PATH_MAX_BYTES: usize = 1024;
 
@@ -129,7 +131,16 @@ impl SafePath {
 
 /// Case-folded text: upper case first, so that `ß` and `SS` meet.
 pub(crate) fn fold(text: &str) -> String {
-    text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfc().collect()
+    case_folded(text.chars()).nfc().collect()
+}
+
+fn case_folded(text: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
+    text.flat_map(char::to_uppercase).flat_map(char::to_lowercase)
+}
+
+/// Whether a character shows. Some file systems pass over what does not when they look for a name.
+fn is_seen(c: char) -> bool {
+    !text::is_harmful(c) && !matches!(c, '\u{fe0e}' | '\u{fe0f}')
 }
 
 fn check_name(name: &str) -> Result<(), PathError> {
@@ -151,7 +162,7 @@ fn check_name(name: &str) -> Result<(), PathError> {
     if is_device(name) {
         return Err(PathError::Device(name.to_owned()));
     }
-    if name.get(..PART_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PART_PREFIX)) {
+    if case_folded(name.chars().filter(|c| is_seen(*c))).take(PART_PREFIX.len()).eq(PART_PREFIX.chars()) {
         return Err(PathError::Part);
     }
     Ok(())
@@ -226,7 +237,10 @@ mod tests {
         assert_eq!(refused("a./b"), PathError::Trailing);
         assert_eq!(refused("a "), PathError::Trailing);
         assert_eq!(refused("e\u{301}"), PathError::NotNormalised);
-        assert_eq!(refused(".Swarm-0123/x"), PathError::Part);
+        for part in [".Swarm-0123/x", ".ſwarm-0123/x", "a/.sw\u{200d}arm-0123", "\u{ad}.swarm\u{fe0f}-0123"]
+        {
+            assert_eq!(refused(part), PathError::Part);
+        }
         assert_eq!(refused(&"x".repeat(256)), PathError::NameTooLong(256));
         assert_eq!(refused(&"x/".repeat(600)), PathError::TooLong(1200));
         assert_eq!(refused(&["a"; 65].join("/")), PathError::TooDeep(65));

@@ -236,7 +236,8 @@ fn done_event(event: TransferEvent) -> Option<Event> {
     };
     Some(Event::Done(Done {
         transfer,
-        path,
+        // The folder may be called anything; a string of JSON can't.
+        path: path.map(|path| path.to_string_lossy().into_owned()),
         bytes: offer.bytes,
         secs: rounded(elapsed.as_secs_f64()),
         blake3: blake3.map(|hash| blake3::Hash::from_bytes(hash).to_string()),
@@ -265,5 +266,34 @@ impl From<&transfer::Progress> for Progress {
             uploaded_bytes: progress.uploaded_bytes,
             peers: peers.collect(),
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+    use crate::cli::json::to_line;
+    use crate::wire::TransferId;
+
+    #[test]
+    fn a_path_that_is_not_unicode_is_told_as_far_as_it_is() {
+        let transfer = TransferId([7; 32]);
+        let origin = UserId::new("ada").expect("an id");
+        let name = "film.mkv".to_owned();
+        let done = TransferEvent::Done {
+            transfer,
+            offer: OfferInfo { transfer, name, files: 1, folders: 0, bytes: 1, origin },
+            path: Some(OsStr::from_bytes(b"in\xffbox/film.mkv").into()),
+            blake3: None,
+            elapsed: Duration::ZERO,
+            from_origin_bytes: 1,
+            from_others_bytes: 0,
+            skipped: 0,
+        };
+        let line = to_line(&done_event(done).expect("it is news"));
+        assert!(line.contains("\"path\":\"in\u{fffd}box/film.mkv\""), "{line}");
     }
 }

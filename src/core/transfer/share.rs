@@ -16,6 +16,10 @@ use crate::wire::{TransferId, UserId};
 /// What a transfer costs in memory besides its manifest, roughly.
 const SHARE_BYTES: u64 = 4096;
 
+/// What each file or folder costs besides its bytes once the list is read, however short its name: the entry, the text of its path,
+/// and where it goes.
+const ENTRY_BYTES: u64 = 80;
+
 /// Bytes free where files would go, if the system says.
 pub(super) type FreeBytes = Option<u64>;
 
@@ -292,8 +296,45 @@ impl Share {
             (Direction::Receive, Stage::Offered | Stage::Queued) => return 0,
             (Direction::Receive, Stage::Fetching(fetch)) if fetch.from.is_none() => 0,
             (Direction::Receive, Stage::Fetching(fetch)) => len.min(fetch.asked_len as u64),
-            (Direction::Receive, Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_)) => len,
+            (Direction::Receive, Stage::Opening(_) | Stage::Asking(_) | Stage::Sharing(_)) => {
+                len + (u64::from(self.info.files) + u64::from(self.info.folders)) * ENTRY_BYTES
+            }
         };
         held_bytes + SHARE_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::manifest::{Entry, EntryKind};
+    use crate::wire::path::SafePath;
+
+    #[test]
+    fn a_list_that_is_here_is_charged_for_each_entry_however_short_its_name_is() {
+        let entry = |number: u32| {
+            let path = SafePath::parse(&format!("{number:x}")).expect("a name");
+            (Entry { path, kind: EntryKind::Folder, mtime: 0 }, Vec::new())
+        };
+        let manifest = Manifest::new(18, (0..1000).map(entry).collect()).expect("sound");
+        let bytes = manifest.to_bytes();
+        let ada = UserId::new("ada").expect("an id");
+        let offer = Offer {
+            id: Manifest::id_of(&bytes),
+            name: manifest.name().to_owned(),
+            files: 0,
+            folders: 1000,
+            bytes: 0,
+            manifest_bytes: bytes.len() as u32,
+            origin: ada.clone(),
+            audience: None,
+        };
+        let now = Instant::now();
+        let mut share = Share::offered(now, &ada, offer);
+        share.stage = Stage::Fetching(Fetch::new(now, ada));
+        let before = share.manifest_cost();
+        share.stage = Stage::Opening(Content { manifest: Arc::new(manifest), bytes: bytes.into() });
+        // The least that is allocated for a path takes 32 bytes.
+        assert!(share.manifest_cost() - before >= 1000 * (size_of::<Entry>() as u64 + 32));
     }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::core::transfer::DiskError;
 
 use super::failed;
+use super::part_folders::PartFolders;
 use super::source::Links;
 
 /// An open folder, and the path by which it was reached, for messages.
@@ -20,6 +21,9 @@ pub(super) struct Folder {
     fd: OwnedFd,
     path: PathBuf,
 }
+
+/// What a folder is whatever it is called: its file system and its number there.
+pub(super) type Identity = (u64, u64);
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,17 @@ pub(super) enum Found {
     Folder,
     /// A link, a device, a pipe, a socket.
     Other,
+}
+
+/// How a file gets a name that nothing else has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// A rename that never replaces.
+    Rename,
+    /// A second name, which never replaces either, and then the first is removed.
+    Link,
+    /// An empty file of that name, which is then replaced. Whoever is stopped in between leaves it there.
+    Reserve,
 }
 
 const OPEN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -124,9 +139,19 @@ impl Folder {
         Ok(Some(folder))
     }
 
-    /// The folder some names below, made where it is not there.
-    pub(super) fn make<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, DiskError> {
-        names.into_iter().try_fold(self.again()?, |folder, name| folder.make_child(name, 0o777))
+    /// The folder some names below, made where it is not there. None of them may be one for parts.
+    pub(super) fn make<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+        parts: &PartFolders,
+    ) -> Result<Self, DiskError> {
+        let enter = |folder: Self, name| parts.keep_out(folder.make_child(name, 0o777)?);
+        names.into_iter().try_fold(self.again()?, enter)
+    }
+
+    pub(super) fn identity(&self) -> Result<Identity, DiskError> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|error| failed(&self.path, &error.into()))?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     fn again(&self) -> Result<Self, DiskError> {
@@ -167,21 +192,31 @@ impl Folder {
 
     /// Gives a file its final name; `false` if that is taken.
     pub(super) fn rename_new(&self, name: &str, to: &Self, new: &str) -> Result<bool, DiskError> {
-        match self.no_replace(name, to, new) {
+        match by_what_works(|naming| self.name_by(naming, name, to, new)) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(error) => Err(to.failed(new, error)),
         }
     }
 
-    fn no_replace(&self, name: &str, to: &Self, new: &str) -> Result<(), Errno> {
-        match rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE) {
-            // The file system can't: a second name never replaces either.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+    fn name_by(&self, naming: Naming, name: &str, to: &Self, new: &str) -> Result<(), Errno> {
+        match naming {
+            Naming::Rename => rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE),
+            Naming::Link => {
                 rustix::fs::linkat(&self.fd, name, &to.fd, new, AtFlags::empty())?;
-                rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())
+                // If that fails, the folder for parts still goes, with all that is in it.
+                let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+                Ok(())
             }
-            renamed => renamed,
+            Naming::Reserve => {
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // Closed at once: some file systems replace no file that is open.
+                drop(rustix::fs::openat(&to.fd, new, flags, Mode::from_raw_mode(0o600))?);
+                rustix::fs::renameat(&self.fd, name, &to.fd, new).inspect_err(|_| {
+                    let _ = rustix::fs::unlinkat(&to.fd, new, AtFlags::empty());
+                })
+            }
         }
     }
 
@@ -220,12 +255,12 @@ impl Folder {
 
     /// Makes the names in it durable.
     pub(super) fn sync(&self) -> Result<(), DiskError> {
-        rustix::fs::fsync(&self.fd).map_err(|error| failed(&self.path, &error.into()))
+        as_far_as_it_can(rustix::fs::fsync(&self.fd)).map_err(|error| failed(&self.path, &error.into()))
     }
 
     /// Makes all data of its file system durable.
     pub(super) fn sync_all(&self) -> Result<(), DiskError> {
-        rustix::fs::syncfs(&self.fd).map_err(|error| failed(&self.path, &error.into()))
+        as_far_as_it_can(rustix::fs::syncfs(&self.fd)).map_err(|error| failed(&self.path, &error.into()))
     }
 
     pub(super) fn free_bytes(&self) -> Option<u64> {
@@ -242,6 +277,35 @@ impl Folder {
     fn failed(&self, name: &str, error: Errno) -> DiskError {
         failed(&self.path.join(name), &error.into())
     }
+}
+
+/// Tries one way after the other for as long as the file system can't: shared folders of virtual machines and much that is mounted
+/// by programs have no more than the last.
+fn by_what_works(mut name_by: impl FnMut(Naming) -> Result<(), Errno>) -> Result<(), Errno> {
+    match name_by(Naming::Rename) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        named => return named,
+    }
+    match name_by(Naming::Link) {
+        Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::MLINK) => name_by(Naming::Reserve),
+        named => named,
+    }
+}
+
+/// A file system that makes nothing durable when it is asked to is not worth failing a transfer for.
+fn as_far_as_it_can(synced: Result<(), Errno>) -> Result<(), Errno> {
+    match synced {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Makes a file's content durable.
+pub(super) fn sync_file(file: &File) -> io::Result<()> {
+    file.sync_all().or_else(|error| match Errno::from_io_error(&error) {
+        Some(errno) => Ok(as_far_as_it_can(Err(errno))?),
+        None => Err(error),
+    })
 }
 
 /// Opens a regular file that the user named to be read.
@@ -296,6 +360,46 @@ pub(super) fn next_data(file: &File, offset: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_gets_its_name_and_replaces_nothing_whatever_the_file_system_can() {
+        let neither = [Err(Errno::INVAL), Err(Errno::PERM)];
+        for unable in [&[][..], &neither[..1], &neither] {
+            let home = tempfile::tempdir().expect("a folder");
+            let file = |name: &str| home.path().join(name);
+            std::fs::write(file("part"), "ours").expect("written");
+            std::fs::write(file("taken"), "theirs").expect("written");
+            let folder = Folder::open(home.path()).expect("it is there");
+            let name = |new: &str| {
+                let mut answers = unable.iter();
+                by_what_works(|naming| match answers.next() {
+                    Some(answer) => *answer,
+                    None => folder.name_by(naming, "part", &folder, new),
+                })
+            };
+            assert_eq!(name("taken"), Err(Errno::EXIST), "{unable:?}");
+            assert_eq!(name("new"), Ok(()), "{unable:?}");
+            assert_eq!(name("newer"), Err(Errno::NOENT), "{unable:?}");
+            let content = |name: &str| std::fs::read_to_string(file(name)).ok();
+            assert_eq!(
+                ["part", "taken", "new", "newer"].map(content),
+                [None, Some("theirs".to_owned()), Some("ours".to_owned()), None],
+                "{unable:?}"
+            );
+        }
+    }
+
+    /// Nothing in `/proc` can be made durable.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_system_that_makes_nothing_durable_will_do() {
+        let proc = Folder::open(Path::new("/proc")).expect("Linux has it");
+        assert_eq!(rustix::fs::fsync(&proc.fd), Err(Errno::INVAL));
+        assert_eq!((proc.sync(), proc.sync_all()), (Ok(()), Ok(())));
+        let file = proc.read("version").expect("Linux has it");
+        assert_eq!(rustix::fs::fsync(&file), Err(Errno::INVAL));
+        assert!(sync_file(&file).is_ok());
+    }
 
     /// A folder of another user: root can make one, and everybody else has root's.
     #[test]

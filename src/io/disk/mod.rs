@@ -15,6 +15,7 @@
 
 mod folder;
 mod one_by_one;
+mod part_folders;
 mod received;
 mod recent;
 mod scan;
@@ -37,6 +38,7 @@ use crate::wire::TransferId;
 use crate::wire::frame::{self, FrameKind, HEADER_BYTES};
 use crate::wire::manifest::{Manifest, PieceHasher};
 use one_by_one::OneByOne;
+use part_folders::PartFolders;
 use received::Received;
 use recent::Recent;
 use source::Source;
@@ -101,6 +103,7 @@ pub struct Stores {
     /// Whoever opens what was closed while it was opened waits until it is: parts are locked meanwhile.
     opening: OneByOne,
     turns: AtomicU64,
+    part_folders: Arc<PartFolders>,
     recent: Recent,
     stdout: Mutex<Box<dyn Write + Send>>,
 }
@@ -127,6 +130,7 @@ impl Stores {
             stores: Mutex::default(),
             opening: OneByOne::default(),
             turns: AtomicU64::new(0),
+            part_folders: Arc::default(),
             recent: Recent::default(),
             stdout: Mutex::new(Box::new(stdout)),
         }
@@ -169,7 +173,7 @@ impl Stores {
             DiskJob::Open { transfer, manifest, target, conflict } => {
                 let _alone = self.opening.alone(transfer);
                 drop(self.still_opening(transfer, turn)?);
-                match Destination::open(transfer, manifest, &target, conflict)? {
+                match Destination::open(transfer, manifest, &target, conflict, &self.part_folders)? {
                     target::Attempt::InTheWay(conflicts) => DiskDone::Conflicts(conflicts),
                     target::Attempt::Open(destination, opened) => {
                         *self.still_opening(transfer, turn)?.get_mut(&transfer).expect("it was looked at") =

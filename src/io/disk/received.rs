@@ -9,6 +9,7 @@ use super::folder::Folder;
 use super::target::{Place, part_file};
 use crate::core::transfer::DiskError;
 use crate::wire::manifest::Manifest;
+use crate::wire::path::SafePath;
 
 /// The files of a complete transfer.
 #[derive(Debug)]
@@ -35,11 +36,11 @@ impl Received {
     /// Where a piece's file is, for messages.
     pub(super) fn path(&self, piece: u32) -> PathBuf {
         let entry = self.manifest.span(piece).entry;
-        match (&self.places[entry as usize], &self.spool) {
-            (Place::There(name), _) => self.root.join(path_of(name)),
+        match (self.places[entry as usize], &self.spool) {
+            (Place::There(name), _) => name.below(&self.root, self.path_of(entry)),
             (Place::Part { .. }, Some(spool)) => spool.root.join(&spool.name).join(part_file(entry)),
             (Place::Folder | Place::Part { .. } | Place::Skipped, _) => {
-                self.root.join(self.manifest.entries()[entry as usize].path.as_str())
+                self.root.join(self.path_of(entry).as_str())
             }
         }
     }
@@ -47,13 +48,17 @@ impl Received {
     /// The file of a piece. What it holds is compared with the manifest whenever it is read, so it may have any name by now.
     pub(super) fn open(&self, piece: u32) -> Result<File, DiskError> {
         let entry = self.manifest.span(piece).entry;
-        match (&self.places[entry as usize], &self.spool) {
-            (Place::There(name), _) => open_final(&Folder::open(&self.root)?, name),
+        match (self.places[entry as usize], &self.spool) {
+            (Place::There(name), _) => name.open(&Folder::open(&self.root)?, self.path_of(entry)),
             (Place::Part { .. }, Some(spool)) => spool.open()?.read(&part_file(entry)),
             (Place::Folder | Place::Part { .. } | Place::Skipped, _) => {
                 Err(DiskError::NotFound { path: self.path(piece) })
             }
         }
+    }
+
+    fn path_of(&self, entry: u32) -> &SafePath {
+        &self.manifest.entries()[entry as usize].path
     }
 }
 
@@ -80,17 +85,4 @@ pub(super) fn remove_parts(root: &Folder, parts: &Folder, name: &str) -> Result<
         parts.remove_file(&file)?;
     }
     root.remove_folder(name)
-}
-
-/// Opens a file that has its final name.
-pub(super) fn open_final(root: &Folder, name: &[String]) -> Result<File, DiskError> {
-    let (last, folders) = name.split_last().expect("a path has a name");
-    match root.descend(folders.iter().map(String::as_str))? {
-        Some(folder) => folder.read(last),
-        None => Err(DiskError::NotFound { path: root.path().join(path_of(name)) }),
-    }
-}
-
-fn path_of(name: &[String]) -> PathBuf {
-    name.iter().collect()
 }

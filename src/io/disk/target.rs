@@ -1,5 +1,6 @@
 //! Files that are received: what is there already, the part files, and the final names.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::folder::{self, Folder, Found};
-use super::received::{Received, Spool, open_final, remove_parts};
+use super::part_folders::{Claim, PartFolders};
+use super::received::{Received, Spool, remove_parts};
 use super::{failed, scan};
 use crate::core::transfer::{
     Conflict, ConflictPolicy, DiskError, Opened, PieceSet, Summary, Target, TransferId, Written,
@@ -18,7 +20,7 @@ use crate::wire::manifest::{Entry, EntryKind, Manifest};
 use crate::wire::path::{PART_PREFIX, SafePath};
 
 /// How many names are tried for a file whose own is taken.
-const NAMES_MAX: u32 = 10_000;
+const NAMES_MAX: u16 = 10_000;
 
 /// Up to so many files or folders are made durable one by one; for more, one call for the whole file system is quicker.
 const SYNC_ONE_BY_ONE: usize = 32;
@@ -26,8 +28,8 @@ const SYNC_ONE_BY_ONE: usize = 32;
 /// The most part files kept open.
 const OPEN_FILES: usize = 64;
 
-/// Where an entry's content is or goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where an entry's content is or goes. A stranger says how many there are and how long their paths: no text is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// A folder of the manifest.
     Folder,
@@ -39,15 +41,49 @@ pub(super) enum Place {
     Skipped,
 }
 
-/// A path below the target, as names.
-pub(super) type FinalName = Vec<String>;
+/// What a file is called in the folder that the manifest puts it in: as the manifest says, or else with a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FinalName(u16);
+
+impl FinalName {
+    const OWN: Self = Self(0);
+
+    /// In the order in which they are tried when a file's own is taken.
+    fn others() -> impl Iterator<Item = Self> {
+        (1..=NAMES_MAX).map(Self)
+    }
+
+    /// `report.tar.gz`, `report (1).tar.gz`, `report (2).tar.gz`, …
+    fn of(self, path: &SafePath) -> Cow<'_, str> {
+        let name = path.last();
+        if self == Self::OWN {
+            return Cow::Borrowed(name);
+        }
+        let dot = name.char_indices().skip(1).find(|(_, c)| *c == '.').map_or(name.len(), |(at, _)| at);
+        let (stem, extension) = name.split_at(dot);
+        Cow::Owned(format!("{stem} ({}){extension}", self.0))
+    }
+
+    /// The whole path below the target.
+    pub(super) fn below(self, root: &Path, path: &SafePath) -> PathBuf {
+        root.join(path.as_str()).with_file_name(&*self.of(path))
+    }
+
+    /// Opens the file that has the name.
+    pub(super) fn open(self, root: &Folder, path: &SafePath) -> Result<File, DiskError> {
+        match root.descend(around(path))? {
+            Some(folder) => folder.read(&self.of(path)),
+            None => Err(DiskError::NotFound { path: self.below(root.path(), path) }),
+        }
+    }
+}
 
 /// A transfer's files on this disk, while they are received.
 #[derive(Debug)]
 pub(super) struct Destination {
     manifest: Arc<Manifest>,
     root: Folder,
-    parts: Folder,
+    parts: Claim,
     part_name: String,
     places: Mutex<Vec<Place>>,
     open: Mutex<BTreeMap<u32, Arc<File>>>,
@@ -89,8 +125,9 @@ impl Destination {
         manifest: Arc<Manifest>,
         target: &Target,
         conflict: ConflictPolicy,
+        part_folders: &Arc<PartFolders>,
     ) -> Result<Attempt, DiskError> {
-        let destination = match Self::prepare(transfer, manifest, target, conflict)? {
+        let destination = match Self::prepare(transfer, manifest, target, conflict, part_folders)? {
             Prepared::InTheWay(conflicts) => return Ok(Attempt::InTheWay(conflicts)),
             Prepared::Ready(destination) => destination,
         };
@@ -105,6 +142,7 @@ impl Destination {
         manifest: Arc<Manifest>,
         target: &Target,
         conflict: ConflictPolicy,
+        part_folders: &Arc<PartFolders>,
     ) -> Result<Prepared, DiskError> {
         let is_stream = *target == Target::Stdout;
         let path = match target {
@@ -117,7 +155,7 @@ impl Destination {
         std::fs::create_dir_all(&path).map_err(|error| failed(&path, &error))?;
         let root = Folder::open(&path)?;
         let places = if is_stream {
-            vec![Place::Part { name: Vec::new(), replace: false }]
+            vec![Place::Part { name: FinalName::OWN, replace: false }]
         } else {
             match find_places(&root, &manifest, conflict)? {
                 Ok(places) => places,
@@ -126,10 +164,7 @@ impl Destination {
         };
         let suffix = if is_stream { format!("-{}", std::process::id()) } else { String::new() };
         let part_name = format!("{PART_PREFIX}{}{suffix}.part", &transfer.to_string()[..16]);
-        let parts = root.make_private_child(&part_name)?;
-        if !parts.lock()? {
-            return Err(DiskError::InUse { path });
-        }
+        let parts = part_folders.claim(&root, &part_name)?;
         let spool = is_stream.then(|| Arc::new(Spool { root: path, name: part_name.clone() }));
         let (places, open) = (Mutex::new(places), Mutex::default());
         Ok(Prepared::Ready(Self { manifest, root, parts, part_name, places, open, spool }))
@@ -142,8 +177,8 @@ impl Destination {
     /// Where a piece's file is, for messages.
     pub(super) fn path(&self, piece: u32) -> PathBuf {
         let entry = self.manifest.span(piece).entry;
-        match &self.places()[entry as usize] {
-            Place::There(name) => self.root.path().join(name.iter().collect::<PathBuf>()),
+        match self.places()[entry as usize] {
+            Place::There(name) => name.below(self.root.path(), self.path_of(entry)),
             Place::Folder | Place::Part { .. } | Place::Skipped => self.parts.path().join(part_file(entry)),
         }
     }
@@ -153,9 +188,9 @@ impl Destination {
         if let Some(file) = self.open_files().get(&entry) {
             return Ok(file.clone());
         }
-        let place = self.places()[entry as usize].clone();
-        let file = match &place {
-            Place::There(name) => open_final(&self.root, name)?,
+        let place = self.places()[entry as usize];
+        let file = match place {
+            Place::There(name) => name.open(&self.root, self.path_of(entry))?,
             Place::Part { .. } => self.parts.read(&part_file(entry))?,
             Place::Folder | Place::Skipped => {
                 return Err(DiskError::NotFound { path: self.path(piece) });
@@ -269,13 +304,13 @@ impl Destination {
         self.sync_parts()?;
         let mut touched = BTreeSet::new();
         for (at, entry) in self.manifest.entries().iter().enumerate() {
-            let place = self.places()[at].clone();
+            let place = self.places()[at];
             if let Place::Part { name, replace } = place {
                 let name = self.name_file(at as u32, name, replace)?;
                 touch(&mut touched, entry.path.parent());
                 self.places()[at] = Place::There(name);
             } else if place == Place::Folder {
-                self.root.make(entry.path.components())?;
+                self.root.make(entry.path.components(), self.parts.all())?;
                 touch(&mut touched, Some(entry.path.as_str()));
             }
         }
@@ -300,7 +335,7 @@ impl Destination {
             let file = self.part(at as u32)?;
             folder::set_mtime(&file, self.manifest.entries()[at].mtime);
             if one_by_one {
-                file.sync_all().map_err(|error| self.write_failed(at as u32, &error))?;
+                folder::sync_file(&file).map_err(|error| self.write_failed(at as u32, &error))?;
             }
         }
         if one_by_one { self.parts.sync() } else { self.parts.sync_all() }
@@ -321,20 +356,19 @@ impl Destination {
 
     /// Moves a part file to its final name, or to the next free one if somebody took it meanwhile.
     fn name_file(&self, entry: u32, name: FinalName, replace: bool) -> Result<FinalName, DiskError> {
-        let (last, folders) = name.split_last().expect("a path has a name");
-        let folder = self.root.make(folders.iter().map(String::as_str))?;
+        let path = self.path_of(entry);
+        let folder = self.root.make(around(path), self.parts.all())?;
         let part = part_file(entry);
         if replace {
-            self.parts.rename_over(&part, &folder, last)?;
+            self.parts.rename_over(&part, &folder, &name.of(path))?;
             return Ok(name);
         }
-        let wanted = self.manifest.entries()[entry as usize].path.last();
-        for candidate in std::iter::once(last.clone()).chain(alternatives(wanted)) {
-            if self.parts.rename_new(&part, &folder, &candidate)? {
-                return Ok(folders.iter().cloned().chain([candidate]).collect());
+        for candidate in std::iter::once(name).chain(FinalName::others()) {
+            if self.parts.rename_new(&part, &folder, &candidate.of(path))? {
+                return Ok(candidate);
             }
         }
-        Err(DiskError::Io { path: folder.path().join(last), message: "every name is taken".to_owned() })
+        Err(every_name_is_taken(&folder, path))
     }
 
     /// After everything in them is in place, from the innermost.
@@ -350,15 +384,18 @@ impl Destination {
     fn result_path(&self) -> PathBuf {
         let places = self.places();
         match (&places[..], self.manifest.has_one_root()) {
-            ([Place::There(name)], _) => self.root.path().join(name.iter().collect::<PathBuf>()),
+            ([Place::There(name)], _) => name.below(self.root.path(), self.path_of(0)),
             (_, true) => self.root.path().join(self.manifest.name()),
             (_, false) => self.root.path().to_owned(),
         }
     }
 
     fn write_failed(&self, entry: u32, error: &io::Error) -> DiskError {
-        let path = self.manifest.entries()[entry as usize].path.as_str();
-        failed(&self.root.path().join(path), error)
+        failed(&self.root.path().join(self.path_of(entry).as_str()), error)
+    }
+
+    fn path_of(&self, entry: u32) -> &SafePath {
+        &self.manifest.entries()[entry as usize].path
     }
 
     fn places(&self) -> std::sync::MutexGuard<'_, Vec<Place>> {
@@ -382,6 +419,11 @@ fn touch<'a>(touched: &mut BTreeSet<&'a str>, folder: Option<&'a str>) {
     }
 }
 
+/// The names of the folders around a file.
+fn around(path: &SafePath) -> impl Iterator<Item = &str> {
+    path.parent().into_iter().flat_map(|parent| parent.split('/'))
+}
+
 pub(super) fn part_file(entry: u32) -> String {
     format!("{entry:06}")
 }
@@ -403,13 +445,12 @@ fn find_places(
         }
         let parent = entry.path.parent().unwrap_or("");
         if last.as_ref().is_none_or(|(path, _)| *path != parent) {
-            let names = parent.split('/').filter(|name| !name.is_empty());
-            last = Some((parent, root.descend(names)?));
+            last = Some((parent, root.descend(around(&entry.path))?));
         }
         let folder = last.as_ref().and_then(|(_, folder)| folder.as_ref());
         let place = match folder {
             Some(folder) => find_place(folder, manifest, index, entry, policy)?,
-            None => Some(Place::Part { name: names(&entry.path), replace: false }),
+            None => Some(Place::Part { name: FinalName::OWN, replace: false }),
         };
         match place {
             Some(place) => places.push(place),
@@ -427,7 +468,7 @@ fn find_place(
     entry: &Entry,
     policy: ConflictPolicy,
 ) -> Result<Option<Place>, DiskError> {
-    let own = names(&entry.path);
+    let own = FinalName::OWN;
     match state_of(folder, entry.path.last(), manifest, index)? {
         State::Free => return Ok(Some(Place::Part { name: own, replace: false })),
         State::Same => return Ok(Some(Place::There(own))),
@@ -448,19 +489,18 @@ fn find_place(
 }
 
 fn other_place(folder: &Folder, manifest: &Manifest, index: u32, entry: &Entry) -> Result<Place, DiskError> {
-    for candidate in alternatives(entry.path.last()) {
-        let mut name = names(&entry.path);
-        *name.last_mut().expect("a path has a name") = candidate.clone();
-        match state_of(folder, &candidate, manifest, index)? {
+    for name in FinalName::others() {
+        match state_of(folder, &name.of(&entry.path), manifest, index)? {
             State::Free => return Ok(Place::Part { name, replace: false }),
             State::Same => return Ok(Place::There(name)),
             State::Taken => {}
         }
     }
-    Err(DiskError::Io {
-        path: folder.path().join(entry.path.last()),
-        message: "every name is taken".to_owned(),
-    })
+    Err(every_name_is_taken(folder, &entry.path))
+}
+
+fn every_name_is_taken(folder: &Folder, path: &SafePath) -> DiskError {
+    DiskError::Io { path: folder.path().join(path.last()), message: "every name is taken".to_owned() }
 }
 
 /// What a name is to the file that should have it.
@@ -485,17 +525,6 @@ fn state_of(folder: &Folder, name: &str, manifest: &Manifest, index: u32) -> Res
         }
         Found::File { .. } | Found::Folder | Found::Other => Ok(State::Taken),
     }
-}
-
-/// `report.tar.gz` → `report (1).tar.gz`, `report (2).tar.gz`, …
-fn alternatives(name: &str) -> impl Iterator<Item = String> {
-    let dot = name.char_indices().skip(1).find(|(_, c)| *c == '.').map_or(name.len(), |(at, _)| at);
-    let (stem, extension) = name.split_at(dot);
-    (1..=NAMES_MAX).map(move |number| format!("{stem} ({number}){extension}"))
-}
-
-fn names(path: &SafePath) -> FinalName {
-    path.components().map(str::to_owned).collect()
 }
 
 /// Whether a file has the piece at its place.
@@ -551,6 +580,12 @@ mod tests {
     }
 
     #[test]
+    fn where_files_go_takes_a_few_bytes_each_however_long_their_paths_are() {
+        assert!(!std::mem::needs_drop::<Place>(), "no text is kept");
+        assert!(size_of::<Place>() <= 8, "{}", size_of::<Place>());
+    }
+
+    #[test]
     fn a_folder_is_made_durable_once_and_after_those_in_it() {
         let mut touched = BTreeSet::new();
         for folder in [Some("a/b/c"), Some("a/b"), Some("a-b"), None] {
@@ -603,7 +638,13 @@ mod tests {
         let transfer = Manifest::id_of(&manifest.to_bytes());
         let stores = Stores::new(io::sink());
         let prepare = || {
-            let prepared = Destination::prepare(transfer, manifest.clone(), &target, ConflictPolicy::Ask);
+            let prepared = Destination::prepare(
+                transfer,
+                manifest.clone(),
+                &target,
+                ConflictPolicy::Ask,
+                &stores.part_folders,
+            );
             let Ok(Prepared::Ready(destination)) = prepared else { panic!("nothing is in the way") };
             let destination = Arc::new(destination);
             stores.lock().insert(transfer, Store::Destination(destination.clone()));

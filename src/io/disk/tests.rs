@@ -15,9 +15,13 @@ fn open(part: &str) -> usize {
     paths.filter(|path| path.to_string_lossy().contains(part)).count()
 }
 
-/// A file of one byte.
 fn manifest(byte: u8) -> Arc<Manifest> {
-    let path = SafePath::parse(&format!("{byte}.txt")).expect("a name");
+    one_file(&format!("{byte}.txt"), byte)
+}
+
+/// A file of one byte.
+fn one_file(path: &str, byte: u8) -> Arc<Manifest> {
+    let path = SafePath::parse(path).expect("a path");
     let entry = Entry { path, kind: EntryKind::File { size: 1, executable: false }, mtime: 0 };
     let manifest = Manifest::new(18, vec![(entry, vec![*blake3::hash(&[byte]).as_bytes()])]);
     Arc::new(manifest.expect("sound"))
@@ -140,4 +144,58 @@ fn of_what_is_offered_the_files_read_last_are_open() {
     assert_eq!(open(here), recent::OPEN_FILES);
     transfers.into_iter().for_each(|transfer| stores.close(transfer));
     assert_eq!(open(here), 0);
+}
+
+#[test]
+fn what_others_have_the_name_of_gets_the_next_free_number_and_is_found_under_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inside = folder.path().join("a/b");
+    std::fs::create_dir_all(&inside).expect("made");
+    let take = |name: &str| std::fs::write(inside.join(name), "of others").expect("written");
+    let stores = Stores::new(io::sink());
+    let manifest = one_file("a/b/notes.tar.gz", 7);
+    let transfer = Manifest::id_of(&manifest.to_bytes());
+    let open = || {
+        let (manifest, target) = (manifest.clone(), Target::Folder(folder.path().to_owned()));
+        let job = DiskJob::Open { transfer, manifest, target, conflict: ConflictPolicy::Rename };
+        let DiskDone::Opened(opened) = stores.run(job, drop) else { panic!("it can be opened") };
+        opened.have.is_all()
+    };
+    take("notes.tar.gz");
+    assert!(!open());
+    let write = DiskJob::Write { transfer, piece: 0, parts: vec![Bytes::from_static(&[7])] };
+    assert_eq!(stores.run(write, drop), DiskDone::Written(Written::Verified));
+    take("notes (1).tar.gz");
+    assert_eq!(finish(&stores, transfer), Some(inside.join("notes (2).tar.gz")));
+    assert_eq!(read(&stores, transfer), byte(7));
+
+    stores.close(transfer);
+    assert!(open(), "it is here already");
+    assert_eq!(read(&stores, transfer), byte(7));
+    assert_eq!(finish(&stores, transfer), Some(inside.join("notes (2).tar.gz")));
+    assert_eq!(std::fs::read_dir(&inside).expect("readable").count(), 3);
+}
+
+#[test]
+fn a_folder_for_parts_is_not_entered_under_another_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stores = Stores::new(io::sink());
+    let manifest = one_file("SWARM-~1.PAR/000042/x", 7);
+    let transfer = Manifest::id_of(&manifest.to_bytes());
+    let (target, conflict) = (Target::Folder(folder.path().to_owned()), ConflictPolicy::Overwrite);
+    let opened = stores.run(DiskJob::Open { transfer, manifest, target, conflict }, drop);
+    assert!(matches!(opened, DiskDone::Opened(_)), "{opened:?}");
+    let write = DiskJob::Write { transfer, piece: 0, parts: vec![Bytes::from_static(&[7])] };
+    assert_eq!(stores.run(write, drop), DiskDone::Written(Written::Verified));
+
+    // As FAT calls the first of them.
+    let root = folder::Folder::open(folder.path()).expect("it is there");
+    let others = stores.part_folders.claim(&root, "SWARM-~1.PAR").expect("nobody has it");
+    let path = folder.path().join("SWARM-~1.PAR");
+    let refused = stores.run(DiskJob::Finish { transfer }, drop);
+    assert_eq!(refused, DiskDone::Failed(DiskError::NotAFolder { path: path.clone() }));
+    assert_eq!(others.names(), Ok(Vec::new()));
+
+    drop(others);
+    assert_eq!(finish(&stores, transfer), Some(path.join("000042/x")), "now it is a folder like any other");
 }
