@@ -184,6 +184,8 @@ pub fn what(item: &Item) -> String {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     #[test]
@@ -197,5 +199,9 @@ mod tests {
             folded.iter().all(|line| line.starts_with("<ada> ") && term::width(line) <= 30),
             "{folded:?}"
         );
+        // A terminal that draws each of them two columns wide would begin a row with what bob did not say.
+        let wide = format!("{}<bob> I owe you", "❤\u{fe0f}".repeat(12));
+        let folded = behind("<ada> ", &wide, Some(30));
+        assert!(folded.iter().all(|line| UnicodeWidthStr::width(&line[..]) <= 30), "{folded:?}");
     }
 }

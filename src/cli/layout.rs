@@ -1,7 +1,5 @@
 //! Text in columns: folded, cut, in tables. For plain text; colour comes after.
 
-use unicode_width::UnicodeWidthChar;
-
 use super::term;
 
 /// Cuts a text to so many columns, with … where something is missing.
@@ -10,11 +8,11 @@ pub fn clip(text: &str, columns: usize) -> String {
         return text.to_owned();
     }
     let mut used = 1;
-    let fits = |c: &char| {
-        used += c.width().unwrap_or(0);
+    let fits = |(_, wide): &(char, usize)| {
+        used += wide;
         used <= columns
     };
-    let mut clipped: String = text.chars().take_while(fits).collect();
+    let mut clipped: String = term::cells(text).take_while(fits).map(|(c, _)| c).collect();
     clipped.push('…');
     clipped
 }
@@ -30,8 +28,7 @@ pub fn fold(line: &str, columns: usize) -> Vec<String> {
             folded.push(std::mem::take(&mut current));
             used = 0;
         }
-        for c in word.chars() {
-            let wide = c.width().unwrap_or(0);
+        for (c, wide) in term::cells(word) {
             if used + wide > columns {
                 folded.push(std::mem::take(&mut current));
                 used = 0;
@@ -57,6 +54,8 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     #[test]
@@ -71,9 +70,12 @@ mod tests {
     #[test]
     fn nothing_is_wider_than_it_may_be() {
         let long = "x ".repeat(100) + &" ".repeat(100) + &"你".repeat(50);
-        for columns in 2..40 {
-            assert!(fold(&long, columns).iter().all(|line| term::width(line) <= columns), "{columns}");
-            assert!(term::width(&clip(&long, columns)) <= columns);
+        let emoji = "❤\u{fe0f}".repeat(100) + &"1\u{fe0f}\u{20e3}".repeat(50) + &"👩\u{200d}💻".repeat(50);
+        for (text, columns) in
+            [long, emoji].iter().flat_map(|text| (2..40).map(move |columns| (text, columns)))
+        {
+            assert!(fold(text, columns).iter().all(|line| line.width() <= columns), "{columns}");
+            assert!(clip(text, columns).width() <= columns, "{columns}");
         }
         assert_eq!(clip("abcdef", 4), "abc…");
     }

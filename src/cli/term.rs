@@ -2,7 +2,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::UnicodeWidthChar;
+
+/// Asks for the character in front of it to be drawn as an emoji, two columns wide. Not every terminal does.
+const EMOJI: char = '\u{fe0f}';
 
 /// Writes one line to stdout.
 pub fn print_line(text: &str) -> io::Result<()> {
@@ -22,9 +25,20 @@ pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// The columns that a text takes on a terminal; escape sequences must not be in it.
+/// The most columns that a text takes on a terminal; escape sequences must not be in it.
 pub fn width(text: &str) -> usize {
-    text.width()
+    cells(text).map(|(_, columns)| columns).sum()
+}
+
+/// Each character and the most columns that it takes. Terminals differ in what they draw as one sign: here each counts for
+/// itself.
+pub fn cells(text: &str) -> impl Iterator<Item = (char, usize)> {
+    let mut chars = text.chars().peekable();
+    std::iter::from_fn(move || {
+        let c = chars.next()?;
+        let columns = c.width().unwrap_or(1);
+        Some((c, if chars.peek() == Some(&EMOJI) { columns.max(2) } else { columns }))
+    })
 }
 
 /// A text padded with spaces to `columns`.
@@ -119,12 +133,25 @@ impl Drop for SavedTerminal {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     #[test]
     fn colours_are_there_only_where_they_are_wanted() {
         assert_eq!(Palette::PLAIN.paint(Ink::Bad, "no"), "no");
         assert_eq!(Palette::COLOURED.paint(Ink::Bad, "no"), "\x1b[31mno\x1b[0m");
+    }
+
+    #[test]
+    fn no_terminal_draws_a_text_wider_than_it_is_counted() {
+        let chars = ('\u{20}'..'\u{20000}').chain('\u{e0000}'..'\u{e0200}');
+        let marks =
+            ["", "\u{fe0e}", "\u{fe0f}", "\u{fe0f}\u{20e3}", "\u{338}", "\u{200d}💻", "\u{1f3fd}", "א"];
+        for text in chars.flat_map(|c| marks.map(|mark| format!("{c}{mark}"))) {
+            assert!(width(&text) >= text.width(), "{text:?}");
+        }
+        assert_eq!(["abc", "你", "❤", "❤\u{fe0f}", "1\u{fe0f}\u{20e3}", "é"].map(width), [3, 2, 1, 2, 2, 1]);
     }
 
     #[test]
