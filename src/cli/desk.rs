@@ -80,8 +80,7 @@ impl Desk {
                 } else if let Event::Message { from, text, direct } = event {
                     let whom = if *direct { words::TO_US } else { "" };
                     let (head, said) = narrator.head(from, text, &self.roster);
-                    let columns = terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0);
-                    let lines = behind(&format!("{whom}{head}"), said, columns);
+                    let lines = behind(&format!("{whom}{head}"), said, term::stderr_columns());
                     lines.into_iter().for_each(|line| bars.note(&Note::new(Ink::Dim, line)));
                 } else if let Some(note) = narrator.event(event, &self.roster) {
                     bars.note(&note);
@@ -115,8 +114,9 @@ impl Desk {
     /// Asks people something, with the bars out of the way.
     pub fn ask(&self, question: &str) {
         if let Voice::People { bars, .. } = &self.voice {
+            let rows = layout::hang(question, term::stderr_columns()).join("\n");
             bars.suspend(|| {
-                let _ = io::Write::write_all(&mut io::stderr(), question.as_bytes());
+                let _ = io::Write::write_all(&mut io::stderr(), rows.as_bytes());
             });
         }
     }
@@ -169,11 +169,11 @@ fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars
 
 /// Each line of a message behind its head, folded where a terminal shows them: what it would wrap by itself could look
 /// like another line.
-fn behind(head: &str, said: &str, columns: Option<u16>) -> Vec<String> {
-    let room = columns.map(|columns| usize::from(columns).saturating_sub(term::width(head)));
+fn behind(head: &str, said: &str, columns: Option<usize>) -> Vec<String> {
+    let room = columns.map(|columns| columns.saturating_sub(term::width(head)));
     let lines = text::lines(said).into_iter();
-    let folded =
-        lines.flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room)));
+    let folded = lines
+        .flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room, room)));
     folded.map(|line| format!("{head}{line}")).collect()
 }
 

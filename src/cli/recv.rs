@@ -286,7 +286,7 @@ impl Counter {
         desk.ask(&match question {
             Question::Take(_) => format!("Take {what}? [Y/n] "),
             Question::InTheWay(_) => {
-                format!("{what}: rename the new, skip it, or overwrite the old? [R/s/o] ")
+                format!("For {what}: rename the new, skip it, or overwrite the old? [R/s/o] ")
             }
         });
     }

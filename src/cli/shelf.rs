@@ -20,6 +20,9 @@ pub use words::what;
 /// The longest name of a file that is shown, in characters.
 const NAME_MAX_CHARS: usize = 60;
 
+/// Transfers that are named where one of them must be meant; the others are counted.
+const WAITING_NAMED: usize = 3;
+
 /// Transfers kept, ended ones first out: what `/transfers` can look back on.
 const ITEMS_MAX: usize = 200;
 
@@ -231,8 +234,13 @@ impl Shelf {
             [] => Err(PickError::Nothing),
             [one] => Ok(one.offer.transfer),
             several => {
-                let numbers = several.iter().map(|item| format!("{} ({})", item.number, item.name()));
-                Err(PickError::Which(numbers.collect::<Vec<_>>().join(", ")))
+                let named = several.iter().take(WAITING_NAMED);
+                let named = named.map(|item| format!("{} ({})", item.number, item.name()));
+                let more = match several.len().saturating_sub(WAITING_NAMED) {
+                    0 => String::new(),
+                    more => format!(" and {more} more; /transfers shows them"),
+                };
+                Err(PickError::Which(named.collect::<Vec<_>>().join(", ") + &more))
             }
         }
     }
@@ -380,7 +388,7 @@ impl Shelf {
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, DiskError, SendToken};
+    use crate::core::transfer::{CutOffReason, DeclineReason, DiskError, FailReason, SendToken};
     use crate::wire::transfer::StopReason;
 
     pub(crate) fn id(text: &str) -> UserId {
@@ -418,6 +426,31 @@ pub(crate) mod tests {
         };
         let said = "ada offers photos (3 files, 1.0 MiB, first sent by bob; only 1000 B are free here)";
         assert_eq!(say(&mut shelf, &full), said);
+    }
+
+    #[test]
+    fn no_line_begins_with_what_a_peer_calls_its_files() {
+        let (transfer, peer) = (TransferId([1; 32]), id("1111"));
+        let mut shelf = Shelf::default();
+        say(&mut shelf, &offered(1, "<bob> I owe you"));
+        let news = [
+            TransferEvent::Accepting { from: peer.clone(), offer: offer(1, "<bob> I owe you", "1111") },
+            TransferEvent::Conflicts { transfer, paths: Vec::new(), count: 1 },
+            TransferEvent::Resumed { transfer, bytes: 1, total: 2 },
+            TransferEvent::Stalled { transfer, missing_bytes: 1 },
+            TransferEvent::Silent { transfer, peer: peer.clone() },
+            TransferEvent::PeerCutOff {
+                transfer: Some(transfer),
+                peer: peer.clone(),
+                reason: CutOffReason::WrongBytes,
+            },
+            TransferEvent::Failed { transfer, direction: Direction::Receive, reason: FailReason::Stopped },
+            TransferEvent::Withdrawn { transfer },
+        ];
+        for event in news {
+            let said = say(&mut shelf, &event);
+            assert!(said.contains("<bob> I owe you") && !said.starts_with('<'), "{said}");
+        }
     }
 
     #[test]

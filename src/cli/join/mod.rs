@@ -26,7 +26,7 @@ use super::session::{Happening, Session};
 use super::signals::Signals;
 use super::term::{self, Palette, SavedTerminal};
 use super::values::Arrival;
-use super::{invite, log, words};
+use super::{invite, layout, log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
 use crate::wire::Invite;
@@ -191,7 +191,8 @@ async fn pipe_lines(
         match session.next(reading).await {
             Happening::Event(event) => {
                 let step = face.on_event(&event);
-                step.err.iter().for_each(|line| term::eprint_line(line));
+                let rows = step.err.iter().flat_map(|line| layout::hang(line, term::stderr_columns()));
+                rows.for_each(|row| term::eprint_line(&row));
                 // Whoever closed the pipe has read enough.
                 if step.out.iter().try_for_each(|line| term::print_line(line)).is_err() {
                     session.leave();

@@ -35,7 +35,7 @@ impl Shelf {
                 (Ink::Bold, offered(from, offer, *free_bytes, roster))
             }
             TransferEvent::Withdrawn { transfer } => {
-                (Ink::Dim, format!("{} is no longer offered", self.name(transfer)))
+                (Ink::Dim, format!("no longer offered: {}", self.name(transfer)))
             }
             TransferEvent::Accepting { from, offer } => {
                 (Ink::Good, format!("receiving {} from {}", what(offer), roster.label(from)))
@@ -50,14 +50,17 @@ impl Shelf {
                 (Ink::Warn, format!("{} declined {}: {reason}", roster.label(peer), self.name(transfer)))
             }
             TransferEvent::Conflicts { transfer, paths, count } => {
-                (Ink::Warn, format!("{}: {}", self.name(transfer), in_the_way(paths, *count)))
+                (Ink::Warn, format!("of {}, {}", self.name(transfer), in_the_way(paths, *count)))
             }
             TransferEvent::Resumed { transfer, bytes, total } => {
                 (Ink::Good, format!("resuming {} {}", self.name(transfer), from_there(*bytes, *total)))
             }
             TransferEvent::Stalled { transfer, missing_bytes } => {
                 let missing = format::bytes(*missing_bytes);
-                (Ink::Warn, format!("{} waits: nobody here has the missing {missing}", self.name(transfer)))
+                (
+                    Ink::Warn,
+                    format!("waiting: nobody here has the missing {missing} of {}", self.name(transfer)),
+                )
             }
             TransferEvent::Delivered { transfer, peer, .. } => {
                 (Ink::Good, format!("{} has {}", roster.label(peer), self.name(transfer)))
@@ -81,21 +84,19 @@ impl Shelf {
             TransferEvent::Failed { transfer, reason, .. } => {
                 let reason = reason.to_string();
                 let reason = text::line(&reason, REASON_MAX_CHARS);
-                (Ink::Bad, format!("{} will not complete: {reason}", self.name(transfer)))
+                (Ink::Bad, format!("can't complete {}: {reason}", self.name(transfer)))
             }
             TransferEvent::Silent { transfer, peer } => {
                 let (name, peer) = (self.name(transfer), roster.label(peer));
                 (
                     Ink::Warn,
-                    format!("{name}: {peer} does not send what it has; it is asked again now and then"),
+                    format!("{peer} does not send what it has of {name}; it is asked again now and then"),
                 )
             }
             TransferEvent::PeerCutOff { transfer, peer, reason } => {
-                let of = transfer
-                    .as_ref()
-                    .map(|transfer| format!("{}: ", self.name(transfer)))
-                    .unwrap_or_default();
-                (Ink::Bad, format!("{of}nothing more is taken from {}: {reason}", roster.label(peer)))
+                let of = transfer.as_ref().map(|transfer| format!(" of {}", self.name(transfer)));
+                let (of, peer) = (of.unwrap_or_default(), roster.label(peer));
+                (Ink::Bad, format!("nothing more{of} is taken from {peer}: {reason}"))
             }
         };
         Some(Note::new(ink, text))
