@@ -43,7 +43,8 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let invite = code::exchange(&args.room, invite, code, audience).await?;
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let saved = SavedTerminal::save();
+    let signals = Signals::listen(move || saved.restore())?;
     let streams = if args.keep { Streams::InTurns } else { Streams::One };
     let mut room = room::enter(&config, Files { streams, ..Files::new(&args.accept, target) }).await?;
     let server = room.server.take();

@@ -105,8 +105,8 @@ impl Palette {
     }
 }
 
-/// The terminal's settings as they were, put back when this is dropped. A line editor that waits for a key when the
-/// program ends would leave the terminal raw.
+/// The terminal's settings as they were. A line editor that waits for a key when the program ends would leave the terminal
+/// raw.
 pub struct SavedTerminal {
     #[cfg(unix)]
     settings: Option<nix::sys::termios::Termios>,
@@ -120,10 +120,9 @@ impl SavedTerminal {
             settings: nix::sys::termios::tcgetattr(io::stdin()).ok(),
         }
     }
-}
 
-impl Drop for SavedTerminal {
-    fn drop(&mut self) {
+    /// Puts them back.
+    pub fn restore(&self) {
         #[cfg(unix)]
         if let Some(settings) = &self.settings {
             use nix::sys::termios::{SetArg, tcsetattr};
@@ -133,6 +132,15 @@ impl Drop for SavedTerminal {
         if is_interactive() {
             let _ = write!(io::stdout(), "\r\x1b[J\x1b[?2004l\x1b[?25h").and_then(|()| io::stdout().flush());
         }
+    }
+}
+
+/// Puts the terminal back when it is dropped.
+pub struct RestoredAtEnd(pub SavedTerminal);
+
+impl Drop for RestoredAtEnd {
+    fn drop(&mut self) {
+        self.0.restore();
     }
 }
 

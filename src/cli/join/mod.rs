@@ -24,7 +24,7 @@ use super::room::{self, Files, Room};
 use super::roster::Roster;
 use super::session::{Happening, Session};
 use super::signals::Signals;
-use super::term::{self, Palette, SavedTerminal};
+use super::term::{self, Palette, RestoredAtEnd, SavedTerminal};
 use super::values::Arrival;
 use super::{invite, layout, log, words};
 use crate::core::transfer::Target;
@@ -62,7 +62,8 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let files = Files::new(&args.accept, Target::Folder(args.accept.out.clone()));
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let saved = SavedTerminal::save();
+    let signals = Signals::listen(move || saved.restore())?;
     let mut room = room::enter(&config, files).await?;
     let server = room.server.take();
     let result = match face {
@@ -102,7 +103,7 @@ async fn chat(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    let _saved = SavedTerminal::save();
+    let _restored = RestoredAtEnd(SavedTerminal::save());
     let history = if args.no_history { History::Forgotten } else { History::Kept };
     let (prompter, typed) = editor::start(history)?;
     let printer = prompter.printer().clone();
