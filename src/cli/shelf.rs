@@ -187,11 +187,9 @@ impl Item {
 
 fn shown_name(offer: &OfferInfo) -> String {
     let name = text::line(&offer.name, NAME_MAX_CHARS);
-    let entries = offer.files.saturating_add(offer.folders);
-    if entries > 1 && offer.folders == 0 {
-        format!("{name} and {} more", entries - 1)
-    } else {
-        name.into_owned()
+    match offer.roots {
+        0 | 1 => name.into_owned(),
+        roots => format!("{name} and {} more", roots - 1),
     }
 }
 
@@ -401,6 +399,7 @@ pub(crate) mod tests {
             name: name.into(),
             files: 1,
             folders: 0,
+            roots: 1,
             bytes: 1 << 20,
             origin: id(from),
         }
@@ -426,6 +425,21 @@ pub(crate) mod tests {
         };
         let said = "ada offers photos (3 files, 1.0 MiB, first sent by bob; only 1000 B are free here)";
         assert_eq!(say(&mut shelf, &full), said);
+    }
+
+    #[test]
+    fn an_offer_of_several_says_how_many_stand_beside_the_first() {
+        let mut shelf = Shelf::default();
+        let mut said = |byte, name: &str, files, folders, roots| {
+            let offer = OfferInfo { files, folders, roots, ..offer(byte, name, "1111") };
+            say(&mut shelf, &TransferEvent::Offered { from: id("1111"), offer, free_bytes: None })
+        };
+        assert_eq!(said(1, "album", 2, 1, 2), "ada offers album and 1 more (2 files, 1.0 MiB)");
+        assert_eq!(said(2, "notes.txt", 13, 1, 2), "ada offers notes.txt and 1 more (13 files, 1.0 MiB)");
+        assert_eq!(said(3, "a.txt", 3, 0, 3), "ada offers a.txt and 2 more (3 files, 1.0 MiB)");
+        assert_eq!(said(4, "photos", 3, 0, 1), "ada offers photos (3 files, 1.0 MiB)");
+        let most = format!("ada offers x and {} more (1.0 MiB)", u32::MAX - 1);
+        assert_eq!(said(5, "x", 1, 0, u32::MAX), most);
     }
 
     #[test]

@@ -171,8 +171,8 @@ impl Translator {
             TransferEvent::Preparing { .. } | TransferEvent::NotPrepared { .. } => return None,
             TransferEvent::Prepared { offer, left_out, .. } => Self::sending(&offer, left_out, None),
             TransferEvent::Offered { from, offer, .. } => {
-                let OfferInfo { transfer, name, files, folders, bytes, origin } = offer;
-                Event::Offer { transfer, from: self.peer(&from), name, files, folders, bytes, origin }
+                let OfferInfo { transfer, name, files, folders, roots, bytes, origin } = offer;
+                Event::Offer { transfer, from: self.peer(&from), name, files, folders, roots, bytes, origin }
             }
             TransferEvent::Withdrawn { transfer } => Event::Withdrawn { transfer },
             TransferEvent::Accepting { from, offer } => {
