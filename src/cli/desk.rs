@@ -11,7 +11,7 @@ use super::json::{ErrorCode, Event as JsonEvent, Translator, to_line};
 use super::layout;
 use super::room::Room;
 use super::roster::Roster;
-use super::shelf::{Item, Shelf, State};
+use super::shelf::{Shelf, State};
 use super::term::{self, Ink};
 use super::words::{self, Narrator, Note};
 use crate::core::transfer::{Direction, TransferEvent};
@@ -175,11 +175,6 @@ fn behind(head: &str, said: &str, columns: Option<usize>) -> Vec<String> {
     let folded = lines
         .flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room, room)));
     folded.map(|line| format!("{head}{line}")).collect()
-}
-
-/// `film.mkv (256 MiB)`.
-pub fn what(item: &Item) -> String {
-    format!("{} ({})", item.name(), item.size())
 }
 
 #[cfg(test)]

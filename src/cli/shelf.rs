@@ -3,6 +3,7 @@
 mod words;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tokio::time::Instant;
 
@@ -29,6 +30,8 @@ const ITEMS_MAX: usize = 200;
 /// All transfers since the start.
 #[derive(Debug, Default)]
 pub struct Shelf {
+    /// Where what is received goes; none where that is no folder.
+    out: Option<PathBuf>,
     items: BTreeMap<TransferId, Item>,
     last_number: u32,
 }
@@ -199,6 +202,11 @@ fn size(offer: &OfferInfo) -> String {
 }
 
 impl Shelf {
+    /// An empty one, of somebody who receives into this folder.
+    pub fn receiving_into(out: PathBuf) -> Self {
+        Self { out: Some(out), ..Self::default() }
+    }
+
     /// Everything, in the order it came.
     pub fn items(&self) -> Vec<&Item> {
         let mut items: Vec<&Item> = self.items.values().collect();
@@ -440,6 +448,28 @@ pub(crate) mod tests {
         assert_eq!(said(4, "photos", 3, 0, 1), "ada offers photos (3 files, 1.0 MiB)");
         let most = format!("ada offers x and {} more (1.0 MiB)", u32::MAX - 1);
         assert_eq!(said(5, "x", 1, 0, u32::MAX), most);
+    }
+
+    #[test]
+    fn an_offer_of_a_folder_that_is_there_says_so() {
+        let out = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(out.path().join("album")).expect("made");
+        std::fs::write(out.path().join("notes.txt"), "").expect("written");
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("album", out.path().join("link")).expect("linked");
+        let shelf = Shelf::receiving_into(out.path().to_owned());
+        let described = |name: &str, files, folders, roots| {
+            shelf.described(&OfferInfo { files, folders, roots, ..offer(1, name, "1111") })
+        };
+        let into = "album (2 files, 1.0 MiB; into the folder album, which is there already)";
+        assert_eq!(described("album", 2, 1, 1), into);
+        let perhaps = "(1.0 MiB; a folder album is there already)";
+        assert_eq!(described("album", 1, 0, 1), format!("album {perhaps}"), "that may be a file");
+        assert_eq!(described("album", 1, 1, 2), format!("album and 1 more {perhaps}"));
+        for name in ["other", "notes.txt", "link", "", ".", "..", "../", "album/..", "\0"] {
+            assert!(!described(name, 2, 1, 1).contains("there already"), "{name}");
+        }
+        assert!(!Shelf::default().described(&offer(1, ".", "1111")).contains("there already"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::json::{ErrorCode, Event as JsonEvent, to_line};
 use super::room::{self, Files, Room};
 use super::roster::Roster;
 use super::session::{Happening, Session};
+use super::shelf::Shelf;
 use super::signals::Signals;
 use super::term::{self, Palette, RestoredAtEnd, SavedTerminal};
 use super::values::Arrival;
@@ -113,6 +114,7 @@ async fn chat(
     }
     let mut repl = Repl::new(Settings {
         roster: Roster::new(config.name.clone()),
+        shelf: Shelf::receiving_into(args.accept.out.clone()),
         consent,
         palette: Palette::of(&io::stdout()),
         keyed: config.place.is_keyed(),

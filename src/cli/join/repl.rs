@@ -89,6 +89,8 @@ impl Step {
 pub struct Settings {
     /// Who we are.
     pub roster: Roster,
+    /// No transfers yet.
+    pub shelf: Shelf,
     /// Whose files are taken.
     pub consent: Consent,
     /// Colours.
@@ -104,10 +106,10 @@ pub struct Settings {
 impl Repl {
     /// A fresh face.
     pub fn new(settings: Settings) -> Self {
-        let Settings { roster, consent, palette, keyed, invite, now } = settings;
+        let Settings { roster, shelf, consent, palette, keyed, invite, now } = settings;
         Self {
             roster,
-            shelf: Shelf::default(),
+            shelf,
             consent,
             palette,
             keyed,

@@ -1,5 +1,6 @@
 //! What is said of transfers.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ impl Shelf {
                 (Ink::Bad, format!("can't send that: {}", text::line(&error, REASON_MAX_CHARS)))
             }
             TransferEvent::Offered { from, offer, free_bytes } => {
-                (Ink::Bold, offered(from, offer, *free_bytes, roster))
+                (Ink::Bold, self.offered(from, offer, *free_bytes, roster))
             }
             TransferEvent::Withdrawn { transfer } => {
                 (Ink::Dim, format!("no longer offered: {}", self.name(transfer)))
@@ -101,6 +102,41 @@ impl Shelf {
         };
         Some(Note::new(ink, text))
     }
+
+    /// What somebody is asked to take: `album (3 files, 12 MiB; into the folder album, which is there already)`.
+    pub fn described(&self, offer: &OfferInfo) -> String {
+        format!("{} ({}{})", shown_name(offer), size(offer), self.what_is_there(offer))
+    }
+
+    fn offered(&self, from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> String {
+        let label = roster.label(from);
+        let origin = match offer.origin == *from {
+            true => String::new(),
+            false => format!(", first sent by {}", roster.label(&offer.origin)),
+        };
+        let room = match free_bytes {
+            Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
+            Some(_) | None => String::new(),
+        };
+        let there = self.what_is_there(offer);
+        format!("{label} offers {} ({}{origin}{there}{room})", shown_name(offer), size(offer))
+    }
+
+    /// Files go into folders that are there without a question, so it is said before: they may be any, in any folder below.
+    fn what_is_there(&self, offer: &OfferInfo) -> String {
+        let path = SafePath::parse(&offer.name).ok().filter(|path| path.parent().is_none());
+        let place = path.zip(self.out.as_ref()).map(|(path, out)| out.join(path.as_str()));
+        let found = place.and_then(|place| fs::symlink_metadata(place).ok());
+        if !found.is_some_and(|found| found.is_dir()) {
+            return String::new();
+        }
+        let name = text::line(&offer.name, NAME_MAX_CHARS);
+        // Alone in an offer, that may be a file, which would get another name; of several, it may be a file, too.
+        match (offer.roots, offer.files.saturating_add(offer.folders)) {
+            (1, 2..) => format!("; into the folder {name}, which is there already"),
+            (_, _) => format!("; a folder {name} is there already"),
+        }
+    }
 }
 
 /// `photos (3 files, 12 MiB)`.
@@ -118,20 +154,6 @@ fn gave_up(reason: Option<&StopReason>) -> String {
         Some(reason) => format!("gave up: {}", text::line(&reason.to_string(), REASON_MAX_CHARS)),
         None => "left before everything was there".to_owned(),
     }
-}
-
-fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> String {
-    let label = roster.label(from);
-    let origin = match offer.origin == *from {
-        true => String::new(),
-        false => format!(", first sent by {}", roster.label(&offer.origin)),
-    };
-    let room = match free_bytes {
-        Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
-        Some(_) | None => String::new(),
-    };
-    let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
-    format!("{label} offers {what}")
 }
 
 /// `2 files are there already: a.txt, b.txt`.

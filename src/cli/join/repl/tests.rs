@@ -51,6 +51,7 @@ impl DerefMut for Reader {
 fn repl(accept_from: &[&str]) -> Reader {
     let repl = Repl::new(Settings {
         roster: roster(&[("1111", "ada"), ("2222", "bob")]),
+        shelf: Shelf::default(),
         consent: consent(false, accept_from, true),
         palette: Palette::PLAIN,
         keyed: true,
@@ -254,6 +255,20 @@ fn an_offer_is_accepted_by_number_or_by_who_sends_it() {
 fn offered(byte: u8, name: &str) -> Event {
     let offer = offer(byte, name, "1111");
     Event::Transfer(TransferEvent::Offered { from: id("1111"), offer, free_bytes: None })
+}
+
+#[test]
+fn an_offer_of_a_folder_that_is_there_says_so_before_it_is_accepted() {
+    let out = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(out.path().join("album")).expect("made");
+    let mut repl = repl(&[]);
+    repl.shelf = Shelf::receiving_into(out.path().to_owned());
+    repl.set_columns(200);
+    let offer = OfferInfo { files: 2, folders: 1, ..offer(1, "album", "1111") };
+    let offered = TransferEvent::Offered { from: id("1111"), offer, free_bytes: None };
+    let said = "ada offers album (2 files, 1.0 MiB; into the folder album, which is there already)";
+    let lines = repl.on_event(&Event::Transfer(offered)).lines;
+    assert_eq!(lines, [format!("\x0712:01 - {said}: /accept 1 or /reject 1")]);
 }
 
 /// What a step accepts or resolves, and what it says.
