@@ -144,8 +144,8 @@ impl World {
     fn truth(&self) -> (UserId, OfferInfo) {
         let from = UserId::new("p1").expect("an id");
         let (transfer, name, origin) = (self.id, self.manifest.name().to_owned(), from.clone());
-        let (files, folders, bytes) = (1, 0, SIZE.into());
-        (from, OfferInfo { transfer, name, files, folders, bytes, origin })
+        let (files, folders, roots, bytes) = (1, 0, 1, SIZE.into());
+        (from, OfferInfo { transfer, name, files, folders, roots, bytes, origin })
     }
 
     fn command(&mut self, command: TransferCommand) {

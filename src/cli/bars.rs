@@ -45,7 +45,8 @@ impl Bars {
 
     /// Prints a line above the bars.
     pub fn note(&self, note: &Note) {
-        self.multi.suspend(|| term::eprint_line(&note.paint(self.palette)));
+        let rows = note.rows(self.palette, term::stderr_columns());
+        self.multi.suspend(|| rows.iter().for_each(|row| term::eprint_line(row)));
     }
 
     /// Takes the bars away while `question` is asked.

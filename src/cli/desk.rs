@@ -11,7 +11,7 @@ use super::json::{ErrorCode, Event as JsonEvent, Translator, to_line};
 use super::layout;
 use super::room::Room;
 use super::roster::Roster;
-use super::shelf::{Item, Shelf, State};
+use super::shelf::{Shelf, State};
 use super::term::{self, Ink};
 use super::words::{self, Narrator, Note};
 use crate::core::transfer::{Direction, TransferEvent};
@@ -80,8 +80,7 @@ impl Desk {
                 } else if let Event::Message { from, text, direct } = event {
                     let whom = if *direct { words::TO_US } else { "" };
                     let (head, said) = narrator.head(from, text, &self.roster);
-                    let columns = terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0);
-                    let lines = behind(&format!("{whom}{head}"), said, columns);
+                    let lines = behind(&format!("{whom}{head}"), said, term::stderr_columns());
                     lines.into_iter().for_each(|line| bars.note(&Note::new(Ink::Dim, line)));
                 } else if let Some(note) = narrator.event(event, &self.roster) {
                     bars.note(&note);
@@ -115,8 +114,9 @@ impl Desk {
     /// Asks people something, with the bars out of the way.
     pub fn ask(&self, question: &str) {
         if let Voice::People { bars, .. } = &self.voice {
+            let rows = layout::hang(question, term::stderr_columns()).join("\n");
             bars.suspend(|| {
-                let _ = io::Write::write_all(&mut io::stderr(), question.as_bytes());
+                let _ = io::Write::write_all(&mut io::stderr(), rows.as_bytes());
             });
         }
     }
@@ -169,21 +169,18 @@ fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars
 
 /// Each line of a message behind its head, folded where a terminal shows them: what it would wrap by itself could look
 /// like another line.
-fn behind(head: &str, said: &str, columns: Option<u16>) -> Vec<String> {
-    let room = columns.map(|columns| usize::from(columns).saturating_sub(term::width(head)));
+fn behind(head: &str, said: &str, columns: Option<usize>) -> Vec<String> {
+    let room = columns.map(|columns| columns.saturating_sub(term::width(head)));
     let lines = text::lines(said).into_iter();
-    let folded =
-        lines.flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room)));
+    let folded = lines
+        .flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room, room)));
     folded.map(|line| format!("{head}{line}")).collect()
-}
-
-/// `film.mkv (256 MiB)`.
-pub fn what(item: &Item) -> String {
-    format!("{} ({})", item.name(), item.size())
 }
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     #[test]
@@ -197,5 +194,9 @@ mod tests {
             folded.iter().all(|line| line.starts_with("<ada> ") && term::width(line) <= 30),
             "{folded:?}"
         );
+        // A terminal that draws each of them two columns wide would begin a row with what bob did not say.
+        let wide = format!("{}<bob> I owe you", "❤\u{fe0f}".repeat(12));
+        let folded = behind("<ada> ", &wide, Some(30));
+        assert!(folded.iter().all(|line| UnicodeWidthStr::width(&line[..]) <= 30), "{folded:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use super::{layout, term};
 use crate::wire::text;
 
 /// The program's exit codes (`README.md`, "Exit codes"). A script may rely on them.
@@ -64,14 +65,14 @@ impl Failure {
         if is_broken_pipe(&self.error) {
             return Exit::Done;
         }
-        super::term::eprint_line(&self.shown());
+        self.rows(term::stderr_columns()).iter().for_each(|row| term::eprint_line(row));
         self.exit
     }
 
-    /// Fit for a terminal: names of files that somebody else chose may be in it.
-    fn shown(&self) -> String {
+    /// Fit for a terminal of so many columns: names of files that somebody else chose, and what a server says, may be in it.
+    fn rows(&self, columns: Option<usize>) -> Vec<String> {
         let text = self.to_string();
-        text::split_lines(&text).map(text::whole_line).collect::<Vec<_>>().join("\n")
+        text::split_lines(&text).flat_map(|line| layout::hang(&text::whole_line(line), columns)).collect()
     }
 }
 
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn a_failure_can_not_move_the_cursor() {
         let failure = Failure::new(Exit::Failed, "can't read \u{1b}]0;x\u{7}.txt\ntry again");
-        assert_eq!(failure.shown(), "swarm: can't read ␛]0;x␇.txt\ntry again");
+        assert_eq!(failure.rows(None), ["swarm: can't read ␛]0;x␇.txt", "try again"]);
     }
 
     #[test]

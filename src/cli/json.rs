@@ -88,6 +88,7 @@ pub enum Event {
         name: String,
         files: u32,
         folders: u32,
+        roots: u32,
         bytes: u64,
         origin: UserId,
     },
@@ -370,6 +371,8 @@ pub enum Command {
         files: Option<u32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         folders: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        roots: Option<u32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bytes: Option<u64>,
     },

@@ -11,14 +11,14 @@ use super::ask;
 use super::code::{self, Codes};
 use super::config::RoomConfig;
 use super::consent::{Consent, Decision, could_be_read};
-use super::desk::{self, Audience, Desk};
+use super::desk::{Audience, Desk};
 use super::exit::{Exit, Failure};
 use super::format;
 use super::input::{self, Input};
 use super::join::exit_of;
 use super::room::{self, Files};
 use super::session::{Happening, Session, until};
-use super::shelf::{self, Item, State};
+use super::shelf::{self, Item, Shelf, State};
 use super::signals::Signals;
 use super::term::{Ink, SavedTerminal};
 use super::values::{Arrival, Resolution, ResolutionError};
@@ -38,16 +38,24 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     // Reading from a terminal stops a program in the background, so it does not where nothing can come to be asked.
     let can_ask = is_somebody_there && !(args.accept.yes && needs_nobody(&args.accept).is_ok());
     let target = target(&args)?;
+    let folder = match &target {
+        Target::Folder(path) => Some(path.clone()),
+        Target::Stdout => None,
+    };
     let audience = if args.json { Audience::Program } else { Audience::People };
     let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
     let invite = code::exchange(&args.room, invite, code, audience).await?;
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let saved = SavedTerminal::save();
+    let signals = Signals::listen(move || saved.restore())?;
     let streams = if args.keep { Streams::InTurns } else { Streams::One };
     let mut room = room::enter(&config, Files { streams, ..Files::new(&args.accept, target) }).await?;
     let server = room.server.take();
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());
+    if let Some(out) = folder {
+        desk.shelf = Shelf::receiving_into(out);
+    }
     desk.tell_invite(&room, config.telling, "send PATH")?;
     let typed = can_ask.then(input::stdin_lines);
     let session = Session::new(room.node.commands, room.node.events, typed, signals);
@@ -282,11 +290,11 @@ impl Counter {
     fn put_question(&self, desk: &Desk) {
         let Some(question) = self.questions.first() else { return };
         let Some(item) = desk.shelf.item(&question.transfer()) else { return };
-        let what = desk::what(item);
         desk.ask(&match question {
-            Question::Take(_) => format!("Take {what}? [Y/n] "),
+            Question::Take(_) => format!("Take {}? [Y/n] ", desk.shelf.described(&item.offer)),
             Question::InTheWay(_) => {
-                format!("{what}: rename the new, skip it, or overwrite the old? [R/s/o] ")
+                let what = shelf::what(&item.offer);
+                format!("For {what}: rename the new, skip it, or overwrite the old? [R/s/o] ")
             }
         });
     }

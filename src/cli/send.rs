@@ -37,7 +37,8 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
     let audience = if args.json { Audience::Program } else { Audience::People };
     let invite = code::exchange(&args.room, invite, code, audience).await?;
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let saved = SavedTerminal::save();
+    let signals = Signals::listen(move || saved.restore())?;
     let mut room = room::enter(&config, Files::unwanted()).await?;
     let server = room.server.take();
     let mut desk = Desk::new(audience, config.name.clone(), config.place.is_keyed(), &room.invite.reveal());

@@ -3,6 +3,7 @@
 mod words;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tokio::time::Instant;
 
@@ -20,12 +21,17 @@ pub use words::what;
 /// The longest name of a file that is shown, in characters.
 const NAME_MAX_CHARS: usize = 60;
 
+/// Transfers that are named where one of them must be meant; the others are counted.
+const WAITING_NAMED: usize = 3;
+
 /// Transfers kept, ended ones first out: what `/transfers` can look back on.
 const ITEMS_MAX: usize = 200;
 
 /// All transfers since the start.
 #[derive(Debug, Default)]
 pub struct Shelf {
+    /// Where what is received goes; none where that is no folder.
+    out: Option<PathBuf>,
     items: BTreeMap<TransferId, Item>,
     last_number: u32,
 }
@@ -184,11 +190,9 @@ impl Item {
 
 fn shown_name(offer: &OfferInfo) -> String {
     let name = text::line(&offer.name, NAME_MAX_CHARS);
-    let entries = offer.files.saturating_add(offer.folders);
-    if entries > 1 && offer.folders == 0 {
-        format!("{name} and {} more", entries - 1)
-    } else {
-        name.into_owned()
+    match offer.roots {
+        0 | 1 => name.into_owned(),
+        roots => format!("{name} and {} more", roots - 1),
     }
 }
 
@@ -198,6 +202,11 @@ fn size(offer: &OfferInfo) -> String {
 }
 
 impl Shelf {
+    /// An empty one, of somebody who receives into this folder.
+    pub fn receiving_into(out: PathBuf) -> Self {
+        Self { out: Some(out), ..Self::default() }
+    }
+
     /// Everything, in the order it came.
     pub fn items(&self) -> Vec<&Item> {
         let mut items: Vec<&Item> = self.items.values().collect();
@@ -231,8 +240,13 @@ impl Shelf {
             [] => Err(PickError::Nothing),
             [one] => Ok(one.offer.transfer),
             several => {
-                let numbers = several.iter().map(|item| format!("{} ({})", item.number, item.name()));
-                Err(PickError::Which(numbers.collect::<Vec<_>>().join(", ")))
+                let named = several.iter().take(WAITING_NAMED);
+                let named = named.map(|item| format!("{} ({})", item.number, item.name()));
+                let more = match several.len().saturating_sub(WAITING_NAMED) {
+                    0 => String::new(),
+                    more => format!(" and {more} more; /transfers shows them"),
+                };
+                Err(PickError::Which(named.collect::<Vec<_>>().join(", ") + &more))
             }
         }
     }
@@ -380,7 +394,7 @@ impl Shelf {
 pub(crate) mod tests {
     use super::*;
     use crate::cli::roster::tests::roster;
-    use crate::core::transfer::{DeclineReason, DiskError, SendToken};
+    use crate::core::transfer::{CutOffReason, DeclineReason, DiskError, FailReason, SendToken};
     use crate::wire::transfer::StopReason;
 
     pub(crate) fn id(text: &str) -> UserId {
@@ -393,6 +407,7 @@ pub(crate) mod tests {
             name: name.into(),
             files: 1,
             folders: 0,
+            roots: 1,
             bytes: 1 << 20,
             origin: id(from),
         }
@@ -418,6 +433,68 @@ pub(crate) mod tests {
         };
         let said = "ada offers photos (3 files, 1.0 MiB, first sent by bob; only 1000 B are free here)";
         assert_eq!(say(&mut shelf, &full), said);
+    }
+
+    #[test]
+    fn an_offer_of_several_says_how_many_stand_beside_the_first() {
+        let mut shelf = Shelf::default();
+        let mut said = |byte, name: &str, files, folders, roots| {
+            let offer = OfferInfo { files, folders, roots, ..offer(byte, name, "1111") };
+            say(&mut shelf, &TransferEvent::Offered { from: id("1111"), offer, free_bytes: None })
+        };
+        assert_eq!(said(1, "album", 2, 1, 2), "ada offers album and 1 more (2 files, 1.0 MiB)");
+        assert_eq!(said(2, "notes.txt", 13, 1, 2), "ada offers notes.txt and 1 more (13 files, 1.0 MiB)");
+        assert_eq!(said(3, "a.txt", 3, 0, 3), "ada offers a.txt and 2 more (3 files, 1.0 MiB)");
+        assert_eq!(said(4, "photos", 3, 0, 1), "ada offers photos (3 files, 1.0 MiB)");
+        let most = format!("ada offers x and {} more (1.0 MiB)", u32::MAX - 1);
+        assert_eq!(said(5, "x", 1, 0, u32::MAX), most);
+    }
+
+    #[test]
+    fn an_offer_of_a_folder_that_is_there_says_so() {
+        let out = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(out.path().join("album")).expect("made");
+        std::fs::write(out.path().join("notes.txt"), "").expect("written");
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("album", out.path().join("link")).expect("linked");
+        let shelf = Shelf::receiving_into(out.path().to_owned());
+        let described = |name: &str, files, folders, roots| {
+            shelf.described(&OfferInfo { files, folders, roots, ..offer(1, name, "1111") })
+        };
+        let into = "album (2 files, 1.0 MiB; into the folder album, which is there already)";
+        assert_eq!(described("album", 2, 1, 1), into);
+        let perhaps = "(1.0 MiB; a folder album is there already)";
+        assert_eq!(described("album", 1, 0, 1), format!("album {perhaps}"), "that may be a file");
+        assert_eq!(described("album", 1, 1, 2), format!("album and 1 more {perhaps}"));
+        for name in ["other", "notes.txt", "link", "", ".", "..", "../", "album/..", "\0"] {
+            assert!(!described(name, 2, 1, 1).contains("there already"), "{name}");
+        }
+        assert!(!Shelf::default().described(&offer(1, ".", "1111")).contains("there already"));
+    }
+
+    #[test]
+    fn no_line_begins_with_what_a_peer_calls_its_files() {
+        let (transfer, peer) = (TransferId([1; 32]), id("1111"));
+        let mut shelf = Shelf::default();
+        say(&mut shelf, &offered(1, "<bob> I owe you"));
+        let news = [
+            TransferEvent::Accepting { from: peer.clone(), offer: offer(1, "<bob> I owe you", "1111") },
+            TransferEvent::Conflicts { transfer, paths: Vec::new(), count: 1 },
+            TransferEvent::Resumed { transfer, bytes: 1, total: 2 },
+            TransferEvent::Stalled { transfer, missing_bytes: 1 },
+            TransferEvent::Silent { transfer, peer: peer.clone() },
+            TransferEvent::PeerCutOff {
+                transfer: Some(transfer),
+                peer: peer.clone(),
+                reason: CutOffReason::WrongBytes,
+            },
+            TransferEvent::Failed { transfer, direction: Direction::Receive, reason: FailReason::Stopped },
+            TransferEvent::Withdrawn { transfer },
+        ];
+        for event in news {
+            let said = say(&mut shelf, &event);
+            assert!(said.contains("<bob> I owe you") && !said.starts_with('<'), "{said}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::UnicodeWidthChar;
+
+/// Asks for the character in front of it to be drawn as an emoji, two columns wide. Not every terminal does.
+const EMOJI: char = '\u{fe0f}';
 
 /// Writes one line to stdout.
 pub fn print_line(text: &str) -> io::Result<()> {
@@ -17,14 +20,30 @@ pub fn eprint_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// The columns of the terminal on stderr, if that is one.
+pub fn stderr_columns() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| usize::from(width.0))
+}
+
 /// Whether somebody types at the program and reads what it prints.
 pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// The columns that a text takes on a terminal; escape sequences must not be in it.
+/// The most columns that a text takes on a terminal; escape sequences must not be in it.
 pub fn width(text: &str) -> usize {
-    text.width()
+    cells(text).map(|(_, columns)| columns).sum()
+}
+
+/// Each character and the most columns that it takes. Terminals differ in what they draw as one sign: here each counts for
+/// itself.
+pub fn cells(text: &str) -> impl Iterator<Item = (char, usize)> {
+    let mut chars = text.chars().peekable();
+    std::iter::from_fn(move || {
+        let c = chars.next()?;
+        let columns = c.width().unwrap_or(1);
+        Some((c, if chars.peek() == Some(&EMOJI) { columns.max(2) } else { columns }))
+    })
 }
 
 /// A text padded with spaces to `columns`.
@@ -86,8 +105,8 @@ impl Palette {
     }
 }
 
-/// The terminal's settings as they were, put back when this is dropped. A line editor that waits for a key when the
-/// program ends would leave the terminal raw.
+/// The terminal's settings as they were. A line editor that waits for a key when the program ends would leave the terminal
+/// raw.
 pub struct SavedTerminal {
     #[cfg(unix)]
     settings: Option<nix::sys::termios::Termios>,
@@ -101,10 +120,9 @@ impl SavedTerminal {
             settings: nix::sys::termios::tcgetattr(io::stdin()).ok(),
         }
     }
-}
 
-impl Drop for SavedTerminal {
-    fn drop(&mut self) {
+    /// Puts them back.
+    pub fn restore(&self) {
         #[cfg(unix)]
         if let Some(settings) = &self.settings {
             use nix::sys::termios::{SetArg, tcsetattr};
@@ -117,14 +135,36 @@ impl Drop for SavedTerminal {
     }
 }
 
+/// Puts the terminal back when it is dropped.
+pub struct RestoredAtEnd(pub SavedTerminal);
+
+impl Drop for RestoredAtEnd {
+    fn drop(&mut self) {
+        self.0.restore();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     #[test]
     fn colours_are_there_only_where_they_are_wanted() {
         assert_eq!(Palette::PLAIN.paint(Ink::Bad, "no"), "no");
         assert_eq!(Palette::COLOURED.paint(Ink::Bad, "no"), "\x1b[31mno\x1b[0m");
+    }
+
+    #[test]
+    fn no_terminal_draws_a_text_wider_than_it_is_counted() {
+        let chars = ('\u{20}'..'\u{20000}').chain('\u{e0000}'..'\u{e0200}');
+        let marks =
+            ["", "\u{fe0e}", "\u{fe0f}", "\u{fe0f}\u{20e3}", "\u{338}", "\u{200d}💻", "\u{1f3fd}", "א"];
+        for text in chars.flat_map(|c| marks.map(|mark| format!("{c}{mark}"))) {
+            assert!(width(&text) >= text.width(), "{text:?}");
+        }
+        assert_eq!(["abc", "你", "❤", "❤\u{fe0f}", "1\u{fe0f}\u{20e3}", "é"].map(width), [3, 2, 1, 2, 2, 1]);
     }
 
     #[test]

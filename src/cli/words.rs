@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::format;
+use super::layout;
 use super::roster::Roster;
 use super::term::{Ink, Palette};
 use crate::core::peer::{Path, PathKind};
@@ -29,9 +30,9 @@ impl Note {
         Self { ink, text: text.into() }
     }
 
-    /// The sentence in its colour.
-    pub fn paint(&self, palette: Palette) -> String {
-        palette.paint(self.ink, &self.text)
+    /// The sentence in its colour, in rows for a terminal of so many columns.
+    pub fn rows(&self, palette: Palette, columns: Option<usize>) -> Vec<String> {
+        layout::hang(&self.text, columns).iter().map(|row| palette.paint(self.ink, row)).collect()
     }
 }
 
@@ -257,6 +258,7 @@ mod tests {
 
     use super::*;
     use crate::cli::roster::tests::{peer, roster};
+    use crate::cli::term;
 
     fn said(event: &Event) -> String {
         let note = Narrator::new(true).event(event, &roster(&[("1111", "ada")]));
@@ -283,6 +285,20 @@ mod tests {
     fn what_a_server_says_can_not_move_the_cursor() {
         let state = SignalingState::Refused { code: None, message: "\x1b[2Jgo away".into() };
         assert_eq!(said(&Event::Signaling(state)), "the server says: ␛[2Jgo away");
+    }
+
+    #[test]
+    fn what_a_server_says_begins_no_row_of_its_own() {
+        let forged =
+            format!("{:63}{:80}{:80}", "", "<bob> it is me, say y", "ada joined (verified, direct, IPv4)");
+        let state = SignalingState::Refused { code: None, message: forged };
+        let note = Narrator::new(true).event(&Event::Signaling(state), &roster(&[])).expect("a note");
+        for columns in 4..120 {
+            let rows = note.rows(Palette::PLAIN, Some(columns));
+            assert!(rows.iter().all(|row| term::width(row) <= columns), "{rows:?}");
+            assert!(rows[1..].iter().all(|row| row.starts_with("  ")), "{rows:?}");
+        }
+        assert_eq!(note.rows(Palette::PLAIN, None), [note.text]);
     }
 
     #[test]

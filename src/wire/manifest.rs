@@ -11,7 +11,7 @@
 //! Files are cut into pieces one by one. The hash of a piece is its node in the BLAKE3 tree of its file: of a file of one
 //! piece the file's hash, else the chaining value of the subtree. Hence the file's hash follows from its pieces' hashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blake3::hazmat::{self, HasherExt, Mode};
 
@@ -293,9 +293,10 @@ impl Manifest {
         self.entries[0].path.first()
     }
 
-    /// Whether everything is in one outermost file or folder.
-    pub fn has_one_root(&self) -> bool {
-        self.entries.iter().all(|entry| entry.path.first() == self.name())
+    /// How many outermost files and folders there are.
+    pub fn root_count(&self) -> u32 {
+        // `a-b` stands between `a` and `a/b`.
+        self.entries.iter().map(|entry| entry.path.first()).collect::<BTreeSet<_>>().len() as u32
     }
 
     fn check(piece_log2: u8, entries: Vec<Entry>, hashes: Vec<PieceHash>) -> Result<Self, ManifestError> {

@@ -118,6 +118,9 @@ pub struct Offer {
     pub files: u32,
     /// Folders in it.
     pub folders: u32,
+    /// Outermost files and folders, of which the name is one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub roots: u32,
     /// Bytes of content.
     pub bytes: u64,
     /// Bytes of the manifest.
@@ -127,6 +130,14 @@ pub struct Offer {
     /// For whom it is, besides the origin; absent for everyone. At most [`AUDIENCE_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<Vec<UserId>>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 /// Why an offer was declined. Stable words on the wire.

@@ -21,5 +21,7 @@ mod signaling;
 mod sim;
 mod stripes;
 mod swarm;
+#[cfg(unix)]
+mod terminal;
 mod threat_model;
 mod transfers;

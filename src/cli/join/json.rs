@@ -123,9 +123,9 @@ impl JsonFace {
                 self.sending.insert(token, r#ref);
                 ask::send(token, paths, to, SourceOptions { follow_links: follow, exclude, gitignore })
             }
-            json::Command::Accept { transfer, from, name, files, folders, bytes } => {
+            json::Command::Accept { transfer, from, name, files, folders, roots, bytes } => {
                 let transfer = self.transfer(&transfer)?;
-                let words = Words { from, name, files, folders, bytes };
+                let words = Words { from, name, files, folders, roots, bytes };
                 let meant = self.offers.meant(&transfer, &words);
                 let (from, offer) = meant.map_err(|error| (ErrorCode::BadCommand, error.to_string()))?;
                 ask::accept(from, offer)

@@ -23,10 +23,11 @@ use super::json::{ErrorCode, Event as JsonEvent, to_line};
 use super::room::{self, Files, Room};
 use super::roster::Roster;
 use super::session::{Happening, Session};
+use super::shelf::Shelf;
 use super::signals::Signals;
-use super::term::{self, Palette, SavedTerminal};
+use super::term::{self, Palette, RestoredAtEnd, SavedTerminal};
 use super::values::Arrival;
-use super::{invite, log, words};
+use super::{invite, layout, log, words};
 use crate::core::transfer::Target;
 use crate::node::api::Ended;
 use crate::wire::Invite;
@@ -62,7 +63,8 @@ pub async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let files = Files::new(&args.accept, Target::Folder(args.accept.out.clone()));
-    let signals = Signals::listen(|| drop(SavedTerminal::save()))?;
+    let saved = SavedTerminal::save();
+    let signals = Signals::listen(move || saved.restore())?;
     let mut room = room::enter(&config, files).await?;
     let server = room.server.take();
     let result = match face {
@@ -102,7 +104,7 @@ async fn chat(
     args: &JoinArgs,
     signals: Signals,
 ) -> Result<Exit, Failure> {
-    let _saved = SavedTerminal::save();
+    let _restored = RestoredAtEnd(SavedTerminal::save());
     let history = if args.no_history { History::Forgotten } else { History::Kept };
     let (prompter, typed) = editor::start(history)?;
     let printer = prompter.printer().clone();
@@ -112,6 +114,7 @@ async fn chat(
     }
     let mut repl = Repl::new(Settings {
         roster: Roster::new(config.name.clone()),
+        shelf: Shelf::receiving_into(args.accept.out.clone()),
         consent,
         palette: Palette::of(&io::stdout()),
         keyed: config.place.is_keyed(),
@@ -191,7 +194,8 @@ async fn pipe_lines(
         match session.next(reading).await {
             Happening::Event(event) => {
                 let step = face.on_event(&event);
-                step.err.iter().for_each(|line| term::eprint_line(line));
+                let rows = step.err.iter().flat_map(|line| layout::hang(line, term::stderr_columns()));
+                rows.for_each(|row| term::eprint_line(&row));
                 // Whoever closed the pipe has read enough.
                 if step.out.iter().try_for_each(|line| term::print_line(line)).is_err() {
                     session.leave();

@@ -23,6 +23,9 @@ use crate::wire::text;
 /// Rings the terminal's bell.
 const BELL: &str = "\x07";
 
+/// The fewest columns that what was said gets beside its head.
+const ROOM_MIN: usize = 8;
+
 /// What the terminal shows and knows.
 pub struct Repl {
     roster: Roster,
@@ -36,6 +39,18 @@ pub struct Repl {
     now: fn() -> String,
     columns: usize,
     tokens: Tokens,
+}
+
+/// What stands between the time and what was said.
+struct Head {
+    plain: String,
+    painted: String,
+}
+
+impl Head {
+    fn plain(head: String) -> Self {
+        Self { painted: head.clone(), plain: head }
+    }
 }
 
 /// What the node is to be asked.
@@ -74,6 +89,8 @@ impl Step {
 pub struct Settings {
     /// Who we are.
     pub roster: Roster,
+    /// No transfers yet.
+    pub shelf: Shelf,
     /// Whose files are taken.
     pub consent: Consent,
     /// Colours.
@@ -89,10 +106,10 @@ pub struct Settings {
 impl Repl {
     /// A fresh face.
     pub fn new(settings: Settings) -> Self {
-        let Settings { roster, consent, palette, keyed, invite, now } = settings;
+        let Settings { roster, shelf, consent, palette, keyed, invite, now } = settings;
         Self {
             roster,
-            shelf: Shelf::default(),
+            shelf,
             consent,
             palette,
             keyed,
@@ -190,8 +207,10 @@ impl Repl {
         }
         let mut rows = vec![["NAME", "TRUST", "PATH", "RTT", "SENT", "RECEIVED", "ID"].map(str::to_owned)];
         rows.extend(peers.iter().map(|peer| self.peer_row(peer)));
-        let mut lines = layout::table(&rows);
-        lines[0] = self.palette.paint(Ink::Dim, &lines[0]);
+        let table = layout::table(&rows);
+        let (head, rows) = table.split_first().expect("it has a head");
+        let mut lines = self.folded(head, Some(Ink::Dim));
+        lines.extend(rows.iter().flat_map(|row| self.folded(row, None)));
         lines
     }
 
@@ -233,9 +252,9 @@ impl Repl {
         let front = if direct { format!("{}{kind}", words::TO_US) } else { kind.to_owned() };
         let lines = text::lines(said);
         let mentioned = direct || lines.iter().any(|line| self.roster.mentions_us(line));
-        let head = format!("{front}<{}> ", self.palette.paint(self.roster.ink(&from.id), &name));
-        let width = term::width(&format!("{front}<{name}> "));
-        let mut shown = self.stamped(&head, width, &lines, mentioned.then_some(Ink::Bold));
+        let painted = self.palette.paint(self.roster.ink(&from.id), &name);
+        let head = Head { plain: format!("{front}<{name}> "), painted: format!("{front}<{painted}> ") };
+        let mut shown = self.stamped(&head, &lines, mentioned.then_some(Ink::Bold));
         if mentioned && let Some(first) = shown.first_mut() {
             first.insert_str(0, BELL);
         }
@@ -256,7 +275,7 @@ impl Repl {
             Ok((peer, text)) => {
                 let (kind, said) = words::spoken(text);
                 let head = format!("(to {}) {kind}<{}> ", self.roster.label(&peer), self.roster.own());
-                let lines = self.stamped(&head, term::width(&head), &text::lines(said), Some(Ink::Dim));
+                let lines = self.stamped(&Head::plain(head), &text::lines(said), Some(Ink::Dim));
                 Step { lines, ..self.say(text, To::Peers(vec![peer])) }
             }
             Err(error) => self.complain(&error.to_string()),
@@ -294,22 +313,40 @@ impl Repl {
     }
 
     fn complain(&self, text: &str) -> Step {
-        Step::show(vec![self.palette.paint(Ink::Warn, text)])
+        Step::show(self.folded(text, Some(Ink::Warn)))
     }
 
     fn note(&self, ink: Ink, text: &str) -> Vec<String> {
-        self.stamped("- ", 2, &[text.to_owned()], Some(ink))
+        self.stamped(&Head::plain("- ".to_owned()), &[text.to_owned()], Some(ink))
     }
 
-    /// Lines behind the time and a head of `width` columns, folded so that nothing of them stands below the time: a line
-    /// that wraps by itself could pretend to be somebody else's.
-    fn stamped(&self, head: &str, width: usize, lines: &[String], ink: Option<Ink>) -> Vec<String> {
+    /// A line without the time, folded likewise.
+    fn folded(&self, line: &str, ink: Option<Ink>) -> Vec<String> {
+        layout::hang(line, Some(self.columns)).into_iter().map(|row| self.inked(ink, row)).collect()
+    }
+
+    fn inked(&self, ink: Option<Ink>, row: String) -> String {
+        ink.map_or(row.clone(), |ink| self.palette.paint(ink, &row))
+    }
+
+    /// Lines behind the time and a head, folded so that nothing of them stands below the time: a line that wraps by itself
+    /// could pretend to be somebody else's. A head that leaves no room stands by itself.
+    fn stamped(&self, head: &Head, lines: &[String], ink: Option<Ink>) -> Vec<String> {
         let now = (self.now)();
-        let indent = (term::width(&now) + 1 + width).min(self.columns / 2);
-        let folded = lines.iter().flat_map(|line| layout::fold(line, self.columns - indent));
-        let painted = folded.map(|line| ink.map_or(line.clone(), |ink| self.palette.paint(ink, &line)));
-        let first = format!("{} {head}", self.palette.paint(Ink::Dim, &now));
-        let front = std::iter::once(first).chain(std::iter::repeat(" ".repeat(indent)));
-        front.zip(painted).map(|(front, line)| format!("{front}{line}")).collect()
+        let front = format!("{now} {}", head.plain);
+        let width = term::width(&front);
+        let (indent, room) = (width.min(self.columns / 2), self.columns.saturating_sub(width));
+        let rest = self.columns - indent;
+        let (mut rows, front, first) = if room >= ROOM_MIN {
+            (Vec::new(), format!("{} {}", self.palette.paint(Ink::Dim, &now), head.painted), room)
+        } else {
+            (self.folded(&front, None), " ".repeat(indent), rest)
+        };
+        let fronts = std::iter::once(front).chain(std::iter::repeat(" ".repeat(indent)));
+        let folded = lines.iter().enumerate();
+        let folded =
+            folded.flat_map(|(at, line)| layout::fold(line, if at == 0 { first } else { rest }, rest));
+        rows.extend(fronts.zip(folded).map(|(front, row)| front + &self.inked(ink, row)));
+        rows
     }
 }

@@ -171,8 +171,8 @@ impl Translator {
             TransferEvent::Preparing { .. } | TransferEvent::NotPrepared { .. } => return None,
             TransferEvent::Prepared { offer, left_out, .. } => Self::sending(&offer, left_out, None),
             TransferEvent::Offered { from, offer, .. } => {
-                let OfferInfo { transfer, name, files, folders, bytes, origin } = offer;
-                Event::Offer { transfer, from: self.peer(&from), name, files, folders, bytes, origin }
+                let OfferInfo { transfer, name, files, folders, roots, bytes, origin } = offer;
+                Event::Offer { transfer, from: self.peer(&from), name, files, folders, roots, bytes, origin }
             }
             TransferEvent::Withdrawn { transfer } => Event::Withdrawn { transfer },
             TransferEvent::Accepting { from, offer } => {
@@ -285,7 +285,7 @@ mod tests {
         let name = "film.mkv".to_owned();
         let done = TransferEvent::Done {
             transfer,
-            offer: OfferInfo { transfer, name, files: 1, folders: 0, bytes: 1, origin },
+            offer: OfferInfo { transfer, name, files: 1, folders: 0, roots: 1, bytes: 1, origin },
             path: Some(OsStr::from_bytes(b"in\xffbox/film.mkv").into()),
             blake3: None,
             elapsed: Duration::ZERO,

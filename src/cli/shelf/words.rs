@@ -1,5 +1,6 @@
 //! What is said of transfers.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,10 +33,10 @@ impl Shelf {
                 (Ink::Bad, format!("can't send that: {}", text::line(&error, REASON_MAX_CHARS)))
             }
             TransferEvent::Offered { from, offer, free_bytes } => {
-                (Ink::Bold, offered(from, offer, *free_bytes, roster))
+                (Ink::Bold, self.offered(from, offer, *free_bytes, roster))
             }
             TransferEvent::Withdrawn { transfer } => {
-                (Ink::Dim, format!("{} is no longer offered", self.name(transfer)))
+                (Ink::Dim, format!("no longer offered: {}", self.name(transfer)))
             }
             TransferEvent::Accepting { from, offer } => {
                 (Ink::Good, format!("receiving {} from {}", what(offer), roster.label(from)))
@@ -50,14 +51,17 @@ impl Shelf {
                 (Ink::Warn, format!("{} declined {}: {reason}", roster.label(peer), self.name(transfer)))
             }
             TransferEvent::Conflicts { transfer, paths, count } => {
-                (Ink::Warn, format!("{}: {}", self.name(transfer), in_the_way(paths, *count)))
+                (Ink::Warn, format!("of {}, {}", self.name(transfer), in_the_way(paths, *count)))
             }
             TransferEvent::Resumed { transfer, bytes, total } => {
                 (Ink::Good, format!("resuming {} {}", self.name(transfer), from_there(*bytes, *total)))
             }
             TransferEvent::Stalled { transfer, missing_bytes } => {
                 let missing = format::bytes(*missing_bytes);
-                (Ink::Warn, format!("{} waits: nobody here has the missing {missing}", self.name(transfer)))
+                (
+                    Ink::Warn,
+                    format!("waiting: nobody here has the missing {missing} of {}", self.name(transfer)),
+                )
             }
             TransferEvent::Delivered { transfer, peer, .. } => {
                 (Ink::Good, format!("{} has {}", roster.label(peer), self.name(transfer)))
@@ -81,24 +85,57 @@ impl Shelf {
             TransferEvent::Failed { transfer, reason, .. } => {
                 let reason = reason.to_string();
                 let reason = text::line(&reason, REASON_MAX_CHARS);
-                (Ink::Bad, format!("{} will not complete: {reason}", self.name(transfer)))
+                (Ink::Bad, format!("can't complete {}: {reason}", self.name(transfer)))
             }
             TransferEvent::Silent { transfer, peer } => {
                 let (name, peer) = (self.name(transfer), roster.label(peer));
                 (
                     Ink::Warn,
-                    format!("{name}: {peer} does not send what it has; it is asked again now and then"),
+                    format!("{peer} does not send what it has of {name}; it is asked again now and then"),
                 )
             }
             TransferEvent::PeerCutOff { transfer, peer, reason } => {
-                let of = transfer
-                    .as_ref()
-                    .map(|transfer| format!("{}: ", self.name(transfer)))
-                    .unwrap_or_default();
-                (Ink::Bad, format!("{of}nothing more is taken from {}: {reason}", roster.label(peer)))
+                let of = transfer.as_ref().map(|transfer| format!(" of {}", self.name(transfer)));
+                let (of, peer) = (of.unwrap_or_default(), roster.label(peer));
+                (Ink::Bad, format!("nothing more{of} is taken from {peer}: {reason}"))
             }
         };
         Some(Note::new(ink, text))
+    }
+
+    /// What somebody is asked to take: `album (3 files, 12 MiB; into the folder album, which is there already)`.
+    pub fn described(&self, offer: &OfferInfo) -> String {
+        format!("{} ({}{})", shown_name(offer), size(offer), self.what_is_there(offer))
+    }
+
+    fn offered(&self, from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> String {
+        let label = roster.label(from);
+        let origin = match offer.origin == *from {
+            true => String::new(),
+            false => format!(", first sent by {}", roster.label(&offer.origin)),
+        };
+        let room = match free_bytes {
+            Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
+            Some(_) | None => String::new(),
+        };
+        let there = self.what_is_there(offer);
+        format!("{label} offers {} ({}{origin}{there}{room})", shown_name(offer), size(offer))
+    }
+
+    /// Files go into folders that are there without a question, so it is said before: they may be any, in any folder below.
+    fn what_is_there(&self, offer: &OfferInfo) -> String {
+        let path = SafePath::parse(&offer.name).ok().filter(|path| path.parent().is_none());
+        let place = path.zip(self.out.as_ref()).map(|(path, out)| out.join(path.as_str()));
+        let found = place.and_then(|place| fs::symlink_metadata(place).ok());
+        if !found.is_some_and(|found| found.is_dir()) {
+            return String::new();
+        }
+        let name = text::line(&offer.name, NAME_MAX_CHARS);
+        // Alone in an offer, that may be a file, which would get another name; of several, it may be a file, too.
+        match (offer.roots, offer.files.saturating_add(offer.folders)) {
+            (1, 2..) => format!("; into the folder {name}, which is there already"),
+            (_, _) => format!("; a folder {name} is there already"),
+        }
     }
 }
 
@@ -117,20 +154,6 @@ fn gave_up(reason: Option<&StopReason>) -> String {
         Some(reason) => format!("gave up: {}", text::line(&reason.to_string(), REASON_MAX_CHARS)),
         None => "left before everything was there".to_owned(),
     }
-}
-
-fn offered(from: &UserId, offer: &OfferInfo, free_bytes: Option<u64>, roster: &Roster) -> String {
-    let label = roster.label(from);
-    let origin = match offer.origin == *from {
-        true => String::new(),
-        false => format!(", first sent by {}", roster.label(&offer.origin)),
-    };
-    let room = match free_bytes {
-        Some(free) if free < offer.bytes => format!("; only {} are free here", format::bytes(free)),
-        Some(_) | None => String::new(),
-    };
-    let what = format!("{} ({}{origin}{room})", shown_name(offer), size(offer));
-    format!("{label} offers {what}")
 }
 
 /// `2 files are there already: a.txt, b.txt`.

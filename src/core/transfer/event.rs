@@ -201,6 +201,8 @@ pub struct OfferInfo {
     pub files: u32,
     /// Folders in it.
     pub folders: u32,
+    /// Outermost files and folders, of which the name is one.
+    pub roots: u32,
     /// Bytes of content.
     pub bytes: u64,
     /// Who offered it first, as far as is known. Only an offer made by the origin itself proves it.
@@ -210,21 +212,21 @@ pub struct OfferInfo {
 impl OfferInfo {
     /// Whether another offer says the same of what is in it. Who offered it first may be told differently.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (self.transfer, &self.name, self.files, self.folders, self.bytes)
-            == (other.transfer, &other.name, other.files, other.folders, other.bytes)
+        (self.transfer, &self.name, self.files, self.folders, self.roots, self.bytes)
+            == (other.transfer, &other.name, other.files, other.folders, other.roots, other.bytes)
     }
 
     /// The same of an offer as it came.
     pub(super) fn is_said_by(&self, offer: &Offer) -> bool {
-        (self.transfer, &self.name, self.files, self.folders, self.bytes)
-            == (offer.id, &offer.name, offer.files, offer.folders, offer.bytes)
+        (self.transfer, &self.name, self.files, self.folders, self.roots, self.bytes)
+            == (offer.id, &offer.name, offer.files, offer.folders, offer.roots, offer.bytes)
     }
 }
 
 impl From<Offer> for OfferInfo {
     fn from(offer: Offer) -> Self {
-        let Offer { id, name, files, folders, bytes, manifest_bytes: _, origin, audience: _ } = offer;
-        Self { transfer: id, name, files, folders, bytes, origin }
+        let Offer { id, name, files, folders, roots, bytes, manifest_bytes: _, origin, audience: _ } = offer;
+        Self { transfer: id, name, files, folders, roots, bytes, origin }
     }
 }
 

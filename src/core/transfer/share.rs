@@ -208,6 +208,7 @@ impl Share {
             name: manifest.name().to_owned(),
             files,
             folders: manifest.entries().len() as u32 - files,
+            roots: manifest.root_count(),
             bytes: manifest.total_bytes(),
             origin: own.clone(),
         };
@@ -241,6 +242,7 @@ impl Share {
             name: self.info.name.clone(),
             files: self.info.files,
             folders: self.info.folders,
+            roots: self.info.roots,
             bytes: self.info.bytes,
             manifest_bytes: self.manifest_len,
             origin: self.info.origin.clone(),
@@ -278,14 +280,14 @@ impl Share {
     pub(super) fn matches(&self, manifest: &Manifest) -> bool {
         let files = manifest.file_count();
         let folders = manifest.entries().len() as u32 - files;
-        (&self.info.name[..], self.info.files, self.info.folders, self.info.bytes)
-            == (manifest.name(), files, folders, manifest.total_bytes())
+        let info = &self.info;
+        (&info.name[..], info.files, info.folders, info.roots, info.bytes)
+            == (manifest.name(), files, folders, manifest.root_count(), manifest.total_bytes())
     }
 
     /// Whether another offer of the same id says the same of what is in it.
     pub(super) fn agrees_with(&self, offer: &Offer) -> bool {
-        (&self.info.name, self.info.files, self.info.folders, self.info.bytes, self.manifest_len)
-            == (&offer.name, offer.files, offer.folders, offer.bytes, offer.manifest_bytes)
+        self.info.is_said_by(offer) && self.manifest_len == offer.manifest_bytes
     }
 
     /// What a transfer that we receive may take in memory for its manifest, in bytes: what is here and what was asked for.
@@ -324,6 +326,7 @@ mod tests {
             name: manifest.name().to_owned(),
             files: 0,
             folders: 1000,
+            roots: 1,
             bytes: 0,
             manifest_bytes: bytes.len() as u32,
             origin: ada.clone(),

@@ -383,10 +383,10 @@ impl Destination {
 
     fn result_path(&self) -> PathBuf {
         let places = self.places();
-        match (&places[..], self.manifest.has_one_root()) {
+        match (&places[..], self.manifest.root_count()) {
             ([Place::There(name)], _) => name.below(self.root.path(), self.path_of(0)),
-            (_, true) => self.root.path().join(self.manifest.name()),
-            (_, false) => self.root.path().to_owned(),
+            (_, 1) => self.root.path().join(self.manifest.name()),
+            (_, _) => self.root.path().to_owned(),
         }
     }
 

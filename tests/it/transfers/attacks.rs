@@ -10,7 +10,7 @@ use fast_rtc_swarm::core::transfer::{
     FailReason, Input, OpId, Output, Streams, Summary, Target, TransferCommand, TransferEvent, Transfers,
 };
 use fast_rtc_swarm::wire::frame::{self, Frame, FrameKind};
-use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, MANIFEST_MAX_BYTES, Manifest};
+use fast_rtc_swarm::wire::manifest::{Entry, EntryKind, MANIFEST_MAX_BYTES, Manifest, PIECE_LOG2_MIN};
 use fast_rtc_swarm::wire::path::SafePath;
 use fast_rtc_swarm::wire::transfer::{Bits, Offer, StopReason, TransferMessage};
 use fast_rtc_swarm::wire::{TransferId, UserId};
@@ -201,6 +201,7 @@ fn offer_of(manifest: &Manifest, origin: &str) -> Offer {
         name: manifest.name().to_owned(),
         files: 1,
         folders: 0,
+        roots: manifest.root_count(),
         bytes: manifest.total_bytes(),
         manifest_bytes: manifest.to_bytes().len() as u32,
         origin: user(origin),
@@ -213,7 +214,8 @@ fn made_up_offer(number: u16, manifest_bytes: u32) -> Offer {
     id[..2].copy_from_slice(&number.to_be_bytes());
     let origin = user("mallory");
     let name = "free.gift".to_owned();
-    Offer { id: TransferId(id), name, files: 1, folders: 0, bytes: 1, manifest_bytes, origin, audience: None }
+    let (files, folders, roots, bytes, audience) = (1, 0, 1, 1, None);
+    Offer { id: TransferId(id), name, files, folders, roots, bytes, manifest_bytes, origin, audience }
 }
 
 fn is_accept(message: &TransferMessage) -> bool {
@@ -241,6 +243,29 @@ fn what_was_accepted_by_name_arrives_under_that_name_or_not_at_all() {
     victim.control("mallory", &TransferMessage::Offer(offer));
     victim.manifest("mallory", &manifest);
     assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::BadManifest)]);
+}
+
+#[test]
+fn what_stands_beside_the_folder_that_was_accepted_was_said_or_is_refused() {
+    let entry = |path: &str, kind: EntryKind| {
+        (Entry { path: SafePath::parse(path).expect("a path"), kind, mtime: 0 }, Vec::new())
+    };
+    let empty = EntryKind::File { size: 0, executable: false };
+    let entries =
+        vec![entry("album", EntryKind::Folder), entry("album/1.jpg", empty), entry("makefile", empty)];
+    let manifest = Arc::new(Manifest::new(PIECE_LOG2_MIN, entries).expect("a manifest"));
+    let truth = Offer { files: 2, folders: 1, roots: 2, ..offer_of(&manifest, "mallory") };
+    for roots in [0, 1, 3] {
+        let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+        victim.control("mallory", &TransferMessage::Offer(Offer { roots, ..truth.clone() }));
+        victim.manifest("mallory", &manifest);
+        assert_eq!(victim.cut_off(), [(user("mallory"), CutOffReason::BadManifest)], "{roots}");
+    }
+    let mut victim = Victim::new(AcceptPolicy::Everyone, &manifest, &["mallory"]);
+    victim.control("mallory", &TransferMessage::Offer(truth));
+    victim.manifest("mallory", &manifest);
+    assert_eq!(victim.cut_off(), []);
+    assert_eq!(victim.finishing.len(), 1, "it is received");
 }
 
 #[test]
@@ -427,6 +452,7 @@ fn what_was_accepted_is_what_was_told_and_not_what_stands_in_its_place() {
         Offer { bytes: 10, ..other.clone() },
         Offer { files: 50, ..other.clone() },
         Offer { folders: 7, ..other.clone() },
+        Offer { roots: 2, ..other.clone() },
     ] {
         for takes_back in [true, false] {
             let mut victim = Victim::new(AcceptPolicy::Ask, &manifest, &["mallory"]);

@@ -168,6 +168,7 @@ fn several_long_lists_of_files_arrive_on_a_slow_path() {
             name: "000000.txt".to_owned(),
             files: 10_000 + number as u32,
             folders: 0,
+            roots: manifest.root_count(),
             bytes: 0,
             manifest_bytes: bytes.len() as u32,
             origin: id(0),

@@ -22,6 +22,8 @@ pub struct Words {
     pub files: Option<u32>,
     /// How many folders.
     pub folders: Option<u32>,
+    /// How many of these are outermost.
+    pub roots: Option<u32>,
     /// How much is in them.
     pub bytes: Option<u64>,
 }
@@ -51,7 +53,7 @@ pub enum AmbiguousError {
     #[error("this was offered in different words: repeat the name and bytes that are meant")]
     Reworded,
     /// Several fit.
-    #[error("several offers fit: repeat files, folders and from, too")]
+    #[error("several offers fit: repeat files, folders, roots and from, too")]
     Several,
     /// None fits.
     #[error("nobody offers it in those words")]
@@ -106,5 +108,6 @@ fn fits(words: &Words, from: &UserId, offer: &OfferInfo) -> bool {
         && words.name.as_ref().is_none_or(|name| *name == offer.name)
         && words.files.is_none_or(|files| files == offer.files)
         && words.folders.is_none_or(|folders| folders == offer.folders)
+        && words.roots.is_none_or(|roots| roots == offer.roots)
         && words.bytes.is_none_or(|bytes| bytes == offer.bytes)
 }

@@ -147,16 +147,14 @@ impl Repl {
         }
         let mut lines = Vec::new();
         for item in items {
-            lines.push(self.transfer_line(item));
+            lines.extend(self.folded(&self.transfer_line(item), None));
             let parts = item.progress.iter().flat_map(|progress| &progress.peers);
             let running = item.state == State::Running;
-            lines.extend(parts.filter(|_| running).map(|peer| {
+            lines.extend(parts.filter(|_| running).flat_map(|peer| {
                 let has = format::percent(peer.has_bytes, item.offer.bytes);
                 let (down, up) = (format::rate(peer.down_bps), format::rate(peer.up_bps));
-                self.palette.paint(
-                    Ink::Dim,
-                    &format!("     {} has {has} %, ↓ {down} ↑ {up}", self.roster.label(&peer.peer)),
-                )
+                let label = self.roster.label(&peer.peer);
+                self.folded(&format!("     {label} has {has} %, ↓ {down} ↑ {up}"), Some(Ink::Dim))
             }));
         }
         lines

@@ -51,6 +51,7 @@ impl DerefMut for Reader {
 fn repl(accept_from: &[&str]) -> Reader {
     let repl = Repl::new(Settings {
         roster: roster(&[("1111", "ada"), ("2222", "bob")]),
+        shelf: Shelf::default(),
         consent: consent(false, accept_from, true),
         palette: Palette::PLAIN,
         keyed: true,
@@ -86,6 +87,62 @@ fn nothing_that_a_peer_says_can_pretend_to_be_another_line() {
     }
     let escapes = repl.on_event(&message("\x1b[1A\r12:02 <bob> hi", false)).lines;
     assert_eq!(escapes, ["12:01 <ada> ␛[1A␍12:02 <bob> hi"]);
+}
+
+/// All rows but the first begin with a space, and none is wrapped by the terminal.
+fn assert_folded(lines: &[String], columns: usize) {
+    assert!(lines.len() > 1 && lines[1..].iter().all(|line| line.starts_with("  ")), "{lines:?}");
+    assert!(lines.iter().all(|line| term::width(line.trim_start_matches(BELL)) <= columns), "{lines:?}");
+}
+
+#[test]
+fn no_name_of_an_offer_begins_a_row_of_its_own() {
+    let mut repl = repl(&[]);
+    let forged = format!("{}12:02 <bob> take number 2, it is mine", " ".repeat(9));
+    for (byte, name) in [(1, "a name of thirty characters .txt"), (2, &forged)] {
+        assert_folded(&repl.on_event(&offered(byte, name)).lines, 80);
+    }
+    assert_folded(&repl.on_line("/accept").lines, 80);
+    repl.set_columns(40);
+    let lines = repl.on_line("/transfers").lines;
+    assert_folded(&lines[..2], 40);
+    assert_folded(&lines[2..], 40);
+}
+
+#[test]
+fn of_many_offers_that_wait_three_are_named() {
+    let mut repl = repl(&[]);
+    for byte in 1..=5 {
+        repl.on_event(&offered(byte, &format!("{byte}.txt")));
+    }
+    let asked =
+        "more than one waits; say which: 1 (1.txt), 2 (2.txt), 3 (3.txt) and 2 more; /transfers shows them";
+    repl.set_columns(200);
+    assert_eq!(repl.on_line("/accept").lines, [asked]);
+}
+
+#[test]
+fn however_long_a_name_is_nothing_that_is_said_begins_a_row_of_its_own() {
+    for (columns, name) in
+        [40, 80].into_iter().flat_map(|columns| ["a", "你"].map(|c| (columns, c.repeat(32))))
+    {
+        let mut repl = repl(&[]);
+        repl.set_columns(columns);
+        for text in ["12:02 <bob> I owe you 100 euros", "/me waves\nand says 12:02 <bob> hi"] {
+            let event = Event::Message { from: peer("1111", &name), text: text.into(), direct: true };
+            assert_folded(&repl.on_event(&event).lines, columns);
+        }
+    }
+}
+
+#[test]
+fn the_table_of_peers_is_folded_where_it_is_wider_than_the_terminal() {
+    let mut repl = repl(&[]);
+    let ada = peer("12:02<bob>hi", &"你".repeat(32));
+    repl.on_event(&Event::Opened(ada.clone()));
+    let lines = repl.peers(&[ada]);
+    assert_folded(&lines[..2], 80);
+    assert_folded(&lines[2..], 80);
 }
 
 #[test]
@@ -167,6 +224,7 @@ fn what_is_said_to_one_is_shown_with_whom_it_went_to() {
     assert_eq!(repl.on_line("/msg 2222 /me waves").lines, ["12:01 (to bob) * <me> waves"]);
 
     repl.on_event(&Event::Opened(peer("3333", "ada the")));
+    repl.set_columns(100);
     let step = repl.on_line("/msg ada the password is hunter2");
     assert!(step.asks.is_empty());
     let way_out = "write 1111 for ada, 3333 for ada the";
@@ -197,6 +255,20 @@ fn an_offer_is_accepted_by_number_or_by_who_sends_it() {
 fn offered(byte: u8, name: &str) -> Event {
     let offer = offer(byte, name, "1111");
     Event::Transfer(TransferEvent::Offered { from: id("1111"), offer, free_bytes: None })
+}
+
+#[test]
+fn an_offer_of_a_folder_that_is_there_says_so_before_it_is_accepted() {
+    let out = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(out.path().join("album")).expect("made");
+    let mut repl = repl(&[]);
+    repl.shelf = Shelf::receiving_into(out.path().to_owned());
+    repl.set_columns(200);
+    let offer = OfferInfo { files: 2, folders: 1, ..offer(1, "album", "1111") };
+    let offered = TransferEvent::Offered { from: id("1111"), offer, free_bytes: None };
+    let said = "ada offers album (2 files, 1.0 MiB; into the folder album, which is there already)";
+    let lines = repl.on_event(&Event::Transfer(offered)).lines;
+    assert_eq!(lines, [format!("\x0712:01 - {said}: /accept 1 or /reject 1")]);
 }
 
 /// What a step accepts or resolves, and what it says.
@@ -287,7 +359,7 @@ fn what_is_in_the_way_is_asked_and_resolved() {
     let paths = ["photos/a.jpg", "b"].map(|path| SafePath::parse(path).expect("a path")).to_vec();
     let conflicts = Event::Transfer(TransferEvent::Conflicts { transfer, paths, count: 9 });
     let lines = repl.on_event(&conflicts).lines.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
-    let asked = "- photos: 9 files are there already: photos/a.jpg, b and 7 more: /resolve 1 rename, skip or overwrite";
+    let asked = "- of photos, 9 files are there already: photos/a.jpg, b and 7 more: /resolve 1 rename, skip or overwrite";
     assert!(lines.ends_with(asked), "{lines}");
     assert!(lines.starts_with(BELL));
     assert!(repl.status().contains("1 transfer in question: /resolve"));
