@@ -149,6 +149,7 @@ fn brief(failure: &CodeFailure) -> &'static str {
         CodeFailure::TooSlow => "somebody began to use it and did not go on",
         CodeFailure::Limit => "too many codes at this server, or from this address: wait a minute",
         CodeFailure::Lost => "the connection to the server was lost",
+        CodeFailure::Spent => "it broke off half-way",
     }
 }
 
@@ -213,7 +214,8 @@ fn exit_of(failure: &CodeFailure) -> Exit {
         | CodeFailure::Expired
         | CodeFailure::Wrong
         | CodeFailure::Limit
-        | CodeFailure::Malformed => Exit::Refused,
+        | CodeFailure::Malformed
+        | CodeFailure::Spent => Exit::Refused,
         CodeFailure::Left | CodeFailure::TooSlow => Exit::Failed,
         CodeFailure::Connect(_) | CodeFailure::Lost => Exit::Unreachable,
     }

@@ -327,6 +327,67 @@ async fn a_server_that_guesses_is_told_no_by_both_ends() {
     assert!(matches!(result, Err(CodeFailure::Wrong)), "{result:?}");
 }
 
+/// What a newcomer's program ends with when a server claims to be the member, and says `last` once it has the newcomer's proof,
+/// or instead of the member's answer to the claim; `None` hangs up.
+async fn ending(code: &str, has_proof: bool, last: Option<String>) -> (Option<i32>, String) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let url = format!("ws://{}", listener.local_addr().expect("bound"));
+    let code = code.to_owned();
+    let newcomer = tokio::task::spawn_blocking(move || refused(&url, &code));
+    let (stream, _) = listener.accept().await.expect("the newcomer comes");
+    let mut socket = accept_async(stream).await.expect("it upgrades");
+    let Some(ClientCode::CodeClaim { message, .. }) = said(&mut socket).await else { panic!("no claim") };
+    if has_proof {
+        let guess = "7-zebra-zoo".parse().expect("a code");
+        let (_, answer) = MemberEnd::new(&guess, [1; 32]).answer(message.bytes()).expect("a claim");
+        socket.send(passing(answer)).await.expect("sent");
+        assert!(matches!(said(&mut socket).await, Some(ClientCode::CodePass { .. })), "no proof");
+    }
+    if let Some(last) = last {
+        socket.send(Message::text(last)).await.expect("sent");
+        while socket.next().await.is_some_and(|heard| heard.is_ok()) {}
+    }
+    drop(socket);
+    newcomer.await.expect("no panic")
+}
+
+fn over(reason: CodeOver) -> Option<String> {
+    Some(ServerCode::CodeOver { reason }.to_text())
+}
+
+#[tokio::test]
+async fn whatever_ends_a_newcomers_attempt_after_its_proof_the_code_is_spent() {
+    // A server whose guess was wrong would rather have the same code typed again.
+    let reasons = [
+        CodeOver::Limit,
+        CodeOver::Forbidden,
+        CodeOver::ShuttingDown,
+        CodeOver::Unknown,
+        CodeOver::Expired,
+        CodeOver::Left,
+        CodeOver::TooSlow,
+        CodeOver::Wrong,
+        CodeOver::Malformed,
+    ];
+    let garbage = Some("{}".to_owned());
+    for last in [None, garbage].into_iter().chain(reasons.map(over)) {
+        let shown = format!("{last:?}");
+        let (exit, said) = ending("7-guitar-bacon", true, last).await;
+        assert_eq!(exit, Some(3), "{shown}: {said}");
+        assert!(said.contains("ask for another"), "{shown}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_was_not_taken_spends_no_code_and_a_line_that_breaks_after_it_does() {
+    let (exit, said) = ending("7-guitar-bacon", false, over(CodeOver::Limit)).await;
+    assert_eq!((exit, said.contains("wait a minute")), (Some(3), true), "{said}");
+    for last in [None, over(CodeOver::ShuttingDown)] {
+        let (exit, said) = ending("7-guitar-bacon", false, last).await;
+        assert_eq!((exit, said.contains("the code is spent")), (Some(3), true), "{said}");
+    }
+}
+
 async fn said(socket: &mut WebSocketStream<TcpStream>) -> Option<ClientCode> {
     match socket.next().await {
         Some(Ok(Message::Text(text))) => ClientCode::parse(&text),

@@ -59,6 +59,48 @@ pub enum CodeFailure {
     /// The socket broke off, or the server stops.
     #[error("the connection to the server was lost")]
     Lost,
+    /// It ended when the code had been used already, and nobody says who is to blame.
+    #[error(
+        "it broke off half-way, and the code is spent: if the other side can't say why, somebody may have tried to guess \
+         it; ask for another"
+    )]
+    Spent,
+}
+
+impl CodeFailure {
+    /// What it means to a newcomer whose claim is on its way: the server may have taken it.
+    fn after_claim(self) -> Self {
+        match self {
+            Self::Lost => Self::Spent,
+            Self::Connect(_)
+            | Self::NoCodes
+            | Self::Unknown
+            | Self::Expired
+            | Self::Wrong
+            | Self::Left
+            | Self::TooSlow
+            | Self::Limit
+            | Self::Malformed
+            | Self::Spent => self,
+        }
+    }
+
+    /// What it means to a newcomer whose proof is on its way. By that a server which plays the member knows whether it has guessed
+    /// the words; if not, it says whatever makes a newcomer try the same code again.
+    fn after_proof(self) -> Self {
+        match self {
+            Self::Wrong | Self::Malformed => self,
+            Self::Connect(_)
+            | Self::NoCodes
+            | Self::Unknown
+            | Self::Expired
+            | Self::Left
+            | Self::TooSlow
+            | Self::Limit
+            | Self::Lost
+            | Self::Spent => Self::Spent,
+        }
+    }
 }
 
 impl From<CodeOver> for CodeFailure {
@@ -131,10 +173,9 @@ impl OpenCode {
             Ok(answered) => answered,
             Err(error) => return line.refuse(error).await,
         };
-        line.pass(answer).await?;
-        let proof = line.hear_passed().await?;
+        let proof = line.ask(&ClientCode::CodePass { message: Passed::new(answer) }).await?;
         match member.hand_over(proof.bytes(), invite) {
-            Ok(sealed) => line.pass(sealed).await?,
+            Ok(sealed) => line.say(&ClientCode::CodePass { message: Passed::new(sealed) }).await?,
             Err(error) => return line.refuse(error).await,
         }
         line.close().await;
@@ -152,14 +193,14 @@ pub async fn redeem(config: &ConnectConfig, code: &Code) -> Result<Invite, CodeF
         Err(error) => return Err(error.into()),
     };
     let (newcomer, claim) = Newcomer::new(code, rand::random());
-    line.say(&ClientCode::CodeClaim { number: code.number(), message: Passed::new(claim) }).await?;
-    let answer = line.hear_passed().await?;
+    let claim = ClientCode::CodeClaim { number: code.number(), message: Passed::new(claim) };
+    let answer = line.ask(&claim).await.map_err(CodeFailure::after_claim)?;
     let (newcomer, proof) = match newcomer.prove(answer.bytes()) {
         Ok(proved) => proved,
         Err(error) => return line.refuse(error).await,
     };
-    line.pass(proof).await?;
-    let sealed = line.hear_passed().await?;
+    let proof = ClientCode::CodePass { message: Passed::new(proof) };
+    let sealed = line.ask(&proof).await.map_err(CodeFailure::after_proof)?;
     match newcomer.receive(sealed.bytes()) {
         Ok(invite) => {
             line.close().await;
@@ -182,8 +223,10 @@ impl Line {
         }
     }
 
-    async fn pass(&mut self, message: Vec<u8>) -> Result<(), CodeFailure> {
-        self.say(&ClientCode::CodePass { message: Passed::new(message) }).await
+    /// Says something, and hears what the other end says to it.
+    async fn ask(&mut self, message: &ClientCode) -> Result<Passed, CodeFailure> {
+        self.say(message).await?;
+        passed(self.hear(ANSWER_TIMEOUT).await?)
     }
 
     /// The server's next message. That it is over is an error; so is a message that no server with codes sends.
@@ -209,10 +252,6 @@ impl Line {
             Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
             Some(Ok(Message::Close(_)) | Err(_)) | None => Some(Err(CodeFailure::Lost)),
         }
-    }
-
-    async fn hear_passed(&mut self) -> Result<Passed, CodeFailure> {
-        passed(self.hear(ANSWER_TIMEOUT).await?)
     }
 
     /// People take their time, and pings show meanwhile that the server is there.
