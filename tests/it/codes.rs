@@ -13,6 +13,7 @@ use fast_rtc_swarm::wire::code::{ClientCode, Code, CodeOver, Passed, ServerCode}
 use fast_rtc_swarm::wire::{Invite, Secret};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -139,6 +140,53 @@ fn a_file_goes_to_whoever_has_the_code() {
     let (status, said) = bob.end();
     assert!(status.success(), "{said}");
     assert_eq!(std::fs::read(out.join("film.bin")).expect("it is there"), b"a short film");
+}
+
+/// A newcomer with a token of its own in a file, and a code that brings an invite to a room at `target` without one.
+async fn newcomer_with_a_token_file(server: SocketAddr, target: SocketAddr) -> Process {
+    let code = opened(server).await;
+    let typed = code.code().reveal();
+    let invite = Invite::parse(&format!("ws://{target}/attic")).expect("sound");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut file, TOKEN.as_bytes()).expect("written");
+    let url = format!("ws://{server}");
+    let path = file.path().to_str().expect("a plain path");
+    let bob = swarm("bob", &["join", "--json", &url, &typed, "--token-file", path]);
+    code.hand_over(&invite).await.expect("the newcomer has it");
+    // The file is read when the invite is here.
+    tokio::task::spawn_blocking(move || {
+        let mut bob = bob;
+        bob.wait("the server", |said| said["event"] == "ready" || said["event"] == "error");
+        drop(file);
+        bob
+    })
+    .await
+    .expect("no panic")
+}
+
+#[tokio::test]
+async fn with_a_code_a_token_file_is_for_the_server_that_was_typed() {
+    let server = serve(Limits::default(), guarded()).await;
+    let bob = newcomer_with_a_token_file(server, server).await;
+    assert!(bob.said().any(|said| said["event"] == "ready"), "the token is for this server");
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let target = listener.local_addr().expect("bound");
+    let hearing = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("it comes");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.expect("a request"));
+        }
+        let refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(refusal).await.expect("it listens");
+        String::from_utf8(request).expect("text")
+    });
+    let guest = newcomer_with_a_token_file(server, target).await;
+    let request = hearing.await.expect("no panic");
+    assert!(!request.contains(TOKEN) && !request.to_lowercase().contains("authorization"), "{request}");
+    let error = guest.said().find(|said| said["event"] == "error").expect("it is told");
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("--token-file")), "{error}");
 }
 
 /// The rest at a server in this process, where time can be short.
