@@ -1,6 +1,6 @@
 //! Both ends of a one-time code, each over a WebSocket of its own to the server that passes their messages on.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -135,6 +135,8 @@ pub struct OpenCode {
     code: Code,
     lifetime: Duration,
     expires: Instant,
+    /// The same by the calendar: the other clock stands still while the machine sleeps.
+    expires_on: SystemTime,
 }
 
 /// Opens a code at the server, for one newcomer. `config` has the server's [`code_url`](crate::wire::ServerUrl::code_url)
@@ -151,7 +153,8 @@ pub async fn open(config: &ConnectConfig) -> Result<OpenCode, CodeFailure> {
     };
     let code = Code::from_random(number, rand::random());
     let lifetime = Duration::from_secs(secs).min(LIFETIME_MAX);
-    Ok(OpenCode { line, code, lifetime, expires: Instant::now() + lifetime })
+    let (expires, expires_on) = (Instant::now() + lifetime, SystemTime::now() + lifetime);
+    Ok(OpenCode { line, code, lifetime, expires, expires_on })
 }
 
 impl OpenCode {
@@ -167,8 +170,11 @@ impl OpenCode {
 
     /// Waits for the newcomer and hands the invite over. Whatever comes of it, the code is spent.
     pub async fn hand_over(self, invite: &Invite) -> Result<(), CodeFailure> {
-        let Self { mut line, code, expires, .. } = self;
+        let Self { mut line, code, expires, expires_on, .. } = self;
         let claim = line.wait_for_claim(expires).await?;
+        if SystemTime::now() >= expires_on {
+            return Err(CodeFailure::Expired);
+        }
         let (member, answer) = match Member::new(&code, rand::random()).answer(claim.bytes()) {
             Ok(answered) => answered,
             Err(error) => return line.refuse(error).await,
@@ -300,5 +306,40 @@ fn passed(message: ServerCode) -> Result<Passed, CodeFailure> {
     match message {
         ServerCode::CodePass { message } => Ok(message),
         ServerCode::CodeOpened { .. } | ServerCode::CodeOver { .. } => Err(CodeFailure::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::accept_async;
+
+    use super::*;
+    use crate::io::ws::client::Trust;
+
+    #[tokio::test]
+    async fn a_code_expires_while_the_machine_sleeps() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("ws://{}/.code", listener.local_addr().expect("bound"));
+        let config = ConnectConfig { url, token: None, trust: Trust::none(), wrapped: false, init: None };
+        let serving = async {
+            let (stream, _) = listener.accept().await.expect("the member comes");
+            let mut member = accept_async(stream).await.expect("it upgrades");
+            member.next().await.expect("open").expect("open");
+            let number = "7-guitar-bacon".parse::<Code>().expect("a code").number();
+            let opened = ServerCode::CodeOpened { number, secs: 600 }.to_text();
+            member.send(Message::text(opened)).await.expect("sent");
+            member
+        };
+        let (code, mut server) = tokio::join!(open(&config), serving);
+        let mut code = code.expect("a number was given");
+        // Ten minutes of sleep, of which tokio's clock knows nothing.
+        code.expires_on -= code.lifetime();
+        let (_, claim) = Newcomer::new(code.code(), [1; 32]);
+        let claim = ServerCode::CodePass { message: Passed::new(claim) };
+        server.send(Message::text(claim.to_text())).await.expect("sent");
+        let invite = Invite::parse("ws://h/attic").expect("sound");
+        let result = code.hand_over(&invite).await;
+        assert!(matches!(result, Err(CodeFailure::Expired)), "{result:?}");
     }
 }
