@@ -258,7 +258,8 @@ pub struct RoomArgs {
     #[arg(long, value_name = "ROOM")]
     pub room: Option<String>,
 
-    /// Read the server's access token from this file [env: SWARM_TOKEN has the token itself, for the server of --url]
+    /// Read the server's access token from this file; with a code, the token of the server beside it [env: SWARM_TOKEN
+    /// has the token itself, for the server of --url]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
 

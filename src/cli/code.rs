@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::args::RoomArgs;
-use super::config::{self, RoomConfig};
+use super::config::{self, Given, RoomConfig};
 use super::desk::{self, Audience};
 use super::exit::{Exit, Failure, OrExit};
 use super::format;
@@ -149,6 +149,7 @@ fn brief(failure: &CodeFailure) -> &'static str {
         CodeFailure::TooSlow => "somebody began to use it and did not go on",
         CodeFailure::Limit => "too many codes at this server, or from this address: wait a minute",
         CodeFailure::Lost => "the connection to the server was lost",
+        CodeFailure::Spent => "it broke off half-way",
     }
 }
 
@@ -167,7 +168,7 @@ pub async fn exchange(
     invite: Option<&str>,
     code: Option<&str>,
     audience: Audience,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<Given>, Failure> {
     let named = config::server_of(args);
     let (server, code) = match (invite, code) {
         (Some(server), Some(code)) => (server, code),
@@ -178,15 +179,15 @@ pub async fn exchange(
                 return Err(Failure::new(Exit::Usage, next));
             }
         },
-        (invite, _) => return Ok(invite.map(str::to_owned)),
+        (invite, _) => return Ok(invite.map(Given::typed)),
     };
     let code = Code::parse(code).or_exit(Exit::Usage)?;
     let server = ServerUrl::parse(server).or_exit(Exit::Usage)?;
     // Any room will do to find out what is wrong.
-    RoomConfig::resolve(args, Some(&format!("{}/room", server.as_str())))?;
+    RoomConfig::resolve(args, Some(&Given::typed(format!("{}/room", server.as_str()))))?;
     let connect = connect_config(&server, args.ca.as_deref())?;
     match code::redeem(&connect, &code).await {
-        Ok(invite) => Ok(Some(invite.reveal())),
+        Ok(invite) => Ok(Some(Given { text: invite.reveal(), brought_from: Some(server) })),
         Err(failure) => {
             let failure = Failure::with(exit_of(&failure), failure);
             if audience == Audience::Program {
@@ -213,7 +214,8 @@ fn exit_of(failure: &CodeFailure) -> Exit {
         | CodeFailure::Expired
         | CodeFailure::Wrong
         | CodeFailure::Limit
-        | CodeFailure::Malformed => Exit::Refused,
+        | CodeFailure::Malformed
+        | CodeFailure::Spent => Exit::Refused,
         CodeFailure::Left | CodeFailure::TooSlow => Exit::Failed,
         CodeFailure::Connect(_) | CodeFailure::Lost => Exit::Unreachable,
     }

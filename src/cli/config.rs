@@ -87,6 +87,28 @@ impl Place {
     }
 }
 
+/// What stands where an invite belongs.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// The invite, `@FILE`, or `-`.
+    pub text: String,
+    /// The server whose one-time code brought it; `None` if it was typed.
+    pub brought_from: Option<ServerUrl>,
+}
+
+impl Given {
+    /// As a person typed it.
+    pub fn typed(text: impl Into<String>) -> Self {
+        Self { text: text.into(), brought_from: None }
+    }
+
+    /// Whether a token file beside it may be for this server. What was typed stands for the whole of it; what a code brought leads
+    /// where its maker likes.
+    fn may_have_token_for(&self, server: &ServerUrl) -> bool {
+        self.brought_from.as_ref().is_none_or(|typed| typed.is_at_same_origin(server))
+    }
+}
+
 /// What the environment says besides what clap reads from it.
 #[derive(Debug, Default)]
 struct Environment {
@@ -134,18 +156,23 @@ pub fn server_of(args: &RoomArgs) -> Option<String> {
 }
 
 impl RoomConfig {
-    /// What `args` and the environment mean. `invite` is what was typed where an invite belongs: the text, `@FILE`, or `-`.
-    pub fn resolve(args: &RoomArgs, invite: Option<&str>) -> Result<Self, Failure> {
+    /// What `args` and the environment mean.
+    pub fn resolve(args: &RoomArgs, invite: Option<&Given>) -> Result<Self, Failure> {
         Self::resolve_in(Environment::of_process(), args, invite)
     }
 
-    fn resolve_in(environment: Environment, args: &RoomArgs, invite: Option<&str>) -> Result<Self, Failure> {
+    fn resolve_in(
+        environment: Environment,
+        args: &RoomArgs,
+        invite: Option<&Given>,
+    ) -> Result<Self, Failure> {
         let elsewhere = args.url.is_some() || args.room.is_some() || args.listen.is_some();
         let named = Named::of(&environment, args);
         let place = match (invite, &environment.invite) {
-            (Some(typed), _) => Self::invited(args, named.as_ref(), environment.token.clone(), typed)?,
+            (Some(given), _) => Self::invited(args, named.as_ref(), environment.token.clone(), given)?,
             (None, Some(text)) if !elsewhere => {
-                let place = Self::invited(args, named.as_ref(), environment.token.clone(), text)?;
+                let given = Given::typed(text);
+                let place = Self::invited(args, named.as_ref(), environment.token.clone(), &given)?;
                 check_environment(named.as_ref(), &place)?;
                 place
             }
@@ -177,29 +204,29 @@ impl RoomConfig {
         args: &RoomArgs,
         named: Option<&Named<'_>>,
         token: Option<Secret>,
-        text: &str,
+        given: &Given,
     ) -> Result<Place, Failure> {
         // SWARM_URL may be set for good and is not a contradiction; the others can only have been typed.
-        for (given, option) in [(args.room.is_some(), "--room"), (args.listen.is_some(), "--listen")] {
-            if given {
+        for (is_given, option) in [(args.room.is_some(), "--room"), (args.listen.is_some(), "--listen")] {
+            if is_given {
                 return Err(Failure::new(
                     Exit::Usage,
                     format!("an invite says where to go: leave {option} out"),
                 ));
             }
         }
-        let text = match text.strip_prefix('@') {
+        let text = match given.text.strip_prefix('@') {
             Some(path) => read_secret(Path::new(path)).or_exit(Exit::Usage)?,
-            None if text == "-" => ask_secret("invite: ")?,
-            None => text.to_owned(),
+            None if given.text == "-" => ask_secret("invite: ")?,
+            None => given.text.clone(),
         };
         let invite = Invite::parse(&text).or_exit(Exit::Usage)?;
+        // Whoever wrote the invite chose the server: it gets a token only if that was meant for it.
+        let from_environment = token.filter(|_| named.is_some_and(|named| named.is(invite.server())));
         let token = match invite.token() {
             Some(token) => Some(token.clone()),
-            // Whoever wrote the invite chose the server: it gets a token only if that was meant for it.
-            None => {
-                access_token(args, token.filter(|_| named.is_some_and(|named| named.is(invite.server()))))?
-            }
+            None if given.may_have_token_for(invite.server()) => access_token(args, from_environment)?,
+            None => from_environment,
         };
         let whole = Invite::new(invite.server().clone(), invite.room().clone(), token, invite.key().cloned());
         Ok(Place::Invited(whole.or_exit(Exit::Usage)?))
@@ -328,7 +355,8 @@ mod tests {
     fn resolve_in(environment: Environment, line: &str) -> Result<RoomConfig, String> {
         let cli = Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
         let Command::Join(args) = cli.command else { panic!("{line} is no join") };
-        RoomConfig::resolve_in(environment, &args.room, args.invite.as_deref())
+        let invite = args.invite.map(Given::typed);
+        RoomConfig::resolve_in(environment, &args.room, invite.as_ref())
             .map_err(|failure| failure.to_string())
     }
 

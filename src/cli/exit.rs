@@ -17,7 +17,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The server or a peer said no: wrong token, room full, offer declined.
+    /// The server or a peer said no: wrong token, room full, offer declined, one-time code spent.
     Refused = 3,
     /// The server could not be reached.
     Unreachable = 4,

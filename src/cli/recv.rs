@@ -45,7 +45,7 @@ pub async fn run(args: RecvArgs) -> Result<Exit, Failure> {
     let audience = if args.json { Audience::Program } else { Audience::People };
     let (invite, code) = (args.invite.as_deref(), args.typed_code.as_deref());
     let invite = code::exchange(&args.room, invite, code, audience).await?;
-    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
+    let config = RoomConfig::resolve(&args.room, invite.as_ref())?;
     let consent = Consent::new(&args.accept, config.place.is_keyed());
     let saved = SavedTerminal::save();
     let signals = Signals::listen(move || saved.restore())?;

@@ -36,7 +36,7 @@ pub async fn run(args: SendArgs) -> Result<Exit, Failure> {
     look_at(&paths)?;
     let audience = if args.json { Audience::Program } else { Audience::People };
     let invite = code::exchange(&args.room, invite, code, audience).await?;
-    let config = RoomConfig::resolve(&args.room, invite.as_deref())?;
+    let config = RoomConfig::resolve(&args.room, invite.as_ref())?;
     let saved = SavedTerminal::save();
     let signals = Signals::listen(move || saved.restore())?;
     let mut room = room::enter(&config, Files::unwanted()).await?;

@@ -185,22 +185,21 @@ fn explain_bind(listen: &str, error: io::Error) -> Failure {
     Failure::from(anyhow!(error).context(format!("can't listen on {listen} ({next})")))
 }
 
-/// Whom to let in, and the token to show if there is one.
+/// Whom to let in, and the token if it was drawn here. One that was given is not repeated: what a service says is in its log.
 fn access(args: &ServeArgs) -> Result<(Access, Option<Secret>), Failure> {
     if args.open {
         return Ok((Access::Open, None));
     }
     let keys = args.token_key.iter().map(|path| read_key(path)).collect::<anyhow::Result<Vec<_>>>();
     let keys = keys.or_exit(Exit::Usage)?;
-    let token = match given_token(args).or_exit(Exit::Usage)? {
-        Some(token) => Some(token),
-        None if keys.is_empty() => Some(Secret::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 18]>()))),
-        None => None,
-    };
-    if token.as_ref().is_some_and(|token| token.expose().len() < TOKEN_MIN_CHARS) {
+    let given = given_token(args).or_exit(Exit::Usage)?;
+    if given.as_ref().is_some_and(|token| token.expose().len() < TOKEN_MIN_CHARS) {
         eprint_line("swarm: warning: the token is short enough to be guessed");
     }
-    Ok((Access::Guarded { tokens: token.iter().cloned().collect(), keys }, token))
+    let drawn = (given.is_none() && keys.is_empty())
+        .then(|| Secret::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 18]>())));
+    let tokens = given.iter().chain(&drawn).cloned().collect();
+    Ok((Access::Guarded { tokens, keys }, drawn))
 }
 
 fn given_token(args: &ServeArgs) -> anyhow::Result<Option<Secret>> {

@@ -238,8 +238,8 @@ pub fn ended(ended: Option<&Ended>) -> Option<String> {
     match ended {
         Ended::Quit => None,
         Ended::Refused { code: ErrorCode::Forbidden, .. } => {
-            let next =
-                "check the invite or --token-file; SWARM_TOKEN is for the server of --url or SWARM_URL only";
+            let next = "check the invite or --token-file, which is for the server that was typed if a code was; SWARM_TOKEN is for the \
+                 server of --url or SWARM_URL only";
             Some(format!("the server wants a good token: {next}"))
         }
         Ended::Refused { message, .. } => {

@@ -320,7 +320,7 @@ impl Rooms {
     fn keep_early(&mut self, socket: SocketId, signal: ClientSignal) {
         let Some(known) = self.sockets.get_mut(&socket) else { return };
         let Place::Outside { early, kept, .. } = &mut known.place else { return };
-        if early.len() >= self.limits.early_signals || !kept.add(signal.len_bytes(), &self.limits) {
+        if early.len() >= self.limits.early_signals || !kept.add(early_signal_bytes(&signal), &self.limits) {
             let message = "too many messages before `init`: send `init` first";
             self.effects.refuse(socket, ErrorCode::LimitExceeded, message);
             return;
@@ -494,4 +494,9 @@ impl Rooms {
 
 fn has_secret_length(secret: &Secret) -> bool {
     RESUME_SECRET_BYTES.contains(&secret.expose().len())
+}
+
+/// What it takes to keep a message that came before `init`.
+fn early_signal_bytes(signal: &ClientSignal) -> usize {
+    size_of::<ClientSignal>() + signal.len_bytes()
 }

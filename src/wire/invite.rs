@@ -65,6 +65,9 @@ pub enum InviteError {
     /// A room that no path can name (RFC 3986 §5.2.4), or that is no room.
     #[error("a room can't be named ., .. or {CODE_PATH}: choose another name")]
     DotRoom,
+    /// A path at which servers tell operators how they are.
+    #[error("a room can't be named healthz or metrics, where servers say how they are: choose another name")]
+    FiguresRoom,
     /// `?token=` with nothing behind it, too much, or characters no header can carry.
     #[error("the token has 1 to {TOKEN_MAX_BYTES} visible ASCII characters: copy the invite again")]
     Token,
@@ -167,6 +170,10 @@ impl Invite {
     ) -> Result<Self, InviteError> {
         if matches!(room.as_str(), "." | ".." | CODE_PATH) {
             return Err(InviteError::DotRoom);
+        }
+        // R5: with something before it in the path it is a room.
+        if server.0.path() == "/" && matches!(room.as_str(), "healthz" | "metrics") {
+            return Err(InviteError::FiguresRoom);
         }
         if token.as_ref().is_some_and(|token| !is_token(token.expose())) {
             return Err(InviteError::Token);
@@ -434,6 +441,10 @@ mod tests {
             assert_eq!(Invite::new(server.clone(), room, None, None), Err(InviteError::DotRoom));
         }
         assert_eq!(Invite::parse("ws://h/%2e%2E"), Err(InviteError::NoRoom));
+        for text in ["ws://h/metrics", "ws://h//healthz/", "ws://h/metrics?token=t"] {
+            assert_eq!(Invite::parse(text), Err(InviteError::FiguresRoom), "{text}");
+        }
+        assert!(Invite::parse("ws://h/p/metrics").is_ok() && Invite::parse("ws://h/metric").is_ok());
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn offer_signals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Offer
 }
 
 impl ServerSignal {
-    /// The bytes of ids, descriptions, candidates and texts in this message, for limits.
+    /// The bytes of ids, descriptions, candidates and texts in this message, and those that hold them in a list, for limits.
     pub fn len_bytes(&self) -> usize {
         match self {
             Self::Accept { id, user_id, signals } => {
@@ -248,11 +248,13 @@ pub enum OfferSignal {
 }
 
 impl OfferSignal {
+    /// The end of candidates says nothing, and takes its place in the list all the same.
     fn len_bytes(&self) -> usize {
-        match self {
+        let said = match self {
             Self::Offer { sdp } => sdp.as_str().len(),
             Self::Candidate { candidate } => candidate.as_ref().map_or(0, Candidate::len_bytes),
-        }
+        };
+        size_of::<Self>() + said
     }
 }
 

@@ -13,6 +13,7 @@ use fast_rtc_swarm::wire::code::{ClientCode, Code, CodeOver, Passed, ServerCode}
 use fast_rtc_swarm::wire::{Invite, Secret};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -139,6 +140,53 @@ fn a_file_goes_to_whoever_has_the_code() {
     let (status, said) = bob.end();
     assert!(status.success(), "{said}");
     assert_eq!(std::fs::read(out.join("film.bin")).expect("it is there"), b"a short film");
+}
+
+/// A newcomer with a token of its own in a file, and a code that brings an invite to a room at `target` without one.
+async fn newcomer_with_a_token_file(server: SocketAddr, target: SocketAddr) -> Process {
+    let code = opened(server).await;
+    let typed = code.code().reveal();
+    let invite = Invite::parse(&format!("ws://{target}/attic")).expect("sound");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut file, TOKEN.as_bytes()).expect("written");
+    let url = format!("ws://{server}");
+    let path = file.path().to_str().expect("a plain path");
+    let bob = swarm("bob", &["join", "--json", &url, &typed, "--token-file", path]);
+    code.hand_over(&invite).await.expect("the newcomer has it");
+    // The file is read when the invite is here.
+    tokio::task::spawn_blocking(move || {
+        let mut bob = bob;
+        bob.wait("the server", |said| said["event"] == "ready" || said["event"] == "error");
+        drop(file);
+        bob
+    })
+    .await
+    .expect("no panic")
+}
+
+#[tokio::test]
+async fn with_a_code_a_token_file_is_for_the_server_that_was_typed() {
+    let server = serve(Limits::default(), guarded()).await;
+    let bob = newcomer_with_a_token_file(server, server).await;
+    assert!(bob.said().any(|said| said["event"] == "ready"), "the token is for this server");
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let target = listener.local_addr().expect("bound");
+    let hearing = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("it comes");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.expect("a request"));
+        }
+        let refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(refusal).await.expect("it listens");
+        String::from_utf8(request).expect("text")
+    });
+    let guest = newcomer_with_a_token_file(server, target).await;
+    let request = hearing.await.expect("no panic");
+    assert!(!request.contains(TOKEN) && !request.to_lowercase().contains("authorization"), "{request}");
+    let error = guest.said().find(|said| said["event"] == "error").expect("it is told");
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("--token-file")), "{error}");
 }
 
 /// The rest at a server in this process, where time can be short.
@@ -325,6 +373,67 @@ async fn a_server_that_guesses_is_told_no_by_both_ends() {
     };
     let (result, ()) = tokio::join!(member_end, as_newcomer);
     assert!(matches!(result, Err(CodeFailure::Wrong)), "{result:?}");
+}
+
+/// What a newcomer's program ends with when a server claims to be the member, and says `last` once it has the newcomer's proof,
+/// or instead of the member's answer to the claim; `None` hangs up.
+async fn ending(code: &str, has_proof: bool, last: Option<String>) -> (Option<i32>, String) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let url = format!("ws://{}", listener.local_addr().expect("bound"));
+    let code = code.to_owned();
+    let newcomer = tokio::task::spawn_blocking(move || refused(&url, &code));
+    let (stream, _) = listener.accept().await.expect("the newcomer comes");
+    let mut socket = accept_async(stream).await.expect("it upgrades");
+    let Some(ClientCode::CodeClaim { message, .. }) = said(&mut socket).await else { panic!("no claim") };
+    if has_proof {
+        let guess = "7-zebra-zoo".parse().expect("a code");
+        let (_, answer) = MemberEnd::new(&guess, [1; 32]).answer(message.bytes()).expect("a claim");
+        socket.send(passing(answer)).await.expect("sent");
+        assert!(matches!(said(&mut socket).await, Some(ClientCode::CodePass { .. })), "no proof");
+    }
+    if let Some(last) = last {
+        socket.send(Message::text(last)).await.expect("sent");
+        while socket.next().await.is_some_and(|heard| heard.is_ok()) {}
+    }
+    drop(socket);
+    newcomer.await.expect("no panic")
+}
+
+fn over(reason: CodeOver) -> Option<String> {
+    Some(ServerCode::CodeOver { reason }.to_text())
+}
+
+#[tokio::test]
+async fn whatever_ends_a_newcomers_attempt_after_its_proof_the_code_is_spent() {
+    // A server whose guess was wrong would rather have the same code typed again.
+    let reasons = [
+        CodeOver::Limit,
+        CodeOver::Forbidden,
+        CodeOver::ShuttingDown,
+        CodeOver::Unknown,
+        CodeOver::Expired,
+        CodeOver::Left,
+        CodeOver::TooSlow,
+        CodeOver::Wrong,
+        CodeOver::Malformed,
+    ];
+    let garbage = Some("{}".to_owned());
+    for last in [None, garbage].into_iter().chain(reasons.map(over)) {
+        let shown = format!("{last:?}");
+        let (exit, said) = ending("7-guitar-bacon", true, last).await;
+        assert_eq!(exit, Some(3), "{shown}: {said}");
+        assert!(said.contains("ask for another"), "{shown}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_was_not_taken_spends_no_code_and_a_line_that_breaks_after_it_does() {
+    let (exit, said) = ending("7-guitar-bacon", false, over(CodeOver::Limit)).await;
+    assert_eq!((exit, said.contains("wait a minute")), (Some(3), true), "{said}");
+    for last in [None, over(CodeOver::ShuttingDown)] {
+        let (exit, said) = ending("7-guitar-bacon", false, last).await;
+        assert_eq!((exit, said.contains("the code is spent")), (Some(3), true), "{said}");
+    }
 }
 
 async fn said(socket: &mut WebSocketStream<TcpStream>) -> Option<ClientCode> {

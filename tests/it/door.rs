@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use fast_rtc_swarm::io::ws::client::code::{CodeFailure, redeem};
 use fast_rtc_swarm::io::ws::client::{ConnectConfig, ConnectError, connect};
 use fast_rtc_swarm::io::ws::server::{Capacity, Timeouts};
 use fast_rtc_swarm::wire::{Secret, UserId};
+use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::signaling::{PATIENCE, Running, init, serve};
 
@@ -170,6 +172,34 @@ async fn strangers_with_codes_do_not_take_the_places_of_members() {
     assert_eq!(answer.status().as_u16(), 503);
     let member = ConnectConfig { token: Some(Secret::new("s3cret")), ..server.config() };
     connect(&member).await.expect("members have places of their own");
+}
+
+#[tokio::test]
+async fn strangers_who_say_nothing_give_way_to_a_newcomer_where_few_files_may_be_open() {
+    let server = serve(|config| {
+        config.codes.silence = FOREVER;
+        config.codes.give_way = Duration::ZERO;
+        config.codes.sockets_per_address = 64;
+        config.capacity = Capacity { strangers: 4, ..ROOMY };
+        config.access = fast_rtc_swarm::core::access::Access::Guarded {
+            tokens: vec![Secret::new("s3cret")],
+            keys: Vec::new(),
+        };
+    })
+    .await;
+    let newcomer = ConnectConfig { url: format!("ws://{}/.code", server.address), ..server.config() };
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        let (mut socket, _) = tokio_tungstenite::connect_async(&newcomer.url).await.expect("a place");
+        socket.send(Message::Ping("".into())).await.expect("sent");
+        assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))), "it is being served");
+        silent.push(socket);
+    }
+    let result = redeem(&newcomer, &"7-guitar-bacon".parse().expect("a code")).await;
+    assert!(matches!(result, Err(CodeFailure::Unknown)), "it is heard: {result:?}");
+    let told = tokio::time::timeout(PATIENCE, silent[0].next()).await.expect("in time");
+    let told = told.expect("it is told").expect("it is told");
+    assert_eq!(told.to_text().expect("text"), r#"{"type":"codeOver","reason":"limit"}"#);
 }
 
 #[cfg(target_os = "linux")]

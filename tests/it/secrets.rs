@@ -1,9 +1,9 @@
 //! Secrets of a room, looked for everywhere that they must not be.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use fast_rtc_swarm::wire::{Invite, RoomId, RoomKey, Secret, invite::ServerUrl};
 use serde_json::json;
@@ -66,6 +66,7 @@ fn secrets_are_in_no_log_and_in_no_list_of_processes() {
     for member in [&mut ada, &mut bob, &mut carol] {
         member.command(&json!({ "cmd": "quit" }));
     }
+    assert!(listening["token"].is_null(), "a token that was given is not repeated: {listening}");
     for (name, process) in [("serve", serve), ("ada", ada), ("bob", bob), ("carol", carol)] {
         let (_, log) = process.end();
         assert!(log.contains("DEBUG"), "{name} logs all it may: {log}");
@@ -74,6 +75,38 @@ fn secrets_are_in_no_log_and_in_no_list_of_processes() {
             assert_eq!(line, None, "{name} logs a secret");
         }
     }
+}
+
+#[test]
+fn a_server_says_its_token_only_if_it_drew_it() {
+    let folder = tempfile::tempdir().expect("a folder for the token");
+    let token_file = folder.path().join("token.txt");
+    fs::write(&token_file, TOKEN).expect("it is ours");
+    let token_path = token_file.to_str().expect("a plain path");
+    let first_line = |args: &[&str], token: Option<&str>| {
+        let mut command = swarm_command(&[&["serve", "--listen", "127.0.0.1:0"], args].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        if let Some(token) = token {
+            command.env("SWARM_TOKEN", token);
+        }
+        let mut serve = command.spawn().expect("it starts");
+        let mut line = String::new();
+        let out = serve.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut line).expect("text");
+        serve.kill().expect("it runs");
+        serve.wait().expect("it is ours");
+        line
+    };
+    for (args, token) in
+        [(&["--token-file", token_path][..], None), (&["--token", TOKEN], None), (&[], Some(TOKEN))]
+    {
+        let line = first_line(args, token);
+        assert!(line.starts_with("ws://127.0.0.1:") && !line.contains("token"), "{args:?}: {line}");
+    }
+    let line = first_line(&[], None);
+    assert!(line.contains("/?token="), "nobody else knows it: {line}");
+    let line = first_line(&["--json"], None);
+    assert!(line.contains(r#""token":""#), "{line}");
 }
 
 /// What a server hears from somebody who has a token of `SWARM_URL` at hand and joins the server's room. It refuses.

@@ -13,7 +13,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -48,6 +48,8 @@ pub struct Limits {
     pub sockets_per_address: usize,
     /// Sockets without a token, of all addresses.
     pub strangers: usize,
+    /// A socket without a token that has said nothing for so long gives way to another, when there are too many.
+    pub give_way: Duration,
     /// Claims of one address at once …
     pub claims_burst: u32,
     /// … and how long until there is one more.
@@ -67,6 +69,7 @@ impl Default for Limits {
             codes_per_address: 8,
             sockets_per_address: 32,
             strangers: 1_000,
+            give_way: Duration::from_secs(1),
             claims_burst: 5,
             claim_every: Duration::from_secs(30),
             lifetime: Duration::from_secs(600),
@@ -124,7 +127,7 @@ struct Socket {
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     /// Has not said what it wants.
-    Silent,
+    Silent { since: Instant },
     /// Waits for whoever claims the number.
     Open(CodeNumber),
     /// Speaks with the other end.
@@ -145,6 +148,8 @@ pub struct Relay {
     random: StdRng,
     sockets: BTreeMap<SocketId, Socket>,
     strangers: usize,
+    /// Those of them who have said nothing, by when they came.
+    silent: BTreeSet<(Instant, SocketId)>,
     open: BTreeMap<CodeNumber, SocketId>,
     addresses: BTreeMap<ClientAddress, Address>,
     swept_at: Option<Instant>,
@@ -160,6 +165,7 @@ impl Relay {
             random: StdRng::from_seed(seed),
             sockets: BTreeMap::new(),
             strangers: 0,
+            silent: BTreeSet::new(),
             open: BTreeMap::new(),
             addresses: BTreeMap::new(),
             swept_at: None,
@@ -204,7 +210,7 @@ impl Relay {
         while let Some(socket) = self.deadlines.pop_expired(now) {
             let reason = match self.sockets.get(&socket).map(|known| known.stage) {
                 Some(Stage::Open(_)) => CodeOver::Expired,
-                Some(Stage::Silent | Stage::Paired { .. }) => CodeOver::TooSlow,
+                Some(Stage::Silent { .. } | Stage::Paired { .. }) => CodeOver::TooSlow,
                 None => continue,
             };
             self.end(socket, reason);
@@ -219,31 +225,51 @@ impl Relay {
         standing: Standing,
     ) {
         self.make_room(now);
-        let (is_crowd, places) = match standing {
-            Standing::Stranger => (self.strangers >= self.limits.strangers, ADDRESSES_MAX),
-            Standing::Member => (false, 2 * ADDRESSES_MAX),
+        let places = match standing {
+            Standing::Stranger => ADDRESSES_MAX,
+            Standing::Member => 2 * ADDRESSES_MAX,
         };
-        let crowded = is_crowd || self.addresses.len() >= places && !self.addresses.contains_key(&address);
+        let crowded = self.addresses.len() >= places && !self.addresses.contains_key(&address);
         let from_there = self.addresses.get(&address).map_or(0, |known| known.sockets);
-        if crowded || from_there >= self.limits.sockets_per_address {
+        if crowded
+            || from_there >= self.limits.sockets_per_address
+            || standing == Standing::Stranger && !self.has_room_for_stranger(now)
+        {
             return self.say_over(socket, CodeOver::Limit);
         }
         let Limits { claims_burst, claim_every, .. } = self.limits;
         let fresh = || Address { sockets: 0, claims: Allowance::new(claims_burst, claim_every) };
         self.addresses.entry(address).or_insert_with(fresh).sockets += 1;
-        self.strangers += usize::from(standing == Standing::Stranger);
-        self.sockets.insert(socket, Socket { address, standing, stage: Stage::Silent });
+        if standing == Standing::Stranger {
+            self.strangers += 1;
+            self.silent.insert((now, socket));
+        }
+        self.sockets.insert(socket, Socket { address, standing, stage: Stage::Silent { since: now } });
         self.deadlines.set(socket, Some(now + self.limits.silence));
+    }
+
+    /// Whether one more stranger finds a place, if need be that of the one who has said nothing for longest: a newcomer claims
+    /// as soon as it is here.
+    fn has_room_for_stranger(&mut self, now: Instant) -> bool {
+        if self.strangers < self.limits.strangers {
+            return true;
+        }
+        let Some(&(since, oldest)) = self.silent.first() else { return false };
+        let gives_way = now.saturating_duration_since(since) >= self.limits.give_way;
+        if gives_way {
+            self.end(oldest, CodeOver::Limit);
+        }
+        gives_way
     }
 
     fn handle_message(&mut self, now: Instant, socket: SocketId, message: ClientCode) {
         let Some(known) = self.sockets.get_mut(&socket) else { return };
         match (&mut known.stage, message) {
-            (Stage::Silent, ClientCode::CodeOpen) if known.standing == Standing::Stranger => {
+            (Stage::Silent { .. }, ClientCode::CodeOpen) if known.standing == Standing::Stranger => {
                 self.end(socket, CodeOver::Forbidden);
             }
-            (Stage::Silent, ClientCode::CodeOpen) => self.open(now, socket),
-            (Stage::Silent, ClientCode::CodeClaim { number, message }) => {
+            (Stage::Silent { .. }, ClientCode::CodeOpen) => self.open(now, socket),
+            (Stage::Silent { .. }, ClientCode::CodeClaim { number, message }) => {
                 self.claim(now, socket, number, message);
             }
             (Stage::Paired { with, passes }, ClientCode::CodePass { message }) if *passes > 0 => {
@@ -256,7 +282,7 @@ impl Relay {
                 }
                 self.outputs.push_back(Output::Close(socket));
             }
-            (Stage::Silent | Stage::Open(_) | Stage::Paired { .. }, _) => {
+            (Stage::Silent { .. } | Stage::Open(_) | Stage::Paired { .. }, _) => {
                 self.end(socket, CodeOver::Malformed);
             }
         }
@@ -301,6 +327,9 @@ impl Relay {
 
     fn enter(&mut self, socket: SocketId, stage: Stage, deadline: Instant) {
         if let Some(known) = self.sockets.get_mut(&socket) {
+            if let Stage::Silent { since } = known.stage {
+                self.silent.remove(&(since, socket));
+            }
             known.stage = stage;
             self.deadlines.set(socket, Some(deadline));
         }
@@ -361,7 +390,10 @@ impl Relay {
             }
         }
         match stage {
-            Stage::Silent => None,
+            Stage::Silent { since } => {
+                self.silent.remove(&(since, socket));
+                None
+            }
             Stage::Open(number) => {
                 self.open.remove(&number);
                 None

@@ -2,7 +2,7 @@
 
 use super::accounts::Doing;
 use super::member::{Kind, Member, MemberKey, Presence, UNPROMPTED_OFFERS};
-use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room, early_len_bytes};
+use super::state::{Entry, Link, Pair, PairKey, Queue, Refusal, Room, early_kept_bytes};
 use super::{SocketId, Turn};
 use crate::core::network::ClientAddress;
 use crate::wire::secret::Secret;
@@ -254,7 +254,7 @@ impl Room {
             member.presence = Presence::Away { until: turn.now };
             member.owed = 0;
             for (id, candidate) in std::mem::take(&mut member.early) {
-                member.kept.remove(early_len_bytes(&id, &candidate));
+                member.kept.remove(early_kept_bytes(&id, &candidate));
             }
             if let Some(until) = member.owed_until.take() {
                 turn.effects.deadlines.cancel(until, reason);

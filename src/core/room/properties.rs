@@ -8,8 +8,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
+use super::early_signal_bytes;
 use super::member::Presence;
-use super::state::{Link, Pair, PairKey, early_len_bytes};
+use super::state::{Link, Pair, PairKey, early_kept_bytes};
 use super::*;
 use crate::wire::{LinkId, Sdp, UserId};
 
@@ -42,7 +43,7 @@ fn check(rooms: &Rooms) {
     for socket in rooms.sockets.values() {
         let Place::Outside { early, kept: here, .. } = &socket.place else { continue };
         deadlines += 1;
-        assert_eq!(here.bytes(), early.iter().map(ClientSignal::len_bytes).sum::<usize>());
+        assert_eq!(here.bytes(), early.iter().map(early_signal_bytes).sum::<usize>());
         kept += here.bytes();
     }
     for room in rooms.rooms.values() {
@@ -57,10 +58,10 @@ fn check(rooms: &Rooms) {
             kept += member.kept.bytes();
             let offers = member.pool.iter().filter_map(|link| room.links.get(link));
             let pool_bytes = offers.map(|link| match link {
-                Link::Offered(offer) => offer.len_bytes(),
+                Link::Offered(offer) => offer.kept_bytes(),
                 Link::Taken(_) => 0,
             });
-            let early_bytes = member.early.iter().map(|(id, candidate)| early_len_bytes(id, candidate));
+            let early_bytes = member.early.iter().map(|(id, candidate)| early_kept_bytes(id, candidate));
             assert_eq!(member.kept.bytes(), pool_bytes.chain(early_bytes).sum::<usize>());
             assert!(member.early.len() <= rooms.limits.candidates_per_offer);
             for link in &member.pool {

@@ -6,7 +6,8 @@ use super::Turn;
 use super::limits::Limits;
 use super::member::{Member, MemberKey};
 use super::state::{
-    Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_len_bytes, early_len_bytes,
+    Link, Offered, Pair, PairKey, Queue, Refusal, Room, candidate_kept_bytes, candidate_len_bytes,
+    early_kept_bytes,
 };
 use crate::wire::{Candidate, LinkId, Sdp, ServerSignal, UserId};
 
@@ -23,7 +24,7 @@ impl Room {
             None => self.pool_offer(sender, id, sdp, turn),
             Some(Link::Offered(offer)) if offer.owner == sender => {
                 let Some(member) = self.members.get_mut(&sender) else { return Ok(()) };
-                if !member.kept.replace(offer.len_bytes(), sdp.as_str().len(), turn.limits) {
+                if !member.kept.replace(offer.kept_bytes(), sdp.as_str().len(), turn.limits) {
                     return Err(TOO_MANY_OFFERS);
                 }
                 (offer.sdp, offer.candidates) = (sdp, Vec::new());
@@ -133,10 +134,9 @@ impl Room {
     ) -> Result<(), Refusal> {
         let Some(Link::Offered(offer)) = self.links.get_mut(id) else { return Ok(()) };
         let Some(member) = self.members.get_mut(&offer.owner) else { return Ok(()) };
-        let len_bytes = candidate_len_bytes(&candidate);
         if offer.candidates.len() >= turn.limits.candidates_per_offer
-            || offer.len_bytes() + len_bytes > turn.limits.bytes_per_offer
-            || !member.kept.add(len_bytes, turn.limits)
+            || offer.len_bytes() + candidate_len_bytes(&candidate) > turn.limits.bytes_per_offer
+            || !member.kept.add(candidate_kept_bytes(&candidate), turn.limits)
         {
             return Err(TOO_MANY_CANDIDATES);
         }
@@ -199,11 +199,11 @@ impl Room {
         if offer.owner != sender {
             return Err(NOT_YOURS);
         }
-        let len_bytes = offer.len_bytes();
+        let kept_bytes = offer.kept_bytes();
         self.links.remove(id);
         if let Some(member) = self.members.get_mut(&sender) {
             member.pool.retain(|pooled| pooled != id);
-            member.kept.remove(len_bytes);
+            member.kept.remove(kept_bytes);
         }
         self.serve(sender, turn);
         Ok(())
@@ -235,10 +235,10 @@ impl Member {
         candidate: Option<Candidate>,
         limits: &Limits,
     ) -> Result<(), Refusal> {
-        let len_bytes = early_len_bytes(&id, &candidate);
-        while self.early.len() >= limits.candidates_per_offer || !self.kept.add(len_bytes, limits) {
+        let kept_bytes = early_kept_bytes(&id, &candidate);
+        while self.early.len() >= limits.candidates_per_offer || !self.kept.add(kept_bytes, limits) {
             let Some((id, candidate)) = self.early.pop_front() else { return Err(TOO_MANY_CANDIDATES) };
-            self.kept.remove(early_len_bytes(&id, &candidate));
+            self.kept.remove(early_kept_bytes(&id, &candidate));
         }
         self.early.push_back((id, candidate));
         Ok(())
@@ -249,7 +249,7 @@ impl Member {
         let early = std::mem::take(&mut self.early).into_iter();
         let (own, rest): (Vec<_>, Vec<_>) = early.partition(|(link, _)| link == offer);
         self.early = rest.into();
-        own.iter().for_each(|(id, candidate)| self.kept.remove(early_len_bytes(id, candidate)));
+        own.iter().for_each(|(id, candidate)| self.kept.remove(early_kept_bytes(id, candidate)));
         own.into_iter().map(|(_, candidate)| candidate).collect()
     }
 }

@@ -245,7 +245,7 @@ impl Room {
         let owner_user = member.user.clone();
         let unsure_already = !member.unseen_claims.is_empty();
         member.unseen_claims.insert(id.clone());
-        member.kept.remove(offer.len_bytes());
+        member.kept.remove(offer.kept_bytes());
         let candidates = offer.candidates.into_iter().map(|candidate| OfferSignal::Candidate { candidate });
         let signals = std::iter::once(OfferSignal::Offer { sdp: offer.sdp }).chain(candidates).collect();
         self.send(taker, ServerSignal::Accept { id: id.clone(), user_id: owner_user, signals }, turn);
@@ -325,7 +325,7 @@ impl Room {
         let pool = std::mem::take(&mut member.pool);
         for id in &pool {
             if let Some(Link::Offered(offer)) = self.links.remove(id) {
-                member.kept.remove(offer.len_bytes());
+                member.kept.remove(offer.kept_bytes());
             }
         }
         pool.into()
@@ -363,8 +363,14 @@ pub(super) enum Queue {
 }
 
 impl Offered {
+    /// What is passed on with it.
     pub(super) fn len_bytes(&self) -> usize {
         self.sdp.as_str().len() + self.candidates.iter().map(candidate_len_bytes).sum::<usize>()
+    }
+
+    /// What it takes to keep it.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.sdp.as_str().len() + self.candidates.iter().map(candidate_kept_bytes).sum::<usize>()
     }
 }
 
@@ -372,7 +378,12 @@ pub(super) fn candidate_len_bytes(candidate: &Option<Candidate>) -> usize {
     candidate.as_ref().map_or(0, Candidate::len_bytes)
 }
 
+/// The end of candidates says nothing, and takes its place all the same.
+pub(super) fn candidate_kept_bytes(candidate: &Option<Candidate>) -> usize {
+    size_of::<Option<Candidate>>() + candidate_len_bytes(candidate)
+}
+
 /// Of a candidate that came before its offer.
-pub(super) fn early_len_bytes(id: &LinkId, candidate: &Option<Candidate>) -> usize {
-    id.as_str().len() + candidate_len_bytes(candidate)
+pub(super) fn early_kept_bytes(id: &LinkId, candidate: &Option<Candidate>) -> usize {
+    id.as_str().len() + candidate_kept_bytes(candidate)
 }

@@ -871,6 +871,32 @@ fn an_offer_and_its_candidates_are_bounded_in_bytes_and_still_handed_out() {
     assert_eq!(code_of(&outputs), Some(ErrorCode::LimitExceeded));
 }
 
+/// R34.
+#[test]
+fn what_says_nothing_weighs_something_while_it_is_kept() {
+    let mut server = Server::new();
+    server.connect(1);
+    let end = |id: &str| ClientSignal::Candidate { id: link(id), candidate: None };
+    assert_eq!(server.say(1, end("alice-1")), []);
+    assert!(server.rooms.effects.kept.bytes() > 64, "{}", server.rooms.effects.kept.bytes());
+    server.say(1, init("alice"));
+    let no_sdp = || Sdp::new("").expect("short enough");
+    let mut kept = 0;
+    for no in 1..=5 {
+        let id = format!("alice-{no}");
+        server.say(1, ClientSignal::Offer { id: link(&id), sdp: no_sdp() });
+        for _ in 0..63 {
+            server.say(1, end(&id));
+        }
+        let before = std::mem::replace(&mut kept, server.rooms.effects.kept.bytes());
+        assert!(kept - before >= 63 * size_of::<Option<Candidate>>(), "{kept} after {before}");
+    }
+    server.connect(2);
+    let outputs = server.say(2, init("bob"));
+    let Some(Output::Send { signal, .. }) = outputs.first() else { panic!("{outputs:?}") };
+    assert!(signal.len_bytes() > 64 * size_of::<Option<Candidate>>(), "in the queue, too");
+}
+
 /// R24.
 #[test]
 fn two_negotiations_of_the_largest_size_are_relayed_at_once() {

@@ -141,7 +141,9 @@ impl Server {
         let hub = Arc::new(Hub::new(config.limits, config.seed));
         // A generator of its own: numbers are shown, and must say nothing of the secrets drawn from the same seed.
         let codes_seed = blake3::derive_key("fast-rtc-swarm numbers of one-time codes", &config.seed);
-        let codes = Arc::new(Codes::new(config.codes, codes_seed));
+        let strangers_heard = config.codes.strangers.min(config.capacity.strangers_heard());
+        let code_limits = relay::Limits { strangers: strangers_heard, ..config.codes };
+        let codes = Arc::new(Codes::new(code_limits, codes_seed));
         let Capacity { pending, pending_per_address, sockets, strangers } = config.capacity;
         Ok(Self {
             listener,

@@ -71,6 +71,7 @@ impl Server {
         relay.sockets.is_empty()
             && relay.open.is_empty()
             && relay.strangers == 0
+            && relay.silent.is_empty()
             && relay.deadlines.is_empty()
             && relay.addresses.values().all(|known| known.sockets == 0)
     }
@@ -266,6 +267,34 @@ fn sockets_and_codes_have_a_limit() {
 }
 
 #[test]
+fn strangers_who_say_nothing_give_way_to_a_newcomer() {
+    let mut server = Server::new(Limits { strangers: 3, ..limits() });
+    let numbers = [server.open(1, 1), server.open(2, 1)];
+    for socket in [13, 12, 11] {
+        assert_eq!(server.connect(socket, socket as u8, Standing::Stranger), []);
+        server.wait(SECOND / 100);
+    }
+    assert_eq!(server.say(13, claim(numbers[0])), [passed(1, 9)]);
+    server.wait(SECOND - SECOND / 10);
+    assert_eq!(server.connect(14, 14, Standing::Stranger), over(14, CodeOver::Limit), "they had no second");
+    server.wait(SECOND / 10);
+    for socket in 15..19 {
+        assert_eq!(server.connect(socket, 2, Standing::Member), [], "members have their own places");
+    }
+    assert_eq!(server.connect(20, 2, Standing::Stranger), over(20, CodeOver::Limit), "its address has four");
+
+    assert_eq!(server.connect(21, 21, Standing::Stranger), over(12, CodeOver::Limit), "the oldest goes");
+    assert_eq!(server.say(21, claim(numbers[1])), [passed(2, 9)]);
+    assert_eq!(server.connect(22, 22, Standing::Stranger), over(11, CodeOver::Limit));
+    server.wait(SECOND);
+    assert_eq!(server.say(13, pass(2)), [passed(1, 2)], "who has met somebody stays");
+    assert_eq!(server.say(21, pass(2)), [passed(2, 2)]);
+    assert_eq!(server.connect(23, 23, Standing::Stranger), over(22, CodeOver::Limit));
+    assert_eq!(server.lose(23), []);
+    assert!(server.relay.silent.is_empty());
+}
+
+#[test]
 fn no_address_uses_up_the_codes() {
     let mut server = Server::new(Limits::default());
     let numbers: Vec<CodeNumber> = (0..8).map(|socket| server.open(socket, 1)).collect();
@@ -355,7 +384,10 @@ fn check(relay: &Relay) {
         *by_address.entry(known.address).or_default() += 1;
         assert!(relay.deadlines.contains(socket), "nobody stays without a deadline");
         match known.stage {
-            Stage::Silent => {}
+            Stage::Silent { since } => {
+                let gives_way = relay.silent.contains(&(since, *socket));
+                assert_eq!(gives_way, known.standing == Standing::Stranger);
+            }
             Stage::Open(number) => assert_eq!(relay.open.get(&number), Some(socket)),
             Stage::Paired { with, .. } => {
                 let other = relay.sockets.get(&with).expect("both ends are here");
@@ -366,6 +398,8 @@ fn check(relay: &Relay) {
     assert_eq!(relay.deadlines.len(), relay.sockets.len());
     let strangers = relay.sockets.values().filter(|known| known.standing == Standing::Stranger);
     assert_eq!(strangers.count(), relay.strangers);
+    let silent = relay.sockets.values().filter(|known| matches!(known.stage, Stage::Silent { .. }));
+    assert_eq!(silent.filter(|known| known.standing == Standing::Stranger).count(), relay.silent.len());
     for (address, known) in &relay.addresses {
         assert_eq!(by_address.get(address).copied().unwrap_or(0), known.sockets);
         assert!(
@@ -408,7 +442,7 @@ proptest! {
                     let from = SocketId(at(slot));
                     let with = match server.relay.sockets.get(&from).map(|known| known.stage) {
                         Some(Stage::Paired { with, .. }) => Some(with),
-                        Some(Stage::Silent | Stage::Open(_)) | None => None,
+                        Some(Stage::Silent { .. } | Stage::Open(_)) | None => None,
                     };
                     let outputs = server.say(from.0, pass(1));
                     for output in &outputs {

@@ -1,6 +1,6 @@
 //! Both ends of a one-time code, each over a WebSocket of its own to the server that passes their messages on.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -59,6 +59,48 @@ pub enum CodeFailure {
     /// The socket broke off, or the server stops.
     #[error("the connection to the server was lost")]
     Lost,
+    /// It ended when the code had been used already, and nobody says who is to blame.
+    #[error(
+        "it broke off half-way, and the code is spent: if the other side can't say why, somebody may have tried to guess \
+         it; ask for another"
+    )]
+    Spent,
+}
+
+impl CodeFailure {
+    /// What it means to a newcomer whose claim is on its way: the server may have taken it.
+    fn after_claim(self) -> Self {
+        match self {
+            Self::Lost => Self::Spent,
+            Self::Connect(_)
+            | Self::NoCodes
+            | Self::Unknown
+            | Self::Expired
+            | Self::Wrong
+            | Self::Left
+            | Self::TooSlow
+            | Self::Limit
+            | Self::Malformed
+            | Self::Spent => self,
+        }
+    }
+
+    /// What it means to a newcomer whose proof is on its way. By that a server which plays the member knows whether it has guessed
+    /// the words; if not, it says whatever makes a newcomer try the same code again.
+    fn after_proof(self) -> Self {
+        match self {
+            Self::Wrong | Self::Malformed => self,
+            Self::Connect(_)
+            | Self::NoCodes
+            | Self::Unknown
+            | Self::Expired
+            | Self::Left
+            | Self::TooSlow
+            | Self::Limit
+            | Self::Lost
+            | Self::Spent => Self::Spent,
+        }
+    }
 }
 
 impl From<CodeOver> for CodeFailure {
@@ -93,6 +135,8 @@ pub struct OpenCode {
     code: Code,
     lifetime: Duration,
     expires: Instant,
+    /// The same by the calendar: the other clock stands still while the machine sleeps.
+    expires_on: SystemTime,
 }
 
 /// Opens a code at the server, for one newcomer. `config` has the server's [`code_url`](crate::wire::ServerUrl::code_url)
@@ -109,7 +153,8 @@ pub async fn open(config: &ConnectConfig) -> Result<OpenCode, CodeFailure> {
     };
     let code = Code::from_random(number, rand::random());
     let lifetime = Duration::from_secs(secs).min(LIFETIME_MAX);
-    Ok(OpenCode { line, code, lifetime, expires: Instant::now() + lifetime })
+    let (expires, expires_on) = (Instant::now() + lifetime, SystemTime::now() + lifetime);
+    Ok(OpenCode { line, code, lifetime, expires, expires_on })
 }
 
 impl OpenCode {
@@ -125,16 +170,18 @@ impl OpenCode {
 
     /// Waits for the newcomer and hands the invite over. Whatever comes of it, the code is spent.
     pub async fn hand_over(self, invite: &Invite) -> Result<(), CodeFailure> {
-        let Self { mut line, code, expires, .. } = self;
+        let Self { mut line, code, expires, expires_on, .. } = self;
         let claim = line.wait_for_claim(expires).await?;
+        if SystemTime::now() >= expires_on {
+            return Err(CodeFailure::Expired);
+        }
         let (member, answer) = match Member::new(&code, rand::random()).answer(claim.bytes()) {
             Ok(answered) => answered,
             Err(error) => return line.refuse(error).await,
         };
-        line.pass(answer).await?;
-        let proof = line.hear_passed().await?;
+        let proof = line.ask(&ClientCode::CodePass { message: Passed::new(answer) }).await?;
         match member.hand_over(proof.bytes(), invite) {
-            Ok(sealed) => line.pass(sealed).await?,
+            Ok(sealed) => line.say(&ClientCode::CodePass { message: Passed::new(sealed) }).await?,
             Err(error) => return line.refuse(error).await,
         }
         line.close().await;
@@ -152,14 +199,14 @@ pub async fn redeem(config: &ConnectConfig, code: &Code) -> Result<Invite, CodeF
         Err(error) => return Err(error.into()),
     };
     let (newcomer, claim) = Newcomer::new(code, rand::random());
-    line.say(&ClientCode::CodeClaim { number: code.number(), message: Passed::new(claim) }).await?;
-    let answer = line.hear_passed().await?;
+    let claim = ClientCode::CodeClaim { number: code.number(), message: Passed::new(claim) };
+    let answer = line.ask(&claim).await.map_err(CodeFailure::after_claim)?;
     let (newcomer, proof) = match newcomer.prove(answer.bytes()) {
         Ok(proved) => proved,
         Err(error) => return line.refuse(error).await,
     };
-    line.pass(proof).await?;
-    let sealed = line.hear_passed().await?;
+    let proof = ClientCode::CodePass { message: Passed::new(proof) };
+    let sealed = line.ask(&proof).await.map_err(CodeFailure::after_proof)?;
     match newcomer.receive(sealed.bytes()) {
         Ok(invite) => {
             line.close().await;
@@ -182,8 +229,10 @@ impl Line {
         }
     }
 
-    async fn pass(&mut self, message: Vec<u8>) -> Result<(), CodeFailure> {
-        self.say(&ClientCode::CodePass { message: Passed::new(message) }).await
+    /// Says something, and hears what the other end says to it.
+    async fn ask(&mut self, message: &ClientCode) -> Result<Passed, CodeFailure> {
+        self.say(message).await?;
+        passed(self.hear(ANSWER_TIMEOUT).await?)
     }
 
     /// The server's next message. That it is over is an error; so is a message that no server with codes sends.
@@ -209,10 +258,6 @@ impl Line {
             Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
             Some(Ok(Message::Close(_)) | Err(_)) | None => Some(Err(CodeFailure::Lost)),
         }
-    }
-
-    async fn hear_passed(&mut self) -> Result<Passed, CodeFailure> {
-        passed(self.hear(ANSWER_TIMEOUT).await?)
     }
 
     /// People take their time, and pings show meanwhile that the server is there.
@@ -261,5 +306,40 @@ fn passed(message: ServerCode) -> Result<Passed, CodeFailure> {
     match message {
         ServerCode::CodePass { message } => Ok(message),
         ServerCode::CodeOpened { .. } | ServerCode::CodeOver { .. } => Err(CodeFailure::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::accept_async;
+
+    use super::*;
+    use crate::io::ws::client::Trust;
+
+    #[tokio::test]
+    async fn a_code_expires_while_the_machine_sleeps() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("ws://{}/.code", listener.local_addr().expect("bound"));
+        let config = ConnectConfig { url, token: None, trust: Trust::none(), wrapped: false, init: None };
+        let serving = async {
+            let (stream, _) = listener.accept().await.expect("the member comes");
+            let mut member = accept_async(stream).await.expect("it upgrades");
+            member.next().await.expect("open").expect("open");
+            let number = "7-guitar-bacon".parse::<Code>().expect("a code").number();
+            let opened = ServerCode::CodeOpened { number, secs: 600 }.to_text();
+            member.send(Message::text(opened)).await.expect("sent");
+            member
+        };
+        let (code, mut server) = tokio::join!(open(&config), serving);
+        let mut code = code.expect("a number was given");
+        // Ten minutes of sleep, of which tokio's clock knows nothing.
+        code.expires_on -= code.lifetime();
+        let (_, claim) = Newcomer::new(code.code(), [1; 32]);
+        let claim = ServerCode::CodePass { message: Passed::new(claim) };
+        server.send(Message::text(claim.to_text())).await.expect("sent");
+        let invite = Invite::parse("ws://h/attic").expect("sound");
+        let result = code.hand_over(&invite).await;
+        assert!(matches!(result, Err(CodeFailure::Expired)), "{result:?}");
     }
 }

@@ -40,6 +40,11 @@ impl Capacity {
         }
     }
 
+    /// How many strangers are listened to. The other places are for those who are told that there is none, or that it is over.
+    pub fn strangers_heard(&self) -> usize {
+        self.strangers - self.strangers / 4
+    }
+
     /// So that as many may come at once from one address as it may have sockets, which the operator can raise.
     pub fn with_address_max(self, sockets_per_address: usize) -> Self {
         let wanted = self.pending_per_address.max(sockets_per_address);
@@ -64,6 +69,17 @@ mod tests {
     fn a_server_with_hardly_any_files_still_serves() {
         let one = Capacity { pending: 1, pending_per_address: 1, sockets: 1, strangers: 1 };
         assert_eq!(Capacity::of(0), one);
+        assert_eq!(one.strangers_heard(), 1);
+    }
+
+    #[test]
+    fn a_stranger_for_whom_there_is_no_place_can_be_told_so() {
+        let codes = crate::core::code::relay::Limits::default();
+        for open_files in [128, 1_024, 65_536] {
+            let capacity = Capacity::of(open_files);
+            assert!(capacity.strangers_heard() < capacity.strangers, "{open_files}");
+        }
+        assert!(Capacity::of(65_536).strangers_heard() >= codes.strangers, "many files bind nobody");
     }
 
     #[test]

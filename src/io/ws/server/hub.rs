@@ -141,7 +141,7 @@ impl Drop for Inbox {
 impl ToSocket {
     fn len_bytes(&self) -> usize {
         match self {
-            Self::Signal(signal) => signal.len_bytes(),
+            Self::Signal(signal) => size_of::<ServerSignal>() + signal.len_bytes(),
             Self::Ping | Self::Close(_) => 0,
         }
     }
@@ -376,7 +376,7 @@ mod tests {
         let state = hub.lock();
         let queue = state.queues.values().next().expect("there is one");
         let long = || {
-            let message = "x".repeat(16 * 1024);
+            let message = "x".repeat(16 * 1024 - size_of::<ServerSignal>());
             ToSocket::Signal(Box::new(ServerSignal::SignalError { code: None, message }))
         };
         let pushed = (0..).find(|_| queue.push(long()) != Pushed::Queued);
@@ -394,7 +394,7 @@ mod tests {
         let state = hub.lock();
         let queue = state.queues.values().next().expect("there is one");
         let long = || {
-            let message = "x".repeat(16 * 1024);
+            let message = "x".repeat(16 * 1024 - size_of::<ServerSignal>());
             ToSocket::Signal(Box::new(ServerSignal::SignalError { code: None, message }))
         };
         let pushed = (0..).find(|_| queue.push(long()) != Pushed::Queued);
