@@ -34,6 +34,7 @@ pub struct Session {
     waiting: VecDeque<Command>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
     codes: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
+    is_finishing: bool,
     leave_by: Option<Instant>,
 }
 
@@ -73,7 +74,17 @@ impl Session {
     ) -> Self {
         let (waiting, answers, codes) =
             (VecDeque::new(), mpsc::unbounded_channel(), mpsc::unbounded_channel());
-        Self { commands, events, input, signals, waiting, answers, codes, leave_by: None }
+        Self {
+            commands,
+            events,
+            input,
+            signals,
+            waiting,
+            answers,
+            codes,
+            is_finishing: false,
+            leave_by: None,
+        }
     }
 
     /// Asks something of the node, after everything asked before.
@@ -99,6 +110,13 @@ impl Session {
         self.codes.0.clone()
     }
 
+    /// Leaves as [`Session::leave`] does, but not before what was said has arrived, as long as it moves.
+    pub fn finish(&mut self) {
+        if !std::mem::replace(&mut self.is_finishing, true) && self.leave_by.is_none() {
+            self.ask(Command::Finish);
+        }
+    }
+
     /// Leaves, once everything asked before is done. Asked twice, it is done once.
     pub fn leave(&mut self) {
         if self.leave_by.is_none() {
@@ -115,7 +133,8 @@ impl Session {
     /// What happens next. After [`Happening::Ended`] nothing does.
     pub async fn next(&mut self, reading: bool) -> Happening {
         loop {
-            let may_read = reading && self.waiting.is_empty() && self.leave_by.is_none();
+            let may_read =
+                reading && self.waiting.is_empty() && !self.is_finishing && self.leave_by.is_none();
             let leave_by = self.leave_by;
             tokio::select! {
                 biased;

@@ -237,6 +237,10 @@ pub fn ended(ended: Option<&Ended>) -> Option<String> {
     };
     match ended {
         Ended::Quit => None,
+        Ended::Undelivered { bytes } => Some(format!(
+            "{} of what was said did not arrive: somebody takes nothing any more, or too slowly",
+            format::bytes(*bytes as u64)
+        )),
         Ended::Refused { code: ErrorCode::Forbidden, .. } => {
             let next = "check the invite or --token-file, which is for the server that was typed if a code was; SWARM_TOKEN is for the \
                  server of --url or SWARM_URL only";

@@ -48,6 +48,8 @@ pub enum Command {
         /// Every peer, in the order of their ids.
         reply: oneshot::Sender<Vec<PeerInfo>>,
     },
+    /// Leaves the room once what was said has arrived: [`Command::Quit`], but no hurry while something moves, for ten minutes.
+    Finish,
     /// Leaves the room, says so to everyone, and ends the node.
     Quit,
 }
@@ -161,6 +163,11 @@ pub enum SignalingState {
 pub enum Ended {
     /// Asked to.
     Quit,
+    /// Asked to, and somebody has not got all that was said before.
+    Undelivered {
+        /// What was on its way.
+        bytes: usize,
+    },
     /// The server will not have us: wrong token, id taken, room full.
     Refused {
         /// The server's word.

@@ -19,6 +19,8 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::core::link::PeerKind;
@@ -156,6 +158,9 @@ struct Node {
     ready_by: Option<Instant>,
     /// The connections that are far behind, and since when.
     congested: BTreeMap<LinkKey, Instant>,
+    /// What was said is arriving, and then we leave.
+    delivery: Option<BoxFuture<'static, usize>>,
+    undelivered_bytes: usize,
     leave_by: Option<Instant>,
 }
 
@@ -185,6 +190,8 @@ impl Node {
             stage: Stage::Outside,
             ready_by: None,
             congested: BTreeMap::new(),
+            delivery: None,
+            undelivered_bytes: 0,
             leave_by: None,
         }
     }
@@ -196,7 +203,10 @@ impl Node {
                 break ended;
             }
             if self.stage == Stage::Leaving && self.has_left() {
-                break Ended::Quit;
+                break match self.undelivered_bytes {
+                    0 => Ended::Quit,
+                    bytes => Ended::Undelivered { bytes },
+                };
             }
         };
         self.carry_out();
@@ -241,6 +251,10 @@ impl Node {
             }
             Some(news) = inlets.news.recv(), if self.outbound.len() < OUTBOUND_MAX => {
                 return self.handle_news(news);
+            }
+            undelivered_bytes = arrival(&mut self.delivery) => {
+                self.undelivered_bytes = undelivered_bytes;
+                self.leave();
             }
             () = sleep_until(wake_at) => self.handle_timeout(),
         }
@@ -289,6 +303,10 @@ impl Node {
                 let patience = if links.is_empty() { Duration::ZERO } else { PATHS_PATIENCE };
                 self.roster.ask(reply, links, now() + patience);
             }
+            Command::Finish if self.delivery.is_none() => {
+                self.delivery = Some(self.rtc.delivered().boxed());
+            }
+            Command::Finish => {}
             Command::Quit => self.leave(),
         }
     }
@@ -347,6 +365,7 @@ impl Node {
     }
 
     fn leave(&mut self) {
+        self.delivery = None;
         self.stage = Stage::Leaving;
         self.leave_by = Some(now() + LEAVE_PATIENCE);
         self.mesh.handle(self.time(), mesh::Input::Close);
@@ -510,6 +529,13 @@ impl Node {
 /// Everybody's time.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+async fn arrival(delivery: &mut Option<BoxFuture<'static, usize>>) -> usize {
+    match delivery {
+        Some(delivery) => delivery.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -141,6 +141,35 @@ fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
     assert_eq!(status.code(), Some(0));
 }
 
+/// Three megabytes of lines, and somebody who takes nothing for a while, or any more.
+#[test]
+fn what_was_said_before_the_end_of_stdin_arrives_first_or_the_exit_code_says_that_it_did_not() {
+    for comes_back in [true, false] {
+        let mut scene = Scene::new();
+        scene.join("ann", Kind::Ours);
+        let (url, room) = (scene.url.clone(), scene.room_name());
+        scene.id("ann");
+        let mut piped = swarm("piped", &["join", "--url", &url, "--room", &room, "--name", "bob"]);
+        piped.write(b"hello\n");
+        scene.process("ann").wait("hello", |said| said["event"] == "message" && said["text"] == "hello");
+        scene.process("ann").signal("STOP");
+        let lines = [&b"x".repeat(1_000)[..], b"\n"].concat().repeat(3_000);
+        piped.write(&lines);
+        piped.write(b"goodbye\n");
+        piped.close_stdin();
+        if comes_back {
+            std::thread::sleep(Duration::from_millis(2_500));
+            scene.process("ann").signal("CONT");
+            let is_last = |said: &Value| said["event"] == "message" && said["text"] == "goodbye";
+            scene.process("ann").wait("goodbye", is_last);
+        }
+        let (status, log) = piped.end();
+        scene.process("ann").signal("CONT");
+        assert_eq!(status.code(), Some(if comes_back { 0 } else { 5 }), "{log}");
+        assert_eq!(log.contains("did not arrive"), !comes_back, "{log}");
+    }
+}
+
 #[test]
 fn a_host_that_hears_wrapped_signals_only_is_spoken_to_like_that() {
     let host = TcpListener::bind("127.0.0.1:0").expect("a port");

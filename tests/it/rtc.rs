@@ -558,6 +558,24 @@ async fn what_was_said_before_the_end_is_read_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_the_end_is_read_after_it_however_long_that_takes() {
+    let (mut offerer, mut answerer) = pair().await;
+    let lines = 7_000;
+    for line in 0..lines {
+        offerer.say(Channel::Fast, text(&line.to_string()));
+    }
+    offerer.ask(PeerCommand::Close);
+    assert_eq!(offerer.closed().await, PeerClosed::Local);
+    for line in 0..lines {
+        assert_eq!(answerer.message().await, (Channel::Fast, text(&line.to_string())));
+        if line % 10 == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert_eq!(answerer.closed().await, PeerClosed::Remote);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_flows_as_long_as_there_is_room() {
     let (mut offerer, mut answerer) = pair().await;
     offerer.ask(PeerCommand::OpenChannel(Channel::Bulk));

@@ -89,6 +89,7 @@ enum Face {
 pub(super) fn exit_of(ended: Option<&Ended>) -> Result<Exit, Failure> {
     let exit = match ended {
         Some(Ended::Quit) => return Ok(Exit::Done),
+        Some(Ended::Undelivered { .. }) => Exit::Incomplete,
         Some(Ended::Refused { .. }) => Exit::Refused,
         Some(Ended::Unreachable { .. }) => Exit::Unreachable,
         None => Exit::Failed,
@@ -206,7 +207,8 @@ async fn pipe_lines(
             Happening::Input(Input::Line(line)) => session.ask(face.on_line(line)),
             Happening::Input(Input::End | Input::Interrupt) if args.keep => reading = false,
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
-            Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
+            Happening::Input(Input::End) => session.finish(),
+            Happening::Input(Input::Interrupt) | Happening::Interrupted => session.leave(),
             Happening::Answer(_) => {}
             Happening::Code(news) => {
                 let lines = news.lines("join", "--code makes one at the start");
@@ -249,13 +251,14 @@ async fn speak_json(
                 Ok(Some(json::Ask::Command(command))) => session.ask(command),
                 Ok(Some(json::Ask::Peers(r#ref))) => session.ask_peers(r#ref),
                 Ok(Some(json::Ask::Code(r#ref))) => codes.open(r#ref),
-                Ok(Some(json::Ask::Quit)) => session.leave(),
+                Ok(Some(json::Ask::Quit)) => session.finish(),
                 Ok(None) => {}
                 Err(event) => shown = Some(*event),
             },
             Happening::Input(Input::End | Input::Interrupt) if args.keep => reading = false,
             Happening::Interrupted if session.is_leaving() => return Ok(Exit::Done),
-            Happening::Input(Input::End | Input::Interrupt) | Happening::Interrupted => session.leave(),
+            Happening::Input(Input::End) => session.finish(),
+            Happening::Input(Input::Interrupt) | Happening::Interrupted => session.leave(),
             Happening::Ended(ended) => return end_json(ended.as_ref()),
         }
         if let Some(event) = shown

@@ -192,9 +192,14 @@ impl Inflow {
         false
     }
 
+    /// How many messages were read.
+    pub(super) fn taken_messages(&self) -> u64 {
+        self.taken_messages.load(Ordering::Relaxed)
+    }
+
     fn unread_messages(&self) -> u64 {
         let arrived = self.arrived_messages.load(Ordering::Relaxed);
-        arrived.saturating_sub(self.taken_messages.load(Ordering::Relaxed))
+        arrived.saturating_sub(self.taken_messages())
     }
 
     /// Those of them that may still be read.

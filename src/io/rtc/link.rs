@@ -11,6 +11,7 @@
 //! start only when `Connected` has left the outbox, so nothing arrives from a peer before the consumer knows who it is.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use webrtc::peer_connection::{
 
 use super::channel::{self, Outlet, Reader};
 use super::inflow::{Delivered, Inflow};
+use super::load::Load;
 use super::path;
 use super::runtime::Pulse;
 use super::session::{attribute, fingerprint_of, fingerprints};
@@ -41,8 +43,16 @@ const DTLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a closing connection goes on sending what it was given before.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the other channels of a connection that its peer closed are still read.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nothing may move where the last that was said is waited for: twice SCTP's patience after a loss or two (RFC 9260 §16: one
+/// second, then two). How often it is looked at.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(5);
+const DELIVERY_POLL: Duration = Duration::from_millis(20);
+
+/// And how long it is waited for at all: who takes it by the drop keeps nobody for longer. It is 8 MiB at most, nine minutes at 128 kbit/s.
+const DELIVERY_MAX: Duration = Duration::from_secs(600);
+
+/// How long what came before its peer closed a connection is still read while nobody takes any of it.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the selected pair is looked at.
 const PATH_EVERY: Duration = Duration::from_secs(5);
@@ -54,6 +64,8 @@ pub(super) enum Request {
     Command(PeerCommand),
     /// Say [`PeerEvent::Path`] with a fresh round trip.
     Path,
+    /// Answer when what was said has arrived, with the bytes that have not if nothing moves any more.
+    Delivered(oneshot::Sender<usize>),
 }
 
 /// Who made the offer.
@@ -104,6 +116,7 @@ pub(super) struct Link {
     writers: JoinSet<()>,
     /// Apart from the writers: it never ends by itself.
     pacer: JoinSet<()>,
+    deliveries: JoinSet<Result<(), usize>>,
 }
 
 /// Runs a connection from its first command to its end.
@@ -145,6 +158,7 @@ pub(super) async fn run(
         readers: JoinSet::new(),
         writers: JoinSet::new(),
         pacer: JoinSet::new(),
+        deliveries: JoinSet::new(),
     };
     let reason = match link.carry_out(first).await {
         Ok(()) => link.live().await,
@@ -215,6 +229,14 @@ impl Link {
             Request::Command(command) => self.carry_out(command).await,
             Request::Path => {
                 self.report_path(Freshness::Asked).await;
+                Ok(())
+            }
+            Request::Delivered(answer) => {
+                let said = [Channel::Fast, Channel::Control];
+                let channels = said.iter().filter_map(|channel| self.channels.get(channel));
+                let channels = channels.map(|open| Arc::clone(&open.data_channel)).collect();
+                let load = Arc::clone(&self.outlet.load);
+                self.deliveries.spawn(async move { answer.send(delivered(&load, channels).await) });
                 Ok(())
             }
         }
@@ -534,7 +556,7 @@ impl Link {
             }
             PeerClosed::Remote => {
                 self.start_readers();
-                let _ = timeout(DRAIN_TIMEOUT, self.drain()).await;
+                self.drain_patiently().await;
             }
             PeerClosed::IceFailed | PeerClosed::DtlsFailed | PeerClosed::Failed => {}
         }
@@ -564,6 +586,19 @@ impl Link {
         }
     }
 
+    /// Reads what the other end sent before it closed, as long as somebody takes it.
+    async fn drain_patiently(&mut self) {
+        let inflow = Arc::clone(&self.inflow);
+        let mut drain = pin!(self.drain());
+        let mut taken = inflow.taken_messages();
+        while timeout(DRAIN_PATIENCE, &mut drain).await.is_err() {
+            let taken_now = inflow.taken_messages();
+            if taken_now == std::mem::replace(&mut taken, taken_now) {
+                return;
+            }
+        }
+    }
+
     /// Reads what the other end sent before it closed.
     async fn drain(&mut self) {
         while let Some(event) = self.outbox.pop_front() {
@@ -575,6 +610,23 @@ impl Link {
             () = self.inflow.all_read() => {}
             () = async { while readers.join_next().await.is_some() {} } => {}
         }
+    }
+}
+
+/// Waits until what was said has arrived. Returns the bytes that have not, if it is over with them.
+async fn delivered(load: &Load, channels: Vec<Arc<dyn DataChannel>>) -> usize {
+    let started_at = Instant::now();
+    let (mut left, mut moved_at) = (usize::MAX, started_at);
+    loop {
+        let left_now = load.waiting_said_bytes() + outstanding(&channels).await;
+        if left_now < left {
+            (left, moved_at) = (left_now, Instant::now());
+        }
+        let is_over = moved_at.elapsed() >= DELIVERY_PATIENCE || started_at.elapsed() >= DELIVERY_MAX;
+        if left_now == 0 || is_over {
+            return left_now;
+        }
+        sleep(DELIVERY_POLL).await;
     }
 }
 

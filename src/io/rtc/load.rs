@@ -18,6 +18,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Load {
     waiting_bytes: AtomicUsize,
+    waiting_bulk_bytes: AtomicUsize,
     is_refused: AtomicBool,
     refused: Notify,
     bulk_sent: AtomicU64,
@@ -38,6 +39,7 @@ impl Load {
             return false;
         }
         if channel == Channel::Bulk {
+            self.waiting_bulk_bytes.fetch_add(cost, Ordering::Relaxed);
             self.bulk_sent.fetch_add(len as u64, Ordering::Relaxed);
             self.bulk_moved.notify_one();
         }
@@ -49,10 +51,17 @@ impl Load {
         self.waiting_bytes.load(Ordering::Relaxed)
     }
 
+    /// What waits and is no bulk data.
+    pub(super) fn waiting_said_bytes(&self) -> usize {
+        self.waiting_bytes().saturating_sub(self.waiting_bulk_bytes.load(Ordering::Relaxed))
+    }
+
     /// Counts a message out: the engine has it now.
     pub(super) fn written(&self, channel: Channel, len: usize) {
-        self.waiting_bytes.fetch_sub(len + MESSAGE_OVERHEAD_BYTES, Ordering::Relaxed);
+        let cost = len + MESSAGE_OVERHEAD_BYTES;
+        self.waiting_bytes.fetch_sub(cost, Ordering::Relaxed);
         if channel == Channel::Bulk {
+            self.waiting_bulk_bytes.fetch_sub(cost, Ordering::Relaxed);
             self.bulk_written.fetch_add(len as u64, Ordering::Relaxed);
         }
     }
@@ -89,7 +98,9 @@ mod tests {
             assert!(load.accept(Channel::Fast, &message));
         }
         load.written(Channel::Fast, message.len_bytes());
-        assert!(load.accept(Channel::Fast, &message));
+        assert!(load.accept(Channel::Bulk, &message));
+        let said = (fitting - 1) * (CHANNEL_MESSAGE_MAX_BYTES + MESSAGE_OVERHEAD_BYTES);
+        assert_eq!(load.waiting_said_bytes(), said);
         assert!(!load.accept(Channel::Fast, &message));
     }
 

@@ -42,7 +42,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use rtc::mdns::MulticastSocket;
 use rtc::peer_connection::certificate::CertificateParams;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, debug, error, info_span};
 use webrtc::peer_connection::crypto::{RTCCryptoProvider, SignatureScheme, default_provider};
 use webrtc::peer_connection::{PeerConnection, PeerConnectionBuilder, RTCCertificate};
@@ -147,6 +147,21 @@ impl RtcDriver {
     /// Asks for a [`PeerEvent::Path`] with a fresh round trip.
     pub fn ask_path(&self, key: LinkKey) {
         self.request(key, Request::Path);
+    }
+
+    /// Waits until what was said on all connections, but for bulk data, has arrived. Resolves to the bytes on those where nothing moves
+    /// any more.
+    pub fn delivered(&self) -> impl Future<Output = usize> + Send + use<> {
+        let ask = |link: &LinkHandle| {
+            let (answer, delivered) = oneshot::channel();
+            link.requests.send(Request::Delivered(answer)).is_ok().then_some(delivered)
+        };
+        let answers: Vec<_> = self.links.values().filter_map(ask).collect();
+        async move {
+            // Of a connection that ends meanwhile its end is told.
+            let left = futures_util::future::join_all(answers).await;
+            left.into_iter().map(|left| left.unwrap_or(0)).sum()
+        }
     }
 
     /// The connections in front of whose channels more than so many bytes wait. A connection is closed at 16 MiB.
