@@ -284,6 +284,7 @@ fn to_swarm_event(event: Event) -> Option<SwarmEvent> {
         | Event::Signaling(_)
         | Event::Renamed { .. }
         | Event::Transfer(_)
+        | Event::IceServer(_)
         | Event::Ended(_) => None,
     }
 }

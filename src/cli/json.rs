@@ -56,6 +56,11 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "is_zero")]
         more: u64,
     },
+    IceServer {
+        server: String,
+        reason: IceReason,
+        code: Option<u16>,
+    },
     Name {
         peer: PeerRef,
         old: String,
@@ -227,6 +232,16 @@ pub enum Signaling {
     Connecting,
     Up,
     Down,
+    Refused,
+}
+
+/// What is wrong with a STUN or TURN server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "docs/json.md says it, once, for the readers who need it")]
+pub enum IceReason {
+    Unresolved,
+    Silent,
     Refused,
 }
 

@@ -36,14 +36,15 @@ impl Command {
     /// What is logged when nothing is said about it.
     pub fn default_log(&self) -> &'static str {
         match self {
-            // A server's log is what its operator looks at; a peer tells people what happens in its own way.
+            // A server's log is what its operator looks at; a peer tells people what happens in its own way, the WebRTC library's
+            // errors, too.
             Self::Serve(_) => "fast_rtc_swarm=info",
             Self::Join(_)
             | Self::Send(_)
             | Self::Recv(_)
             | Self::Token(_)
             | Self::Completions { .. }
-            | Self::Man { .. } => "error",
+            | Self::Man { .. } => "error,webrtc=off,rtc=off",
         }
     }
 }

@@ -76,6 +76,7 @@ impl Roster {
             | Event::Closed { .. }
             | Event::Transfer(_)
             | Event::PeerFailed { .. }
+            | Event::IceServer(_)
             | Event::Ended(_) => {}
         }
     }

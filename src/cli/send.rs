@@ -219,6 +219,7 @@ impl Delivery {
             | Event::Message { .. }
             | Event::Data { .. }
             | Event::PeerFailed { .. }
+            | Event::IceServer(_)
             | Event::Ended(_) => false,
         }
     }

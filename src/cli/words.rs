@@ -7,7 +7,9 @@ use super::layout;
 use super::roster::Roster;
 use super::term::{Ink, Palette};
 use crate::core::peer::{Path, PathKind};
-use crate::node::api::{CloseReason, Ended, Event, PeerInfo, PeerKind, SignalingState};
+use crate::node::api::{
+    CloseReason, Ended, Event, IceServerTrouble, IceTrouble, PeerInfo, PeerKind, SignalingState,
+};
 use crate::wire::UserId;
 use crate::wire::signal::ErrorCode;
 use crate::wire::text;
@@ -77,6 +79,7 @@ impl Narrator {
                 }
                 Some(note)
             }
+            Event::IceServer(trouble) => Some(Note::new(Ink::Warn, ice_server(trouble))),
             Event::Message { .. } | Event::Transfer(_) | Event::Ended(_) => None,
         }
     }
@@ -223,6 +226,24 @@ fn peer_failed(peer: Option<&UserId>, reason: CloseReason, roster: &Roster) -> N
         CloseReason::Lost => Note::new(Ink::Dim, format!("{who} did not answer; trying again")),
         CloseReason::Left | CloseReason::GivenBack | CloseReason::Replaced | CloseReason::Local => {
             Note::new(Ink::Dim, format!("{who} left before the connection stood"))
+        }
+    }
+}
+
+fn ice_server(trouble: &IceServerTrouble) -> String {
+    let server = &trouble.server;
+    match trouble.trouble {
+        IceTrouble::Unresolved => {
+            format!("can't find the STUN or TURN server {server} (--ice-server): is its name right?")
+        }
+        IceTrouble::Silent => format!(
+            "no answer from the STUN or TURN server {server} (--ice-server): are address and port right, and does the network let UDP out?"
+        ),
+        IceTrouble::Refused(401) => {
+            format!("the TURN server {server} relays nothing for us: wrong user or password (--ice-server)")
+        }
+        IceTrouble::Refused(code) => {
+            format!("the TURN server {server} relays nothing for us: error {code} (RFC 8656 §19)")
         }
     }
 }

@@ -9,6 +9,7 @@ pub use crate::core::link::{CloseReason, PeerKind};
 pub use crate::core::mesh::To;
 use crate::core::peer::Path;
 use crate::core::transfer::{TransferCommand, TransferEvent};
+pub use crate::io::rtc::{IceServerTrouble, IceTrouble};
 use crate::wire::signal::ErrorCode;
 use crate::wire::{RoomId, UserId};
 
@@ -131,6 +132,8 @@ pub enum Event {
         /// How many more failed for this reason since the last of them that was told.
         untold: u64,
     },
+    /// A STUN or TURN server of ours is of no use.
+    IceServer(IceServerTrouble),
     /// The node ended; the last event.
     Ended(Ended),
 }

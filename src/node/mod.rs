@@ -28,7 +28,7 @@ use crate::core::mesh::{self, Mesh};
 use crate::core::peer::{LinkKey, PeerCommand, PeerEvent};
 use crate::core::transfer::{self, OpId, TransferEvent, Transfers};
 use crate::io::disk::Disk;
-use crate::io::rtc::{RtcConfig, RtcDriver, RtcError};
+use crate::io::rtc::{IceServerTrouble, RtcConfig, RtcDriver, RtcError};
 use crate::wire::signal::ErrorCode;
 use crate::wire::{ClientSignal, ServerSignal};
 
@@ -116,18 +116,20 @@ pub enum SignalingNews {
 /// # Errors
 /// WebRTC needs a UDP socket and a certificate of its own.
 pub fn spawn(config: NodeConfig, signaling: SignalingLink) -> Result<Handle, RtcError> {
-    let (rtc, rtc_events) = RtcDriver::new(config.rtc)?;
+    let (mut rtc, rtc_events) = RtcDriver::new(config.rtc)?;
     let (commands, asked) = mpsc::channel(QUEUE);
     let (events, told) = mpsc::channel(QUEUE);
     let (completions, disk_done) = mpsc::channel(QUEUE);
+    let troubles = rtc.troubles();
     let node = Node::new(config.mesh, config.transfers, rtc, Disk::new(completions), signaling.signals);
-    let inlets = Inlets { rtc_events, disk_done, asked, news: signaling.news };
+    let inlets = Inlets { rtc_events, troubles, disk_done, asked, news: signaling.news };
     tokio::spawn(node.run(inlets, events));
     Ok(Handle { commands, events: told })
 }
 
 struct Inlets {
     rtc_events: mpsc::Receiver<(LinkKey, PeerEvent)>,
+    troubles: Option<mpsc::UnboundedReceiver<IceServerTrouble>>,
     disk_done: mpsc::Receiver<(OpId, transfer::DiskDone)>,
     asked: mpsc::Receiver<Command>,
     news: mpsc::Receiver<SignalingNews>,
@@ -239,6 +241,7 @@ impl Node {
                     self.handle_rtc(key, event);
                 }
             }
+            Some(trouble) = next_of(&mut inlets.troubles), if face_keeps_up => self.tell(Event::IceServer(trouble)),
             Some((op, done)) = inlets.disk_done.recv(), if face_keeps_up => {
                 self.handle_disk(op, done);
                 for _ in 1..TURN_BUDGET {
@@ -529,6 +532,10 @@ impl Node {
 /// Everybody's time.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+async fn next_of<T>(receiver: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
+    receiver.as_mut()?.recv().await
 }
 
 async fn arrival(delivery: &mut Option<BoxFuture<'static, usize>>) -> usize {

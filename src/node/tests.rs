@@ -49,7 +49,9 @@ impl World {
         let (_commands, asked) = mpsc::channel(1);
         let (events, told) = mpsc::channel(1);
         let node = Node::new(mesh, transfers, rtc, Disk::new(completions.clone()), signals);
-        tokio::spawn(node.run(Inlets { rtc_events, disk_done, asked, news: received }, events));
+        tokio::spawn(
+            node.run(Inlets { rtc_events, troubles: None, disk_done, asked, news: received }, events),
+        );
         let mut world = Self { news, peer, told, _signals, _disk: completions, _commands };
         world.link().await;
         world

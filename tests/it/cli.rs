@@ -141,6 +141,26 @@ fn without_a_terminal_lines_of_stdin_are_said_and_lines_of_others_come_out() {
     assert_eq!(status.code(), Some(0));
 }
 
+#[test]
+fn a_stun_or_turn_server_that_is_of_no_use_is_told_of() {
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port that does not answer");
+    let silent = nobody.local_addr().expect("it is bound");
+    for (server, why, said) in [
+        (silent.to_string(), "silent", "no answer from the STUN or TURN server"),
+        ("nowhere.invalid:3478".to_owned(), "unresolved", "can't find the STUN or TURN server"),
+    ] {
+        let turn = format!("turn:ada:secret@{server}");
+        let mut json = swarm("json", &["join", "--json", "--relay-only", "--ice-server", &turn]);
+        let trouble = json.wait_event("ice_server");
+        assert_eq!((&trouble["server"], &trouble["reason"]), (&json!(server), &json!(why)));
+        let mut piped = swarm("piped", &["join", "--keep", "--relay-only", "--ice-server", &turn]);
+        piped.wait_for_error(said);
+        piped.signal("TERM");
+        let (_, log) = piped.end();
+        assert!(log.contains(&server) && !log.contains("ERROR"), "{log}");
+    }
+}
+
 /// Three megabytes of lines, and somebody who takes nothing for a while, or any more.
 #[test]
 fn what_was_said_before_the_end_of_stdin_arrives_first_or_the_exit_code_says_that_it_did_not() {

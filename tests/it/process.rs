@@ -106,6 +106,14 @@ impl Process {
         }
     }
 
+    /// Waits until something stands on stderr.
+    pub fn wait_for_error(&mut self, part: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.stderr.contains(part) {
+            self.listen(deadline).unwrap_or_else(|why| panic!("no `{part}`: {why}\n{}", self.report()));
+        }
+    }
+
     pub fn wait_event(&mut self, event: &str) -> Value {
         self.wait(event, |said| said["event"] == event)
     }

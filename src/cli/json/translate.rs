@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    Done, Event, Kind, PathInfo, Peer, PeerProgress, PeerRef, Progress, Reason, Signaling, Travel, VERSION,
-    Way,
+    Done, Event, IceReason, Kind, PathInfo, Peer, PeerProgress, PeerRef, Progress, Reason, Signaling, Travel,
+    VERSION, Way,
 };
 use crate::core::peer::{Path, PathKind};
 use crate::core::transfer::{self, Direction, OfferInfo, TransferEvent};
-use crate::node::api::{self, CloseReason, PeerInfo, PeerKind, SignalingState};
+use crate::node::api::{self, CloseReason, IceServerTrouble, IceTrouble, PeerInfo, PeerKind, SignalingState};
 use crate::wire::UserId;
 use crate::wire::text::Name;
 
@@ -149,6 +149,14 @@ impl Translator {
             api::Event::Transfer(event) => return self.transfer(event),
             api::Event::PeerFailed { peer, reason, untold } => {
                 Event::Refused { peer: peer.clone(), reason: (*reason).into(), more: *untold }
+            }
+            api::Event::IceServer(IceServerTrouble { server, trouble }) => {
+                let (reason, code) = match trouble {
+                    IceTrouble::Unresolved => (IceReason::Unresolved, None),
+                    IceTrouble::Silent => (IceReason::Silent, None),
+                    IceTrouble::Refused(code) => (IceReason::Refused, Some(*code)),
+                };
+                Event::IceServer { server: server.clone(), reason, code }
             }
             api::Event::Ended(_) => return None,
         })

@@ -26,6 +26,7 @@ mod pacing;
 mod path;
 mod records;
 mod runtime;
+mod servers;
 mod session;
 mod signal;
 mod socket;
@@ -49,6 +50,7 @@ use webrtc::peer_connection::{PeerConnection, PeerConnectionBuilder, RTCCertific
 use webrtc::runtime::{Runtime, default_runtime};
 
 pub use config::{Bind, IceServer, RtcConfig};
+pub use servers::{IceServerTrouble, IceTrouble};
 
 use self::channel::Outlet;
 use self::checks::Reach;
@@ -56,6 +58,7 @@ use self::inflow::{Inflow, Watched};
 use self::link::Request;
 use self::load::Load;
 use self::runtime::{LinkRuntime, Pulse};
+use self::servers::Servers;
 use self::signal::{Reporter, Signal};
 use crate::core::peer::{Fingerprint, LinkKey, PeerClosed, PeerCommand, PeerEvent};
 
@@ -89,6 +92,7 @@ pub(super) struct Shared {
     /// Cleared when a connection could not be made with it.
     mdns_works: AtomicBool,
     reach: Arc<Reach>,
+    servers: Arc<Servers>,
 }
 
 /// All WebRTC connections of a process.
@@ -96,6 +100,7 @@ pub struct RtcDriver {
     shared: Arc<Shared>,
     events: mpsc::Sender<(LinkKey, PeerEvent)>,
     links: BTreeMap<LinkKey, LinkHandle>,
+    troubles: Option<mpsc::UnboundedReceiver<IceServerTrouble>>,
 }
 
 struct LinkHandle {
@@ -111,8 +116,10 @@ impl RtcDriver {
         let certificate = make_certificate(&*crypto)?;
         let fingerprint = own_fingerprint(&certificate, &*crypto)?;
         let (events, receiver) = mpsc::channel(config.event_queue.max(1));
+        let (tell, troubles) = mpsc::unbounded_channel();
         let shared = Shared {
             reach: Arc::default(),
+            servers: Arc::new(Servers::new(tell)),
             mdns_works: AtomicBool::new(config.mdns && MulticastSocket::new().into_std().is_ok()),
             window_bytes: socket::receive_window_bytes().map_err(RtcError::Socket)?,
             runtime: default_runtime().ok_or(RtcError::Runtime)?,
@@ -122,7 +129,13 @@ impl RtcDriver {
             fingerprint,
             config,
         };
-        Ok((Self { shared: Arc::new(shared), events, links: BTreeMap::new() }, receiver))
+        let (shared, troubles) = (Arc::new(shared), Some(troubles));
+        Ok((Self { shared, events, links: BTreeMap::new(), troubles }, receiver))
+    }
+
+    /// What is wrong with our STUN and TURN servers, as it turns out; for who asks first.
+    pub fn troubles(&mut self) -> Option<mpsc::UnboundedReceiver<IceServerTrouble>> {
+        self.troubles.take()
     }
 
     /// Asks something of one connection; never waits. `CreateOffer` and `AcceptOffer` make the connection, anything
@@ -234,7 +247,7 @@ impl Shared {
     }
 
     async fn build(&self, mdns: bool) -> webrtc::error::Result<Engine> {
-        let pulse = Arc::new(Pulse::new(Arc::clone(&self.reach)));
+        let pulse = Arc::new(Pulse::new(Arc::clone(&self.reach), Arc::clone(&self.servers)));
         let addresses = addresses::bind_addresses(&self.config.bind);
         pulse.checks.set_ours(addresses.len() * (1 + self.config.ice_servers.len()));
         let inflow = Arc::new(Inflow::new(Arc::clone(&pulse)));

@@ -19,6 +19,7 @@ use futures_util::task::AtomicWaker;
 
 use super::checks::{Checks, Reach};
 use super::records::Records;
+use super::servers::Servers;
 use super::socket::{LinkSocket, enlarge_buffers};
 use super::udp::UdpPort;
 use tokio::sync::Notify;
@@ -49,6 +50,7 @@ pub(super) struct Pulse {
     readers: Mutex<Vec<Weak<AtomicWaker>>>,
     deciphered: AtomicBool,
     pub(super) checks: Checks,
+    pub(super) servers: Option<Arc<Servers>>,
     pub(super) records: Records,
     /// Told of each packet sent, until the connection is settled.
     pub(super) sent: Notify,
@@ -56,8 +58,8 @@ pub(super) struct Pulse {
 
 impl Pulse {
     /// That of one connection of so many.
-    pub(super) fn new(all: Arc<Reach>) -> Self {
-        Self { checks: Checks::new(all), ..Self::default() }
+    pub(super) fn new(all: Arc<Reach>, servers: Arc<Servers>) -> Self {
+        Self { checks: Checks::new(all), servers: Some(servers), ..Self::default() }
     }
 
     /// Something was received that may leave packets queued: the next sleeps return at once.
@@ -242,11 +244,13 @@ impl Runtime for LinkRuntime {
     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
         // The engine's loop stands still meanwhile, so a dead resolver must not hold it for long.
         Box::pin(async move {
-            match tokio::time::timeout(RESOLVE_TIMEOUT, self.inner.resolve_host(host)).await {
-                // It is only asked for STUN and TURN servers.
-                Ok(resolved) => resolved.inspect(|addresses| self.pulse.checks.note_relays(addresses)),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            }
+            let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.inner.resolve_host(host)).await;
+            let resolved = resolved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            // It is only asked for STUN and TURN servers.
+            let addresses = resolved.as_deref().unwrap_or_default();
+            self.pulse.checks.note_relays(addresses);
+            self.pulse.servers.iter().for_each(|servers| servers.note_resolved(host, addresses));
+            resolved
         })
     }
 

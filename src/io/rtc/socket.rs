@@ -100,6 +100,7 @@ impl LinkSocket {
         let now = Instant::now();
         for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
             if self.admits(datagram, meta.addr, now) {
+                self.pulse.servers.iter().for_each(|servers| servers.note_heard(meta.addr, datagram, now));
                 self.sift_records(datagram);
             } else {
                 forget(datagram);
@@ -245,6 +246,7 @@ impl AsyncUdpSocket for LinkSocket {
             return Poll::Ready(Ok(transmit.contents.len()));
         }
         datagrams.for_each(|datagram| checks.note_left(datagram, now));
+        self.pulse.servers.iter().for_each(|servers| servers.note_sent(to, transmit.contents, now));
         let sent = self.inner.poll_send(cx, transmit);
         if !self.pulse.is_settled() {
             self.pulse.note_sent(is_alert(transmit.contents));

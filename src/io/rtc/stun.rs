@@ -19,6 +19,7 @@ pub(super) const SEND_INDICATION: u16 = 0x0016;
 pub(super) const DATA_INDICATION: u16 = 0x0017;
 pub(super) const USERNAME: u16 = 0x0006;
 const MESSAGE_INTEGRITY: u16 = 0x0008;
+pub(super) const ERROR_CODE: u16 = 0x0009;
 const XOR_PEER_ADDRESS: u16 = 0x0012;
 const DATA: u16 = 0x0013;
 const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
