@@ -70,8 +70,10 @@ pub(super) struct Exchange {
     /// Wanted and not verified, in pieces and bytes.
     pub(super) left: u32,
     pub(super) left_bytes: u64,
-    /// Asked for, with how many peers were asked.
-    pub(super) fetching: BTreeMap<u32, u32>,
+    /// Asked for.
+    pub(super) fetching: BTreeMap<u32, Fetching>,
+    /// The same as a set.
+    pub(super) under_way: PieceSet,
     /// Complete, at the disk, and from whom.
     pub(super) writing: BTreeMap<u32, UserId>,
     pub(super) writing_bytes: u64,
@@ -143,6 +145,8 @@ pub(super) struct Member {
     pub(super) answer_bps: f64,
     /// When it last answered a request, or was asked while nothing was outstanding.
     pub(super) heard_at: Instant,
+    /// When it was last looked for late pieces that it has, if there was none.
+    pub(super) looked_at: Option<Instant>,
     /// When it was last asked to show more.
     pub(super) nudged_at: Option<Instant>,
     /// When it last asked that of us.
@@ -167,6 +171,15 @@ pub(super) struct Member {
     pub(super) best_up_bps: u64,
     /// How fast it asks.
     pub(super) wanted: Meter,
+}
+
+/// A piece that is asked for.
+#[derive(Debug)]
+pub(super) struct Fetching {
+    /// How many peers were asked.
+    pub(super) asked: u32,
+    /// When the first was.
+    pub(super) since: Instant,
 }
 
 /// A request of ours under way.
@@ -206,6 +219,7 @@ impl Member {
             answered_bytes: 0,
             answer_bps: 0.0,
             heard_at: now,
+            looked_at: None,
             nudged_at: None,
             nudged_us_at: None,
             silences: 0,
@@ -245,6 +259,7 @@ impl Exchange {
             left: 0,
             left_bytes: 0,
             fetching: BTreeMap::new(),
+            under_way: PieceSet::none(pieces),
             writing: BTreeMap::new(),
             writing_bytes: 0,
             copies: vec![0; pieces as usize],
@@ -322,6 +337,7 @@ impl Exchange {
         }
         let len = u64::from(self.manifest.piece_len(piece));
         member.has_bytes += len;
+        member.looked_at = None;
         member.gained.add(now, len);
         self.copies[piece as usize] += 1;
         let copies = self.copies[piece as usize];
@@ -387,12 +403,13 @@ impl Exchange {
 
     /// One peer fewer is asked for a piece.
     pub(super) fn release(&mut self, piece: u32) {
-        let Some(asked) = self.fetching.get_mut(&piece) else { return };
-        *asked -= 1;
-        if *asked > 0 {
+        let Some(fetching) = self.fetching.get_mut(&piece) else { return };
+        fetching.asked -= 1;
+        if fetching.asked > 0 {
             return;
         }
         self.fetching.remove(&piece);
+        self.under_way.remove(piece);
         if !self.have.contains(piece) && !self.writing.contains_key(&piece) {
             self.missing.insert(piece);
         }
