@@ -16,7 +16,7 @@ use super::pieces::ones;
 use crate::wire::UserId;
 
 /// The largest window of requests to one peer.
-const WINDOW_MAX_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const WINDOW_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Requests are kept so deep that about so much time passes between asking and having, over the shortest time seen.
 const QUEUE_AIM: Duration = Duration::from_millis(250);
@@ -33,8 +33,11 @@ const LATE: Duration = Duration::from_millis(750);
 /// A peer is asked to show more at most so often.
 const NUDGE_EVERY: Duration = Duration::from_millis(200);
 
-/// A frame that does not end its piece holds at least so much, so that a piece is never in more than a thousand parts.
+/// A frame that does not end its piece holds at least so much, so that a piece comes in a thousand parts at most.
 const PART_MIN_BYTES: usize = 4096;
+
+/// The most parts of a piece that came several times and was cut differently.
+const PARTS_MAX: usize = 4096;
 
 /// A piece of which all parts are here.
 #[derive(Debug, PartialEq, Eq)]
@@ -264,7 +267,7 @@ impl Asked {
             .checked_add(content.len() as u32)
             .filter(|end| *end <= len)
             .ok_or(CutOffReason::Protocol)?;
-        if end < len && content.len() < PART_MIN_BYTES {
+        if end < len && content.len() < PART_MIN_BYTES || self.parts.len() >= PARTS_MAX {
             return Err(CutOffReason::Protocol);
         }
         let (mut at, mut new_bytes) = (offset, 0);
@@ -275,7 +278,11 @@ impl Asked {
                 continue;
             }
             let gap_end = self.parts.range(at..).next().map_or(end, |(next, _)| end.min(*next));
-            self.parts.insert(at, content.slice((at - offset) as usize..(gap_end - offset) as usize));
+            let new = (at - offset) as usize..(gap_end - offset) as usize;
+            // A slice keeps the whole message in memory.
+            let is_most = new.len() * 2 >= content.len();
+            let part = if is_most { content.slice(new) } else { Bytes::copy_from_slice(&content[new]) };
+            self.parts.insert(at, part);
             new_bytes += gap_end - at;
             at = gap_end;
         }
@@ -348,6 +355,57 @@ mod tests {
         };
         let quickest = (0..5).map(|_| looks()).min().expect("there are some");
         assert!(quickest < Duration::from_millis(50), "{quickest:?}");
+    }
+
+    #[test]
+    fn what_may_still_come_is_bounded_however_often_a_peer_says_that_it_is_busy() {
+        let mut exchange = exchange(4, 4 * 1024 * 1024);
+        let (now, mallory) = (Instant::now(), user("mallory"));
+        for _ in 0..100 {
+            ask(&mut exchange, now, &mallory, u64::MAX);
+            assert_eq!(exchange.take_back(&mallory).len(), 4);
+        }
+        assert!(exchange.members[&mallory].forgiven_bytes <= 32 * 1024 * 1024);
+    }
+
+    /// A message that is counted as long as any of it is kept.
+    struct Message {
+        content: Vec<u8>,
+        _counted: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Message {
+        fn as_ref(&self) -> &[u8] {
+            &self.content
+        }
+    }
+
+    #[test]
+    fn a_piece_of_which_little_is_new_in_each_message_does_not_keep_the_messages() {
+        const PIECE: u32 = 4 * 1024 * 1024;
+        const MESSAGE: u32 = 64_000;
+        let (mut asked, kept) = (asked(), Arc::new(()));
+        let mut add = |offset: u32, len: u32| {
+            let message = Message { content: vec![0; len as usize], _counted: kept.clone() };
+            asked.add(PIECE, offset, Bytes::from_owner(message)).expect("a part")
+        };
+        // A byte is left out between any two, and comes at the end of a long message, but for the last.
+        for at in 0..1_000 {
+            add(at * 4_097, 4_096);
+        }
+        for at in 15..998 {
+            assert!(add((at + 1) * 4_097 - MESSAGE, MESSAGE) > 0);
+        }
+        let messages = Arc::strong_count(&kept) - 1;
+        assert!(messages <= 1_000, "{messages} messages are kept");
+    }
+
+    #[test]
+    fn who_sends_a_piece_by_the_byte_at_the_end_of_what_is_here_is_cut_off() {
+        const PIECE: u32 = 4 * 1024 * 1024;
+        let mut asked = asked();
+        let mut sent = (0..5_000).map(|at| asked.add(PIECE, at, Bytes::from(vec![0; 4_096])));
+        assert_eq!(sent.find_map(Result::err), Some(CutOffReason::Protocol));
     }
 
     proptest! {

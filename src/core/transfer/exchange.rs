@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::download::WINDOW_MAX_BYTES;
 use super::pieces::{PieceSet, ones};
 use super::rate::Meter;
 use crate::wire::UserId;
@@ -22,6 +23,9 @@ const PIECE_OVERHEAD_BYTES: u64 = 256;
 
 /// Bytes nobody asked for that are let pass, besides those of requests taken back.
 const STRAY_MAX_BYTES: u64 = 1024 * 1024;
+
+/// With those, however many requests were taken back: more is not on its way.
+const FORGIVEN_MAX_BYTES: u64 = 2 * WINDOW_MAX_BYTES;
 
 /// What a peer may ask for besides the whole twice: requests taken back, pieces that got lost with a link.
 const SLACK_BYTES: u64 = 64 * 1024 * 1024;
@@ -397,7 +401,7 @@ impl Exchange {
             return;
         }
         member.asked_bytes -= cost;
-        member.forgiven_bytes += len;
+        member.forgiven_bytes = (member.forgiven_bytes + len).min(FORGIVEN_MAX_BYTES);
         self.release(piece);
     }
 
