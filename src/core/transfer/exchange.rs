@@ -87,6 +87,8 @@ pub(super) struct Exchange {
     pub(super) spread: Vec<u16>,
     /// Where the search for pieces nobody was shown goes on.
     pub(super) fresh_from: u32,
+    /// When a member that is behind was last shown something all the same.
+    pub(super) shown_behind_at: Option<Instant>,
     /// Read for somebody at least once.
     pub(super) served: PieceSet,
     /// Verified since the last announcement.
@@ -135,6 +137,8 @@ pub(super) struct Member {
     pub(super) open: PieceSet,
     pub(super) open_bytes: u64,
     pub(super) lookahead_bytes: u64,
+    /// When it was last shown something.
+    pub(super) shown_at: Option<Instant>,
     /// What we asked it for.
     pub(super) asked: BTreeMap<u32, Asked>,
     pub(super) asked_bytes: u64,
@@ -214,6 +218,7 @@ impl Member {
             open: PieceSet::none(pieces),
             open_bytes: 0,
             lookahead_bytes: 4 * window,
+            shown_at: None,
             asked: BTreeMap::new(),
             asked_bytes: 0,
             window_bytes: window,
@@ -269,6 +274,7 @@ impl Exchange {
             copies: vec![0; pieces as usize],
             spread: vec![0; pieces as usize],
             fresh_from: 0,
+            shown_behind_at: None,
             served: PieceSet::none(pieces),
             unannounced: Vec::new(),
             announced_at: None,

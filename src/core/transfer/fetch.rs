@@ -76,7 +76,7 @@ impl Transfers {
         for piece in &said {
             exchange.note_has(now, peer, *piece);
         }
-        let agreed = exchange.agree(peer, &said);
+        let agreed = exchange.agree(now, peer, &said);
         for pieces in agreed.chunks(PIECES_PER_MESSAGE) {
             self.out.control(
                 peer,
