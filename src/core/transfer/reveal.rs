@@ -20,8 +20,9 @@ const LOOKAHEAD: Duration = Duration::from_millis(500);
 const PASS_ON: Duration = Duration::from_secs(2);
 
 /// A member that is behind is shown a piece all the same when it was shown none for so long: it may have nobody to pass
-/// anything on to. To all of them together no more goes than a part of the uplink.
-const SHOWN_EVERY: Duration = Duration::from_secs(2);
+/// anything on to, and would take us for one that has nothing. Those who pass something on seldom wait so long, and lose by it
+/// if others do not. To all of them together no more goes than a part of the uplink.
+const SHOWN_EVERY: Duration = Duration::from_secs(20);
 const PART_FOR_THOSE_BEHIND: u64 = 8;
 
 /// The most that is shown ahead to one member.
