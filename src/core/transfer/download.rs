@@ -10,12 +10,13 @@ use bytes::Bytes;
 use rand::Rng;
 
 use super::CutOffReason;
-use super::exchange::{Asked, Exchange, Member, Order};
+use super::exchange::{Asked, Exchange, Fetching, Member, Order};
+use super::machine::TICK;
 use super::pieces::ones;
 use crate::wire::UserId;
 
 /// The largest window of requests to one peer.
-const WINDOW_MAX_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const WINDOW_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Requests are kept so deep that about so much time passes between asking and having, over the shortest time seen.
 const QUEUE_AIM: Duration = Duration::from_millis(250);
@@ -32,8 +33,11 @@ const LATE: Duration = Duration::from_millis(750);
 /// A peer is asked to show more at most so often.
 const NUDGE_EVERY: Duration = Duration::from_millis(200);
 
-/// A frame that does not end its piece holds at least so much, so that a piece is never in more than a thousand parts.
+/// A frame that does not end its piece holds at least so much, so that a piece comes in a thousand parts at most.
 const PART_MIN_BYTES: usize = 4096;
+
+/// The most parts of a piece that came several times and was cut differently.
+const PARTS_MAX: usize = 4096;
 
 /// A piece of which all parts are here.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,12 +53,14 @@ impl Exchange {
         if member.retry_at.is_some_and(|at| now < at) || member.asked_bytes >= member.window_bytes {
             return None;
         }
+        let rests = member.rests;
         let piece = self.pick(peer, rng).or_else(|| self.pick_late(now, peer))?;
-        if !member.rests {
+        if !rests {
             (self.stalled, self.quiet_since) = (false, None);
         }
         self.missing.remove(piece);
-        *self.fetching.entry(piece).or_default() += 1;
+        self.fetching.entry(piece).or_insert(Fetching { asked: 0, since: now }).asked += 1;
+        self.under_way.insert(piece);
         let cost = self.cost(piece);
         let member = self.members.get_mut(peer).expect("it was there above");
         if member.asked.is_empty() {
@@ -113,23 +119,27 @@ impl Exchange {
         best.map(|(_, piece)| piece)
     }
 
-    /// The end game: when every piece is asked for, a piece that another peer was asked for and that is late.
-    fn pick_late(&self, now: Instant, peer: &UserId) -> Option<u32> {
-        let member = self.members.get(peer)?;
-        if !member.asked.is_empty() || !self.missing.is_empty() {
+    /// The end game: when every piece is asked for, one that this peer has, that others were asked for and that is late. There
+    /// may be many thousands under way, and who has none of them costs next to nothing.
+    fn pick_late(&mut self, now: Instant, peer: &UserId) -> Option<u32> {
+        let member = self.members.get_mut(peer).filter(|member| member.asked.is_empty())?;
+        let was_looked_at = member.looked_at.is_some_and(|at| now.saturating_duration_since(at) < TICK);
+        if was_looked_at || !self.missing.is_empty() {
             return None;
         }
         let late = LATE.max(member.quickest.unwrap_or(LATE) * 2);
         // Those who were asked may be slow on purpose: for each of them more patience is lost, but never all.
         let patience = |asked: u32| late * 4u32.saturating_pow(asked.saturating_sub(1).min(8));
-        let others = self.members.values().flat_map(|other| &other.asked);
-        others
-            .filter(|(piece, asked)| {
-                let count = self.fetching.get(*piece).copied().unwrap_or(0);
-                member.has.contains(**piece) && now.saturating_duration_since(asked.at) >= patience(count)
-            })
-            .min_by_key(|(_, asked)| asked.at)
-            .map(|(piece, _)| *piece)
+        let both = |at| self.under_way.word(at) & member.has.word(at);
+        let oldest = (0..self.under_way.word_count())
+            .flat_map(|at| ones(both(at)).map(move |bit| at as u32 * 64 + bit))
+            .filter_map(|piece| Some((piece, self.fetching.get(&piece)?)))
+            .filter(|(_, it)| now.saturating_duration_since(it.since) >= patience(it.asked))
+            .take(CANDIDATES)
+            .min_by_key(|(_, it)| it.since)
+            .map(|(piece, _)| piece);
+        member.looked_at = oldest.is_none().then_some(now);
+        oldest
     }
 
     /// Takes a part of a piece. A piece that is complete is handed out and counted as being written.
@@ -257,7 +267,7 @@ impl Asked {
             .checked_add(content.len() as u32)
             .filter(|end| *end <= len)
             .ok_or(CutOffReason::Protocol)?;
-        if end < len && content.len() < PART_MIN_BYTES {
+        if end < len && content.len() < PART_MIN_BYTES || self.parts.len() >= PARTS_MAX {
             return Err(CutOffReason::Protocol);
         }
         let (mut at, mut new_bytes) = (offset, 0);
@@ -268,7 +278,11 @@ impl Asked {
                 continue;
             }
             let gap_end = self.parts.range(at..).next().map_or(end, |(next, _)| end.min(*next));
-            self.parts.insert(at, content.slice((at - offset) as usize..(gap_end - offset) as usize));
+            let new = (at - offset) as usize..(gap_end - offset) as usize;
+            // A slice keeps the whole message in memory.
+            let is_most = new.len() * 2 >= content.len();
+            let part = if is_most { content.slice(new) } else { Bytes::copy_from_slice(&content[new]) };
+            self.parts.insert(at, part);
             new_bytes += gap_end - at;
             at = gap_end;
         }
@@ -279,13 +293,119 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::sync::Arc;
 
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::super::pieces::PieceSet;
     use super::*;
     use crate::wire::frame::cut;
+    use crate::wire::manifest::{Entry, EntryKind, Manifest};
+    use crate::wire::path::SafePath;
 
     fn asked() -> Asked {
         Asked { at: Instant::now(), answered_bytes: 0, got: 0, parts: Default::default() }
+    }
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).expect("an id")
+    }
+
+    /// Where everything is missing of so many files of so many bytes.
+    fn exchange(files: u32, size: u32) -> Exchange {
+        let file = |number: u32| {
+            let path = SafePath::parse(&number.to_string()).expect("a name");
+            let kind = EntryKind::File { size: size.into(), executable: false };
+            (Entry { path, kind, mtime: 0 }, vec![[0; 32]])
+        };
+        let manifest = Manifest::new(22, (0..files).map(file).collect()).expect("a manifest");
+        let none = PieceSet::none(files);
+        let mut exchange = Exchange::new(Arc::new(manifest), Bytes::new(), none.clone(), Order::Rarest);
+        exchange.want_all_but(&none);
+        exchange
+    }
+
+    /// Who has everything is asked for as much as its window takes.
+    fn ask(exchange: &mut Exchange, now: Instant, peer: &UserId, window_bytes: u64) {
+        exchange.member(now, peer).window_bytes = window_bytes;
+        for piece in 0..exchange.manifest.piece_count() {
+            exchange.note_has(now, peer, piece);
+        }
+        while exchange.ask(now, peer, &mut StdRng::seed_from_u64(7)).is_some() {}
+    }
+
+    #[test]
+    fn of_many_pieces_under_way_nothing_is_looked_at_that_a_member_has_not() {
+        let mut exchange = exchange(15_000, 1);
+        let (mut now, ada, mallory) = (Instant::now(), user("ada"), user("mallory"));
+        ask(&mut exchange, now, &ada, u64::MAX);
+        assert_eq!(exchange.fetching.len(), 15_000);
+        exchange.member(now, &mallory);
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut looks = || {
+            now += LATE;
+            let start = Instant::now();
+            for _ in 0..20 {
+                assert_eq!(exchange.ask(now, &mallory, &mut rng), None);
+                now += LATE;
+            }
+            start.elapsed()
+        };
+        let quickest = (0..5).map(|_| looks()).min().expect("there are some");
+        assert!(quickest < Duration::from_millis(50), "{quickest:?}");
+    }
+
+    #[test]
+    fn what_may_still_come_is_bounded_however_often_a_peer_says_that_it_is_busy() {
+        let mut exchange = exchange(4, 4 * 1024 * 1024);
+        let (now, mallory) = (Instant::now(), user("mallory"));
+        for _ in 0..100 {
+            ask(&mut exchange, now, &mallory, u64::MAX);
+            assert_eq!(exchange.take_back(&mallory).len(), 4);
+        }
+        assert!(exchange.members[&mallory].forgiven_bytes <= 32 * 1024 * 1024);
+    }
+
+    /// A message that is counted as long as any of it is kept.
+    struct Message {
+        content: Vec<u8>,
+        _counted: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Message {
+        fn as_ref(&self) -> &[u8] {
+            &self.content
+        }
+    }
+
+    #[test]
+    fn a_piece_of_which_little_is_new_in_each_message_does_not_keep_the_messages() {
+        const PIECE: u32 = 4 * 1024 * 1024;
+        const MESSAGE: u32 = 64_000;
+        let (mut asked, kept) = (asked(), Arc::new(()));
+        let mut add = |offset: u32, len: u32| {
+            let message = Message { content: vec![0; len as usize], _counted: kept.clone() };
+            asked.add(PIECE, offset, Bytes::from_owner(message)).expect("a part")
+        };
+        // A byte is left out between any two, and comes at the end of a long message, but for the last.
+        for at in 0..1_000 {
+            add(at * 4_097, 4_096);
+        }
+        for at in 15..998 {
+            assert!(add((at + 1) * 4_097 - MESSAGE, MESSAGE) > 0);
+        }
+        let messages = Arc::strong_count(&kept) - 1;
+        assert!(messages <= 1_000, "{messages} messages are kept");
+    }
+
+    #[test]
+    fn who_sends_a_piece_by_the_byte_at_the_end_of_what_is_here_is_cut_off() {
+        const PIECE: u32 = 4 * 1024 * 1024;
+        let mut asked = asked();
+        let mut sent = (0..5_000).map(|at| asked.add(PIECE, at, Bytes::from(vec![0; 4_096])));
+        assert_eq!(sent.find_map(Result::err), Some(CutOffReason::Protocol));
     }
 
     proptest! {

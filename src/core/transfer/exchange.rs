@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::download::WINDOW_MAX_BYTES;
 use super::pieces::{PieceSet, ones};
 use super::rate::Meter;
 use crate::wire::UserId;
@@ -22,6 +23,9 @@ const PIECE_OVERHEAD_BYTES: u64 = 256;
 
 /// Bytes nobody asked for that are let pass, besides those of requests taken back.
 const STRAY_MAX_BYTES: u64 = 1024 * 1024;
+
+/// With those, however many requests were taken back: more is not on its way.
+const FORGIVEN_MAX_BYTES: u64 = 2 * WINDOW_MAX_BYTES;
 
 /// What a peer may ask for besides the whole twice: requests taken back, pieces that got lost with a link.
 const SLACK_BYTES: u64 = 64 * 1024 * 1024;
@@ -70,8 +74,10 @@ pub(super) struct Exchange {
     /// Wanted and not verified, in pieces and bytes.
     pub(super) left: u32,
     pub(super) left_bytes: u64,
-    /// Asked for, with how many peers were asked.
-    pub(super) fetching: BTreeMap<u32, u32>,
+    /// Asked for.
+    pub(super) fetching: BTreeMap<u32, Fetching>,
+    /// The same as a set.
+    pub(super) under_way: PieceSet,
     /// Complete, at the disk, and from whom.
     pub(super) writing: BTreeMap<u32, UserId>,
     pub(super) writing_bytes: u64,
@@ -81,6 +87,8 @@ pub(super) struct Exchange {
     pub(super) spread: Vec<u16>,
     /// Where the search for pieces nobody was shown goes on.
     pub(super) fresh_from: u32,
+    /// When a member that is behind was last shown something all the same.
+    pub(super) shown_behind_at: Option<Instant>,
     /// Read for somebody at least once.
     pub(super) served: PieceSet,
     /// Verified since the last announcement.
@@ -129,6 +137,8 @@ pub(super) struct Member {
     pub(super) open: PieceSet,
     pub(super) open_bytes: u64,
     pub(super) lookahead_bytes: u64,
+    /// When it was last shown something.
+    pub(super) shown_at: Option<Instant>,
     /// What we asked it for.
     pub(super) asked: BTreeMap<u32, Asked>,
     pub(super) asked_bytes: u64,
@@ -143,6 +153,8 @@ pub(super) struct Member {
     pub(super) answer_bps: f64,
     /// When it last answered a request, or was asked while nothing was outstanding.
     pub(super) heard_at: Instant,
+    /// When it was last looked for late pieces that it has, if there was none.
+    pub(super) looked_at: Option<Instant>,
     /// When it was last asked to show more.
     pub(super) nudged_at: Option<Instant>,
     /// When it last asked that of us.
@@ -167,6 +179,15 @@ pub(super) struct Member {
     pub(super) best_up_bps: u64,
     /// How fast it asks.
     pub(super) wanted: Meter,
+}
+
+/// A piece that is asked for.
+#[derive(Debug)]
+pub(super) struct Fetching {
+    /// How many peers were asked.
+    pub(super) asked: u32,
+    /// When the first was.
+    pub(super) since: Instant,
 }
 
 /// A request of ours under way.
@@ -197,6 +218,7 @@ impl Member {
             open: PieceSet::none(pieces),
             open_bytes: 0,
             lookahead_bytes: 4 * window,
+            shown_at: None,
             asked: BTreeMap::new(),
             asked_bytes: 0,
             window_bytes: window,
@@ -206,6 +228,7 @@ impl Member {
             answered_bytes: 0,
             answer_bps: 0.0,
             heard_at: now,
+            looked_at: None,
             nudged_at: None,
             nudged_us_at: None,
             silences: 0,
@@ -245,11 +268,13 @@ impl Exchange {
             left: 0,
             left_bytes: 0,
             fetching: BTreeMap::new(),
+            under_way: PieceSet::none(pieces),
             writing: BTreeMap::new(),
             writing_bytes: 0,
             copies: vec![0; pieces as usize],
             spread: vec![0; pieces as usize],
             fresh_from: 0,
+            shown_behind_at: None,
             served: PieceSet::none(pieces),
             unannounced: Vec::new(),
             announced_at: None,
@@ -322,6 +347,7 @@ impl Exchange {
         }
         let len = u64::from(self.manifest.piece_len(piece));
         member.has_bytes += len;
+        member.looked_at = None;
         member.gained.add(now, len);
         self.copies[piece as usize] += 1;
         let copies = self.copies[piece as usize];
@@ -381,18 +407,19 @@ impl Exchange {
             return;
         }
         member.asked_bytes -= cost;
-        member.forgiven_bytes += len;
+        member.forgiven_bytes = (member.forgiven_bytes + len).min(FORGIVEN_MAX_BYTES);
         self.release(piece);
     }
 
     /// One peer fewer is asked for a piece.
     pub(super) fn release(&mut self, piece: u32) {
-        let Some(asked) = self.fetching.get_mut(&piece) else { return };
-        *asked -= 1;
-        if *asked > 0 {
+        let Some(fetching) = self.fetching.get_mut(&piece) else { return };
+        fetching.asked -= 1;
+        if fetching.asked > 0 {
             return;
         }
         self.fetching.remove(&piece);
+        self.under_way.remove(piece);
         if !self.have.contains(piece) && !self.writing.contains_key(&piece) {
             self.missing.insert(piece);
         }

@@ -59,6 +59,7 @@ impl Transfers {
             member.retry_at = None;
         }
         member.joined = true;
+        let mut is_news = complete && !member.complete;
         member.complete |= complete;
         let mut said = pieces;
         if let Some(bits) = bits {
@@ -74,9 +75,9 @@ impl Transfers {
             return self.cut_off(now, Some(id), peer, CutOffReason::Protocol);
         }
         for piece in &said {
-            exchange.note_has(now, peer, *piece);
+            is_news |= exchange.note_has(now, peer, *piece);
         }
-        let agreed = exchange.agree(peer, &said);
+        let agreed = exchange.agree(now, peer, &said);
         for pieces in agreed.chunks(PIECES_PER_MESSAGE) {
             self.out.control(
                 peer,
@@ -86,7 +87,9 @@ impl Transfers {
         if exchange.phase == Phase::Downloading {
             self.hungry.insert((id, peer.clone()));
         }
-        self.show_all_more(now, id);
+        if is_news {
+            self.show_all_more(now, id);
+        }
         self.show_more(now, id, peer);
     }
 

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::exchange::{Exchange, Member, Phase};
+use super::exchange::{Exchange, JOIN_BYTES, Member, Phase};
 use super::pieces::{PieceSet, ones};
 use crate::wire::UserId;
 use crate::wire::transfer::PIECES_PER_MESSAGE;
@@ -18,6 +18,12 @@ const LOOKAHEAD: Duration = Duration::from_millis(500);
 
 /// A member is shown no more while it has more than it was given in this time and nobody got from it.
 const PASS_ON: Duration = Duration::from_secs(2);
+
+/// A member that is behind is shown a piece all the same when it was shown none for so long: it may have nobody to pass
+/// anything on to, and would take us for one that has nothing. Those who pass something on seldom wait so long, and lose by it
+/// if others do not. To all of them together no more goes than a part of the uplink.
+const SHOWN_EVERY: Duration = Duration::from_secs(20);
+const PART_FOR_THOSE_BEHIND: u64 = 8;
 
 /// The most that is shown ahead to one member.
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -33,7 +39,7 @@ const NUDGED_EVERY: Duration = Duration::from_millis(50);
 impl Exchange {
     /// Of `pieces`, which we have, those to tell `peer` of whatever it was shown: it has them, too, and must know that we
     /// need not be offered them, or it has everything and only counts.
-    pub(super) fn agree(&mut self, peer: &UserId, pieces: &[u32]) -> Vec<u32> {
+    pub(super) fn agree(&mut self, now: Instant, peer: &UserId, pieces: &[u32]) -> Vec<u32> {
         let Some(member) = self.members.get(peer) else { return Vec::new() };
         let is_owed = |piece: &u32| {
             self.have.contains(*piece)
@@ -41,7 +47,7 @@ impl Exchange {
                 && (member.complete || member.has.contains(*piece))
         };
         let owed: Vec<u32> = pieces.iter().copied().filter(is_owed).collect();
-        owed.iter().for_each(|piece| self.show(peer, *piece));
+        owed.iter().for_each(|piece| self.show(now, peer, *piece));
         owed
     }
 
@@ -50,7 +56,7 @@ impl Exchange {
         let Some(member) = self.members.get(peer) else { return Vec::new() };
         if member.complete {
             let unshown = self.unshown(member, 0).take(PIECES_PER_MESSAGE).collect::<Vec<u32>>();
-            unshown.iter().for_each(|piece| self.show(peer, *piece));
+            unshown.iter().for_each(|piece| self.show(now, peer, *piece));
             return unshown;
         }
         let (mut pieces, mut rarest) = (Vec::new(), Vec::new().into_iter());
@@ -60,19 +66,20 @@ impl Exchange {
                 rarest.next()
             });
             let Some(piece) = next else { break };
-            self.show(peer, piece);
+            self.show(now, peer, piece);
             pieces.push(piece);
         }
         pieces
     }
 
     /// Takes down that `peer` knows that we have a piece.
-    pub(super) fn show(&mut self, peer: &UserId, piece: u32) {
+    pub(super) fn show(&mut self, now: Instant, peer: &UserId, piece: u32) {
         let len = self.len(piece);
         let Some(member) = self.members.get_mut(peer) else { return };
         if !member.shown.insert(piece) || member.has.contains(piece) {
             return;
         }
+        member.shown_at = Some(now);
         self.spread[piece as usize] += 1;
         if member.open.insert(piece) {
             member.open_bytes += len;
@@ -105,22 +112,46 @@ impl Exchange {
         true
     }
 
-    fn is_owed(&self, now: Instant, peer: &UserId) -> bool {
-        let Some(member) = self.members.get(peer) else { return false };
-        member.open_bytes < member.lookahead_bytes && !self.is_behind(now, peer)
+    /// Whether a member is to be shown more. If that is only for [`SHOWN_EVERY`], it is taken down as done.
+    fn is_owed(&mut self, now: Instant, peer: &UserId) -> bool {
+        let Some(member) = self.members.get(peer).filter(|member| member.open_bytes < member.lookahead_bytes)
+        else {
+            return false;
+        };
+        if !self.is_behind(now, peer) {
+            return true;
+        }
+        let is_past = |at: Option<Instant>, time| {
+            at.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs_f64(time))
+        };
+        let part_bps = self.up.bps(now).max(PART_FOR_THOSE_BEHIND) / PART_FOR_THOSE_BEHIND;
+        let each = f64::from(self.manifest.piece_bytes()) / part_bps as f64;
+        let is_due =
+            is_past(member.shown_at, SHOWN_EVERY.as_secs_f64()) && is_past(self.shown_behind_at, each);
+        if is_due {
+            self.shown_behind_at = Some(now);
+        }
+        is_due
     }
 
     /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
     /// would only wait there. Those others must take from us what it takes itself at its best, or half of that: members that
-    /// are there and take little are no reason to let the uplink rest.
+    /// are there and take little are no reason to let the uplink rest. And they must say that they have half of what they took:
+    /// then they wait themselves unless they pass it on.
     fn is_behind(&self, now: Instant, peer: &UserId) -> bool {
-        let waits = |member: &Member| {
-            let passes = (member.wanted.bps(now) as f64 * PASS_ON.as_secs_f64()) as u64;
+        let waits = |member: &Member, bps: u64| {
+            let passes = (bps as f64 * PASS_ON.as_secs_f64()) as u64;
             member.sole_bytes > passes.max(4 * u64::from(self.manifest.piece_bytes()))
         };
-        let Some(member) = self.members.get(peer).filter(|member| waits(member)) else { return false };
-        let quicker =
-            self.members.iter().filter(|(id, other)| *id != peer && other.is_taking() && !waits(other));
+        let is_waiting = |member: &&Member| waits(member, member.wanted.bps(now));
+        let Some(member) = self.members.get(peer).filter(is_waiting) else { return false };
+        // What they take, not what they ask for, which costs them nothing.
+        let is_quick = |other: &Member| other.is_taking() && !waits(other, other.up.bps(now));
+        let says = |peer: &UserId, other: &Member| {
+            self.taken_bytes.get(peer).is_none_or(|taken| *taken <= JOIN_BYTES + 2 * other.has_bytes)
+        };
+        let others = self.members.iter().filter(|(id, _)| *id != peer);
+        let quicker = others.filter(|(id, other)| is_quick(other) && says(id, other));
         let mut taken_bps = 0;
         quicker.map(|(_, other)| other.up.bps(now)).any(|bps| {
             taken_bps += bps;
@@ -167,5 +198,56 @@ impl Exchange {
             let unshown = self.have.word(at) & !member.shown.word(at);
             ones(unshown).map(move |bit| at as u32 * 64 + bit)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::manifest::{Entry, EntryKind, Manifest};
+    use crate::wire::path::SafePath;
+
+    const PIECE: u64 = 256 * 1024;
+
+    /// Everything is here of a hundred pieces. For three seconds `mallory` took as much as `ada`; each says that it has half
+    /// of them, and another says the same as `mallory` if so.
+    fn exchange(now: Instant, ada: &UserId, mallory: &UserId, is_passed_on: bool) -> Exchange {
+        let kind = EntryKind::File { size: 100 * PIECE, executable: false };
+        let entry = Entry { path: SafePath::parse("film.mkv").expect("a name"), kind, mtime: 0 };
+        let manifest = Manifest::new(18, vec![(entry, vec![[0; 32]; 100])]).expect("a manifest");
+        let mut exchange = Exchange::complete(Arc::new(manifest), Bytes::new());
+        for peer in [ada, mallory] {
+            let member = exchange.member(now, peer);
+            member.joined = true;
+            (0..12).for_each(|step| member.up.add(now + Duration::from_millis(250) * step, 4 * PIECE));
+            member.best_up_bps = 16 * PIECE;
+            assert!(exchange.allow(peer, JOIN_BYTES + 48 * PIECE));
+        }
+        let bob = UserId::new("bob").expect("an id");
+        exchange.member(now, &bob);
+        for piece in 0..50 {
+            exchange.note_has(now, ada, piece);
+            exchange.note_has(now, mallory, piece + 50);
+            if is_passed_on {
+                exchange.note_has(now, &bob, piece + 50);
+            }
+        }
+        exchange
+    }
+
+    #[test]
+    fn who_asks_for_more_than_it_takes_is_not_taken_for_one_that_passes_it_on() {
+        let [ada, mallory] = ["ada", "mallory"].map(|name| UserId::new(name).expect("an id"));
+        let start = Instant::now();
+        let now = start + Duration::from_secs(3);
+        for is_passed_on in [false, true] {
+            let mut exchange = exchange(start, &ada, &mallory, is_passed_on);
+            (0..10_000).for_each(|_| exchange.note_asked(now, &mallory, 99));
+            assert_eq!(exchange.is_behind(now, &ada), is_passed_on);
+        }
     }
 }

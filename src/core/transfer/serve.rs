@@ -41,7 +41,7 @@ impl Transfers {
             return self.out.control(peer, TransferMessage::Have { id, pieces, bits: None, complete });
         }
         let have: Vec<u32> = exchange.have.iter().collect();
-        have.iter().for_each(|piece| exchange.show(peer, *piece));
+        have.iter().for_each(|piece| exchange.show(now, peer, *piece));
         let stretches = exchange.manifest.piece_count().div_ceil(PIECES_PER_BITS).max(1);
         let words = (PIECES_PER_BITS / 64) as usize;
         for stretch in 0..stretches as usize {
@@ -62,7 +62,7 @@ impl Transfers {
             let verified = std::mem::take(&mut exchange.unannounced);
             let members: Vec<UserId> = exchange.members.keys().cloned().collect();
             for peer in &members {
-                let mut said = exchange.agree(peer, &verified);
+                let mut said = exchange.agree(now, peer, &verified);
                 said.extend(exchange.reveal(now, peer));
                 for pieces in said.chunks(PIECES_PER_MESSAGE) {
                     let have = TransferMessage::Have {

@@ -342,6 +342,43 @@ fn a_member_with_a_slow_downlink_does_not_hold_up_the_only_other() {
     assert!(ratio < 1.2, "ratio {ratio:.3}");
 }
 
+#[test]
+fn a_member_that_takes_all_the_time_and_never_says_what_it_has_leaves_the_only_other_its_share() {
+    let manifest = one_file(32 * MIB);
+    let transfer = Manifest::id_of(&manifest.to_bytes());
+    let pieces: Vec<u32> = (0..manifest.piece_count()).collect();
+    let ratio = first_receivers_ratio(&equal(2, 50, 200), |world| {
+        for round in 0..600 {
+            let message = TransferMessage::Request { id: transfer, pieces: pieces.clone() }.to_value();
+            let input = Input::Control { peer: id(2), message };
+            world.input_after(Duration::from_millis(100 * round), &id(0), input);
+        }
+        let is_kept_back = |sent: &Sent| match sent {
+            Sent::Bulk(_) | Sent::Control(TransferMessage::Have { .. } | TransferMessage::Done { .. }) => {
+                true
+            }
+            Sent::Control(_) => false,
+        };
+        world.tamper(&id(2), Box::new(move |_, sent| (!is_kept_back(&sent)).then_some(sent)));
+    });
+    assert!(ratio < 2.3, "ratio {ratio:.3}");
+}
+
+/// Others exchange what the sender shows them, and it passes nothing on.
+#[test]
+fn a_member_that_reaches_the_sender_only_is_shown_a_piece_now_and_then() {
+    let accesses = equal(3, 2, 8);
+    let (_, world) = share(48 * MIB, &accesses, |world| {
+        let is_cut = |to: &UserId| *to != id(0);
+        world.tamper(&id(1), Box::new(move |to, sent| (!is_cut(to)).then_some(sent)));
+        for number in 2..4 {
+            world.tamper(&id(number), Box::new(|to, sent| (*to != id(1)).then_some(sent)));
+        }
+    });
+    let stalled = world.events.iter().filter(|(.., event)| matches!(event, TransferEvent::Stalled { .. }));
+    assert_eq!(stalled.count(), 0);
+}
+
 /// The figures of `docs/benchmarks.md`. Minutes without optimisation: `cargo test --release -- --ignored figures`.
 #[test]
 #[ignore = "takes minutes"]
