@@ -28,6 +28,10 @@ use webrtc::runtime::{AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpS
 /// The loop queues packets at most three steps below the place where it sends them.
 const EARLY_WAKES: u8 = 3;
 
+/// How long a connection counts as relayed after something came or went through a relay: a path that is used is asked for consent
+/// every second (RFC 7675 §5.1).
+const RELAYED_FOR: Duration = Duration::from_secs(5);
+
 /// How long a STUN or TURN server's name may take to resolve; candidates of the host wait for it.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -39,6 +43,7 @@ const HOLD_MAX: Duration = Duration::from_millis(200);
 pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
+    relayed_at: Mutex<Option<Instant>>,
     alert_sent: AtomicBool,
     alert_received: AtomicBool,
     nudged: Notify,
@@ -172,6 +177,20 @@ impl Pulse {
         self.settled.load(Ordering::Relaxed)
     }
 
+    /// Something came or went through a relay.
+    pub(super) fn note_relayed(&self, now: Instant) {
+        *self.relayed_at.lock().expect("nothing panics under it") = Some(now);
+    }
+
+    /// The loop is about to sleep. What is relayed it hands to its TURN client a step below the place where it sends what that has,
+    /// and without more steps it would leave with the next packet that comes, or the next keepalive.
+    fn keep_awake_if_relayed(&self, now: Instant) {
+        let relayed_at = *self.relayed_at.lock().expect("nothing panics under it");
+        if relayed_at.is_some_and(|at| now.saturating_duration_since(at) < RELAYED_FOR) {
+            self.early_wakes.store(EARLY_WAKES, Ordering::Relaxed);
+        }
+    }
+
     fn take_early_wake(&self) -> bool {
         let take = |left: u8| left.checked_sub(1);
         self.early_wakes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
@@ -262,6 +281,7 @@ impl Runtime for LinkRuntime {
         if self.pulse.take_early_wake() {
             return Box::pin(std::future::ready(()));
         }
+        self.pulse.keep_awake_if_relayed(Instant::now());
         let asleep = self.inner.sleep(duration);
         if self.pulse.is_settled() {
             return asleep;

@@ -101,7 +101,7 @@ impl LinkSocket {
         for datagram in datagrams.chunks_mut(meta.stride.max(1)) {
             if self.admits(datagram, meta.addr, now) {
                 self.pulse.servers.iter().for_each(|servers| servers.note_heard(meta.addr, datagram, now));
-                self.sift_records(datagram);
+                self.sift_records(datagram, now);
             } else {
                 forget(datagram);
             }
@@ -123,8 +123,12 @@ impl LinkSocket {
         }
     }
 
-    fn sift_records(&self, datagram: &mut [u8]) {
-        let data = relayed_data(datagram).unwrap_or(0..datagram.len());
+    fn sift_records(&self, datagram: &mut [u8], now: Instant) {
+        let relayed = relayed_data(datagram);
+        if relayed.is_some() {
+            self.pulse.note_relayed(now);
+        }
+        let data = relayed.unwrap_or(0..datagram.len());
         let data = &mut datagram[data];
         match data.first() {
             Some(20..=63) => {
