@@ -9,7 +9,7 @@ use super::format;
 use super::layout;
 use super::roster::Roster;
 use super::shelf::Shelf;
-use super::term::{self, Palette};
+use super::term::{self, Ink, Palette};
 use super::words::Note;
 use crate::core::transfer::{Direction, PeerProgress, Progress};
 use crate::wire::{TransferId, UserId};
@@ -45,8 +45,18 @@ impl Bars {
 
     /// Prints a line above the bars.
     pub fn note(&self, note: &Note) {
-        let rows = note.rows(self.palette, term::stderr_columns());
-        self.multi.suspend(|| rows.iter().for_each(|row| term::eprint_line(row)));
+        self.rows(&note.rows(self.palette, term::stderr_columns()));
+    }
+
+    /// Prints what somebody said above the bars.
+    pub fn said(&self, rows: &[String]) {
+        let painted: Vec<String> = rows.iter().map(|row| self.palette.paint(Ink::Dim, row)).collect();
+        self.rows(&painted);
+    }
+
+    /// All in one: the bars are drawn anew once.
+    fn rows(&self, rows: &[String]) {
+        self.multi.suspend(|| term::eprint_line(&rows.join("\n")));
     }
 
     /// Takes the bars away while `question` is asked.

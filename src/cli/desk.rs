@@ -81,7 +81,7 @@ impl Desk {
                     let whom = if *direct { words::TO_US } else { "" };
                     let (head, said) = narrator.head(from, text, &self.roster);
                     let lines = behind(&format!("{whom}{head}"), said, term::stderr_columns());
-                    lines.into_iter().for_each(|line| bars.note(&Note::new(Ink::Dim, line)));
+                    bars.said(&lines);
                 } else if let Some(note) = narrator.event(event, &self.roster) {
                     bars.note(&note);
                 }
@@ -169,12 +169,18 @@ fn tell_transfer(event: &TransferEvent, shelf: &mut Shelf, roster: &Roster, bars
 
 /// Each line of a message behind its head, folded where a terminal shows them: what it would wrap by itself could look
 /// like another line.
+///
+/// A head that leaves little room stands by itself, and what was said below it behind an indent.
 fn behind(head: &str, said: &str, columns: Option<usize>) -> Vec<String> {
-    let room = columns.map(|columns| columns.saturating_sub(term::width(head)));
     let lines = text::lines(said).into_iter();
-    let folded = lines
-        .flat_map(|line| room.map_or_else(|| vec![line.clone()], |room| layout::fold(&line, room, room)));
-    folded.map(|line| format!("{head}{line}")).collect()
+    let Some(columns) = columns else { return lines.map(|line| format!("{head}{line}")).collect() };
+    let room = columns.saturating_sub(term::width(head));
+    if room >= columns / 3 {
+        let folded = lines.flat_map(|line| layout::fold(&line, room, room));
+        return folded.map(|line| format!("{head}{line}")).collect();
+    }
+    let below = lines.flat_map(|line| layout::below(&line, columns));
+    layout::hang(head.trim_end(), Some(columns)).into_iter().chain(below).collect()
 }
 
 #[cfg(test)]
@@ -194,6 +200,8 @@ mod tests {
             folded.iter().all(|line| line.starts_with("<ada> ") && term::width(line) <= 30),
             "{folded:?}"
         );
+        let rows = behind(&format!("<{}> ", "x".repeat(136)), &"y".repeat(2_000), Some(80));
+        assert!(rows.len() <= 30 && rows[2..].iter().all(|row| row.starts_with("  ")), "{rows:?}");
         // A terminal that draws each of them two columns wide would begin a row with what bob did not say.
         let wide = format!("{}<bob> I owe you", "❤\u{fe0f}".repeat(12));
         let folded = behind("<ada> ", &wide, Some(30));

@@ -31,6 +31,12 @@ pub fn hang(line: &str, columns: Option<usize>) -> Vec<String> {
         .collect()
 }
 
+/// Folds a line that stands below another, each row behind an indent.
+pub fn below(line: &str, columns: usize) -> Vec<String> {
+    let room = columns.saturating_sub(INDENT.len());
+    fold(line, room, room).into_iter().map(|row| format!("{INDENT}{row}")).collect()
+}
+
 /// Folds a line into one of at most `first` columns and others of at most `rest` (at least two each), at spaces where there
 /// are some.
 pub fn fold(line: &str, first: usize, rest: usize) -> Vec<String> {

@@ -11,6 +11,9 @@ use crate::wire::text::{self, Name};
 /// The shortest part of an id that stands for it, in characters.
 const ID_MIN_CHARS: usize = 4;
 
+/// The longest beginning of an id that is shown: of two that are made as they should be (RFC 9562) this much is never the same.
+const ID_MAX_CHARS: usize = 12;
+
 /// Those who left that are remembered.
 const DEPARTED_MAX: usize = 100;
 
@@ -258,13 +261,25 @@ impl Roster {
         };
         let others = self.known().map(|(other, _)| other).filter(|other| *other != id);
         let longest = others.map(shared).max().unwrap_or(0);
-        id.as_str().chars().take(ID_MIN_CHARS.max(longest + 1)).map(plain).collect()
+        match ID_MIN_CHARS.max(longest + 1) {
+            len if len <= ID_MAX_CHARS => id.as_str().chars().take(len).map(plain).collect(),
+            _ => hashed_id(id),
+        }
     }
+}
+
+/// The beginning of an id and, in place of the rest, what nobody else's has: who chose an id to look like another would have it shown at
+/// length, in front of each line.
+fn hashed_id(id: &UserId) -> String {
+    let start: String = id.as_str().chars().take(ID_MIN_CHARS).map(plain).collect();
+    let hash = blake3::hash(id.as_str().as_bytes()).to_hex();
+    format!("{start}~{}", &hash[..16])
 }
 
 /// The one of these ids that it is, or else those that begin so.
 fn begins<'a>(ids: impl Iterator<Item = &'a UserId>, part: &str) -> Vec<UserId> {
-    let (whole, others): (Vec<_>, Vec<_>) = ids.cloned().partition(|id| plain_id(id) == part);
+    let (whole, others): (Vec<_>, Vec<_>) =
+        ids.cloned().partition(|id| plain_id(id) == part || hashed_id(id) == part);
     if !whole.is_empty() || part.chars().count() < ID_MIN_CHARS {
         return whole;
     }
@@ -342,6 +357,22 @@ pub(crate) mod tests {
         let roster = roster(&[("a1b2-x", "ada"), ("\u{430}1b2-x", "ada")]);
         let found = roster.find("ada#\\u{430}1b2").expect("as it is shown");
         assert_eq!(found.as_str(), "\u{430}1b2-x");
+    }
+
+    #[test]
+    fn an_id_that_looks_like_another_for_long_does_not_make_labels_long() {
+        let (ada, eve) = (format!("{}a", "1".repeat(127)), format!("{}b", "1".repeat(127)));
+        let mut roster = roster(&[(&ada, "ada"), (&eve, "ada")]);
+        let [ada, eve] = [ada, eve].map(|id| UserId::new(id).expect("an id"));
+        let labels = [&ada, &eve].map(|id| roster.label(id));
+        assert_ne!(labels[0], labels[1]);
+        assert!(labels.iter().all(|label| label.len() <= 32 + 22), "{labels:?}");
+        assert_eq!([0, 1].map(|at| roster.find(&labels[at])), [Ok(ada.clone()), Ok(eve)]);
+        // Nor is who has that for an id taken for her.
+        let (_, shown) = labels[0].split_once('#').expect("they have the same name");
+        roster.upsert(&peer(shown, "mal"));
+        assert!(roster.find(shown).is_err());
+        assert_eq!(roster.find(ada.as_str()), Ok(ada));
     }
 
     #[test]

@@ -342,16 +342,23 @@ impl Shelf {
         }
     }
 
-    /// Forgets the oldest transfer that is over; if none is, the oldest.
+    /// Forgets the oldest transfer that is over; if none is, the oldest that waits for an answer. What is under way stays: the node
+    /// bounds how much that is.
     fn make_room(&mut self) {
         if self.items.len() < ITEMS_MAX {
             return;
         }
-        let ended = |item: &Item| match item.state {
-            State::Done | State::Failed | State::Declined | State::Withdrawn => true,
-            State::Waiting | State::Running | State::InTheWay => false,
+        let worth = |item: &Item| match item.state {
+            State::Done | State::Failed | State::Declined | State::Withdrawn => Some(0),
+            State::Waiting => Some(1),
+            State::Running | State::InTheWay => None,
         };
-        let oldest = self.items.values().min_by_key(|item| (!ended(item), item.number));
+        let oldest = self
+            .items
+            .values()
+            .filter_map(|item| Some((worth(item)?, item.number, item)))
+            .min_by_key(|it| (it.0, it.1))
+            .map(|it| it.2);
         if let Some(transfer) = oldest.map(|item| item.offer.transfer) {
             self.items.remove(&transfer);
         }
@@ -420,6 +427,21 @@ pub(crate) mod tests {
 
     fn offered(byte: u8, name: &str) -> TransferEvent {
         TransferEvent::Offered { from: id("1111"), offer: offer(byte, name, "1111"), free_bytes: None }
+    }
+
+    /// What it does not know of, nobody is told of, and `recv` does not wait for.
+    #[test]
+    fn what_is_under_way_is_not_forgotten_however_much_is_offered() {
+        let mut shelf = Shelf::default();
+        let film = offer(1, "film", "1111");
+        say(&mut shelf, &TransferEvent::Accepting { from: id("1111"), offer: film.clone() });
+        for number in 0..3 * ITEMS_MAX as u16 {
+            let mut more = offer(0, "more", "2222");
+            more.transfer.0[..2].copy_from_slice(&number.to_be_bytes());
+            say(&mut shelf, &TransferEvent::Offered { from: id("2222"), offer: more, free_bytes: None });
+        }
+        assert!(shelf.item(&film.transfer).is_some_and(|item| item.state == State::Running));
+        assert!(shelf.items.len() <= ITEMS_MAX + 1);
     }
 
     #[test]

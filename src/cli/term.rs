@@ -1,11 +1,15 @@
 //! The terminal: lines to stdout and stderr, colour, and getting the terminal back as it was.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::RangeInclusive;
 
 use unicode_width::UnicodeWidthChar;
 
 /// Asks for the character in front of it to be drawn as an emoji, two columns wide. Not every terminal does.
 const EMOJI: char = '\u{fe0f}';
+
+/// Letters of which two make a flag. A terminal may draw one that is alone as wide as a flag.
+const FLAGS: RangeInclusive<char> = '\u{1f1e6}'..='\u{1f1ff}';
 
 /// Writes one line to stdout.
 pub fn print_line(text: &str) -> io::Result<()> {
@@ -42,7 +46,8 @@ pub fn cells(text: &str) -> impl Iterator<Item = (char, usize)> {
     std::iter::from_fn(move || {
         let c = chars.next()?;
         let columns = c.width().unwrap_or(1);
-        Some((c, if chars.peek() == Some(&EMOJI) { columns.max(2) } else { columns }))
+        let is_wide = chars.peek() == Some(&EMOJI) || FLAGS.contains(&c);
+        Some((c, if is_wide { columns.max(2) } else { columns }))
     })
 }
 
@@ -164,6 +169,7 @@ mod tests {
         for text in chars.flat_map(|c| marks.map(|mark| format!("{c}{mark}"))) {
             assert!(width(&text) >= text.width(), "{text:?}");
         }
+        assert_eq!(width("\u{1f1e6}x"), 3);
         assert_eq!(["abc", "你", "❤", "❤\u{fe0f}", "1\u{fe0f}\u{20e3}", "é"].map(width), [3, 2, 1, 2, 2, 1]);
     }
 
