@@ -226,7 +226,7 @@ pub(super) async fn pace(data_channel: Arc<dyn DataChannel>, pc: Arc<dyn PeerCon
 /// Bytes of bulk handed over since the channel opened, and how many of them the other end acknowledged.
 async fn bulk_progress(data_channel: &dyn DataChannel, load: &Load) -> Result<(u64, u64)> {
     let outstanding = data_channel.outstanding_bytes().await? as u64;
-    let (sent, written) = load.bulk_bytes();
+    let (sent, written) = load.moved_bytes(Channel::Bulk);
     Ok((sent, written.saturating_sub(outstanding).min(sent)))
 }
 

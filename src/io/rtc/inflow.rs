@@ -170,9 +170,14 @@ impl Inflow {
         self.over.notified().await;
     }
 
+    /// Whether the connection's end was kept from the engine.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
     /// Waits until all is read that came before such an end.
     pub(super) async fn all_read(&self) {
-        if !self.is_over.load(Ordering::Acquire) {
+        if !self.is_over() {
             std::future::pending::<()>().await;
         }
         while self.unread_messages() > 0 {

@@ -11,7 +11,6 @@
 //! start only when `Connected` has left the outbox, so nothing arrives from a peer before the consumer knows who it is.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +52,9 @@ const DELIVERY_MAX: Duration = Duration::from_secs(600);
 
 /// How long what came before its peer closed a connection is still read while nobody takes any of it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// And how long at all: it keeps a socket and what is in it.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// How often the selected pair is looked at.
 const PATH_EVERY: Duration = Duration::from_secs(5);
@@ -232,11 +234,13 @@ impl Link {
                 Ok(())
             }
             Request::Delivered(answer) => {
-                let said = [Channel::Fast, Channel::Control];
-                let channels = said.iter().filter_map(|channel| self.channels.get(channel));
-                let channels = channels.map(|open| Arc::clone(&open.data_channel)).collect();
                 let load = Arc::clone(&self.outlet.load);
-                self.deliveries.spawn(async move { answer.send(delivered(&load, channels).await) });
+                let said = [Channel::Fast, Channel::Control].into_iter().filter_map(|channel| {
+                    let data_channel = Arc::clone(&self.channels.get(&channel)?.data_channel);
+                    Some(Said { channel, data_channel, until: load.moved_bytes(channel).0 })
+                });
+                let said = said.collect();
+                self.deliveries.spawn(async move { answer.send(delivered(&load, said).await) });
                 Ok(())
             }
         }
@@ -555,8 +559,8 @@ impl Link {
                 let _ = timeout(LINGER_TIMEOUT, self.flush()).await;
             }
             PeerClosed::Remote => {
-                self.start_readers();
-                self.drain_patiently().await;
+                self.deliveries.abort_all();
+                self.drain().await;
             }
             PeerClosed::IceFailed | PeerClosed::DtlsFailed | PeerClosed::Failed => {}
         }
@@ -586,45 +590,84 @@ impl Link {
         }
     }
 
-    /// Reads what the other end sent before it closed, as long as somebody takes it.
-    async fn drain_patiently(&mut self) {
-        let inflow = Arc::clone(&self.inflow);
-        let mut drain = pin!(self.drain());
-        let mut taken = inflow.taken_messages();
-        while timeout(DRAIN_PATIENCE, &mut drain).await.is_err() {
-            let taken_now = inflow.taken_messages();
-            if taken_now == std::mem::replace(&mut taken, taken_now) {
+    /// Reads what the other end sent before it closed. If the association is over nothing more can come, and it may take longer, as
+    /// long as somebody takes it.
+    async fn drain(&mut self) {
+        let (inflow, events) = (Arc::clone(&self.inflow), self.outlet.events.clone());
+        let started_at = Instant::now();
+        let (mut taken, mut deadline) = (inflow.taken_messages(), started_at + DRAIN_PATIENCE);
+        loop {
+            self.start_readers();
+            let is_told = self.outbox.is_empty();
+            if is_told && self.readers.is_empty() {
                 return;
             }
-        }
-    }
-
-    /// Reads what the other end sent before it closed.
-    async fn drain(&mut self) {
-        while let Some(event) = self.outbox.pop_front() {
-            self.outlet.say(event).await;
-        }
-        self.start_readers();
-        let readers = &mut self.readers;
-        tokio::select! {
-            () = self.inflow.all_read() => {}
-            () = async { while readers.join_next().await.is_some() {} } => {}
+            tokio::select! {
+                permit = events.reserve(), if !is_told => match permit {
+                    Ok(permit) => {
+                        let event = self.outbox.pop_front().expect("guarded by the branch's condition");
+                        permit.send((self.outlet.key, event));
+                    }
+                    Err(_) => return,
+                },
+                () = inflow.all_read(), if is_told => return,
+                Some(_) = self.readers.join_next(), if is_told => {}
+                request = self.requests.recv() => match request {
+                    Some(Request::Command(PeerCommand::Close)) | None => return,
+                    Some(Request::Command(PeerCommand::Send { channel, payload })) => self.send(channel, payload),
+                    // There is nobody any more to do it with.
+                    Some(Request::Command(_) | Request::Path | Request::Delivered(_)) => {}
+                },
+                () = inflow.suspicious.notified() => {
+                    if self.look_at_inflow().await.is_err() {
+                        return;
+                    }
+                }
+                () = inflow.starved.notified() => return,
+                () = sleep_until(deadline) => {
+                    let taken_now = inflow.taken_messages();
+                    let is_taken = taken_now != std::mem::replace(&mut taken, taken_now);
+                    if !inflow.is_over() || !is_taken || started_at.elapsed() >= DRAIN_MAX {
+                        return;
+                    }
+                    deadline = Instant::now() + DRAIN_PATIENCE;
+                }
+            }
         }
     }
 }
 
-/// Waits until what was said has arrived. Returns the bytes that have not, if it is over with them.
-async fn delivered(load: &Load, channels: Vec<Arc<dyn DataChannel>>) -> usize {
+/// What was said on a channel before a moment.
+struct Said {
+    channel: Channel,
+    data_channel: Arc<dyn DataChannel>,
+    until: u64,
+}
+
+impl Said {
+    /// What of it the other end has not acknowledged.
+    async fn left(&self, load: &Load) -> u64 {
+        let outstanding = self.data_channel.outstanding_bytes().await.unwrap_or(0) as u64;
+        let (_, taken) = load.moved_bytes(self.channel);
+        self.until.saturating_sub(taken.saturating_sub(outstanding))
+    }
+}
+
+/// Waits until what was said has arrived, whatever is said meanwhile. Returns the bytes that have not, if it is over with them.
+async fn delivered(load: &Load, said: Vec<Said>) -> usize {
     let started_at = Instant::now();
-    let (mut left, mut moved_at) = (usize::MAX, started_at);
+    let (mut least, mut moved_at) = (u64::MAX, started_at);
     loop {
-        let left_now = load.waiting_said_bytes() + outstanding(&channels).await;
-        if left_now < left {
-            (left, moved_at) = (left_now, Instant::now());
+        let mut left = 0;
+        for said in &said {
+            left += said.left(load).await;
+        }
+        if left < least {
+            (least, moved_at) = (left, Instant::now());
         }
         let is_over = moved_at.elapsed() >= DELIVERY_PATIENCE || started_at.elapsed() >= DELIVERY_MAX;
-        if left_now == 0 || is_over {
-            return left_now;
+        if left == 0 || is_over {
+            return usize::try_from(left).unwrap_or(usize::MAX);
         }
         sleep(DELIVERY_POLL).await;
     }

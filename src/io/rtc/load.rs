@@ -14,15 +14,20 @@ const WAITING_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// What a waiting message costs besides its bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
+#[derive(Debug, Default)]
+struct Moved {
+    handed_over: AtomicU64,
+    taken: AtomicU64,
+}
+
 /// Shared by the driver's handle, the connection's task and its writers.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     waiting_bytes: AtomicUsize,
-    waiting_bulk_bytes: AtomicUsize,
     is_refused: AtomicBool,
     refused: Notify,
-    bulk_sent: AtomicU64,
-    bulk_written: AtomicU64,
+    /// Of each channel, what was handed over and what the engine has taken of it.
+    moved: [Moved; 3],
     /// Told when bulk data was sent or acknowledged.
     pub(super) bulk_moved: Notify,
 }
@@ -38,9 +43,8 @@ impl Load {
             self.refused.notify_one();
             return false;
         }
+        self.moved[channel as usize].handed_over.fetch_add(len as u64, Ordering::Relaxed);
         if channel == Channel::Bulk {
-            self.waiting_bulk_bytes.fetch_add(cost, Ordering::Relaxed);
-            self.bulk_sent.fetch_add(len as u64, Ordering::Relaxed);
             self.bulk_moved.notify_one();
         }
         true
@@ -51,24 +55,16 @@ impl Load {
         self.waiting_bytes.load(Ordering::Relaxed)
     }
 
-    /// What waits and is no bulk data.
-    pub(super) fn waiting_said_bytes(&self) -> usize {
-        self.waiting_bytes().saturating_sub(self.waiting_bulk_bytes.load(Ordering::Relaxed))
-    }
-
     /// Counts a message out: the engine has it now.
     pub(super) fn written(&self, channel: Channel, len: usize) {
-        let cost = len + MESSAGE_OVERHEAD_BYTES;
-        self.waiting_bytes.fetch_sub(cost, Ordering::Relaxed);
-        if channel == Channel::Bulk {
-            self.waiting_bulk_bytes.fetch_sub(cost, Ordering::Relaxed);
-            self.bulk_written.fetch_add(len as u64, Ordering::Relaxed);
-        }
+        self.waiting_bytes.fetch_sub(len + MESSAGE_OVERHEAD_BYTES, Ordering::Relaxed);
+        self.moved[channel as usize].taken.fetch_add(len as u64, Ordering::Relaxed);
     }
 
-    /// Bulk bytes handed over, and how many of them the engine has taken.
-    pub(super) fn bulk_bytes(&self) -> (u64, u64) {
-        (self.bulk_sent.load(Ordering::Relaxed), self.bulk_written.load(Ordering::Relaxed))
+    /// Bytes handed over for a channel, and how many of them the engine has taken.
+    pub(super) fn moved_bytes(&self, channel: Channel) -> (u64, u64) {
+        let Moved { handed_over, taken } = &self.moved[channel as usize];
+        (handed_over.load(Ordering::Relaxed), taken.load(Ordering::Relaxed))
     }
 
     /// Returns once a message was refused.
@@ -99,8 +95,9 @@ mod tests {
         }
         load.written(Channel::Fast, message.len_bytes());
         assert!(load.accept(Channel::Bulk, &message));
-        let said = (fitting - 1) * (CHANNEL_MESSAGE_MAX_BYTES + MESSAGE_OVERHEAD_BYTES);
-        assert_eq!(load.waiting_said_bytes(), said);
+        let len = message.len_bytes() as u64;
+        assert_eq!(load.moved_bytes(Channel::Fast), (fitting as u64 * len, len));
+        assert_eq!(load.moved_bytes(Channel::Bulk), (len, 0));
         assert!(!load.accept(Channel::Fast, &message));
     }
 

@@ -171,7 +171,7 @@ impl RtcDriver {
         };
         let answers: Vec<_> = self.links.values().filter_map(ask).collect();
         async move {
-            // Of a connection that ends meanwhile its end is told.
+            // A connection that ends drops the question; its end is told.
             let left = futures_util::future::join_all(answers).await;
             left.into_iter().map(|left| left.unwrap_or(0)).sum()
         }

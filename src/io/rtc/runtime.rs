@@ -268,7 +268,10 @@ impl Runtime for LinkRuntime {
             // It is only asked for STUN and TURN servers.
             let addresses = resolved.as_deref().unwrap_or_default();
             self.pulse.checks.note_relays(addresses);
-            self.pulse.servers.iter().for_each(|servers| servers.note_resolved(host, addresses));
+            self.pulse
+                .servers
+                .iter()
+                .for_each(|servers| servers.note_resolved(host, addresses, Instant::now()));
             resolved
         })
     }

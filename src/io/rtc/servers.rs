@@ -12,9 +12,17 @@ use tokio::sync::mpsc;
 
 use super::stun::{ERROR_CODE, USERNAME, attribute, kind, transaction};
 use super::transactions::Transactions;
+use crate::core::allowance::Allowance;
 
 /// How long a server may take to answer: the engine repeats a question to a TURN server for 7.9 s (RFC 8489 §6.2.1 has 39.5 s).
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+/// Questions that are farther apart have nothing to do with one another.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is told of a server at once, and how often more is: anybody on the way to it can answer in its name.
+const TOLD_BURST: u32 = 4;
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// One that answered so lately is there: some of our addresses do not lead to it, and more is asked than is answered.
 const ANSWERED_LATELY: Duration = Duration::from_secs(60);
@@ -59,31 +67,40 @@ pub(super) struct Servers {
 struct Known {
     names: HashMap<SocketAddr, String>,
     servers: HashMap<String, Server>,
-    /// Allocations that were asked for in our name.
+    /// What was asked, and of that the allocations in our name.
+    asked: Transactions,
     signed: Transactions,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Server {
-    /// Since when it is asked and does not answer.
-    asked_at: Option<Instant>,
+    /// Since when it is asked and does not answer, and when it was asked last.
+    asked_at: Option<(Instant, Instant)>,
     answered_at: Option<Instant>,
     told: Option<IceTrouble>,
+    allowance: Allowance,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        let allowance = Allowance::new(TOLD_BURST, TOLD_EVERY);
+        Self { asked_at: None, answered_at: None, told: None, allowance }
+    }
 }
 
 impl Servers {
     /// None yet.
     pub(super) fn new(tell: mpsc::UnboundedSender<IceServerTrouble>) -> Self {
-        let signed = Transactions::kept_for(ANSWERED_LATELY);
-        let known = Known { names: HashMap::new(), servers: HashMap::new(), signed };
+        let [asked, signed] = [(); 2].map(|()| Transactions::kept_for(ANSWERED_LATELY));
+        let known = Known { names: HashMap::new(), servers: HashMap::new(), asked, signed };
         Self { tell, known: Mutex::new(known) }
     }
 
     /// A server's name leads to these addresses.
-    pub(super) fn note_resolved(&self, server: &str, addresses: &[SocketAddr]) {
+    pub(super) fn note_resolved(&self, server: &str, addresses: &[SocketAddr], now: Instant) {
         let mut known = self.known();
         if addresses.is_empty() {
-            self.tell(&mut known, server, IceTrouble::Unresolved);
+            self.tell(&mut known, server, IceTrouble::Unresolved, now);
         }
         known.names.retain(|_, name| name != server);
         known.names.extend(addresses.iter().map(|address| (*address, server.to_owned())));
@@ -94,18 +111,19 @@ impl Servers {
         let Some(kind) = kind(datagram).filter(|kind| kind & CLASS == REQUEST) else { return };
         let mut known = self.known();
         let Some(name) = known.names.get(&to).cloned() else { return };
-        if kind == ALLOCATE_REQUEST
-            && attribute(datagram, USERNAME).is_some()
-            && let Some(transaction) = transaction(datagram)
-        {
+        let Some(transaction) = transaction(datagram) else { return };
+        known.asked.note(transaction, now);
+        if kind == ALLOCATE_REQUEST && attribute(datagram, USERNAME).is_some() {
             known.signed.note(transaction, now);
         }
         let server = known.servers.entry(name.clone()).or_default();
-        let asked_at = *server.asked_at.get_or_insert(now);
+        let is_again = |(_, last): &(_, Instant)| now.saturating_duration_since(*last) < ASKED_AGAIN_WITHIN;
+        let (asked_at, _) = server.asked_at.filter(is_again).unwrap_or((now, now));
+        server.asked_at = Some((asked_at, now));
         let is_there =
             server.answered_at.is_some_and(|at| now.saturating_duration_since(at) < ANSWERED_LATELY);
         if !is_there && now.saturating_duration_since(asked_at) >= ANSWER_WITHIN {
-            self.tell(&mut known, &name, IceTrouble::Silent);
+            self.tell(&mut known, &name, IceTrouble::Silent, now);
         }
     }
 
@@ -116,13 +134,17 @@ impl Servers {
         };
         let mut known = self.known();
         let Some(name) = known.names.get(&from).cloned() else { return };
-        let is_signed = transaction(datagram).is_some_and(|name| known.signed.since(name, now).is_some());
+        let Some(transaction) = transaction(datagram) else { return };
+        if known.asked.since(transaction, now).is_none() {
+            return;
+        }
+        let is_signed = known.signed.since(transaction, now).is_some();
         let server = known.servers.entry(name.clone()).or_default();
         (server.asked_at, server.answered_at) = (None, Some(now));
         // It wants to know who asks, before it is asked in our name.
         let code = (kind == ALLOCATE_ERROR && is_signed).then(|| error_code(datagram)).flatten();
         match code.filter(|code| *code != STALE_NONCE) {
-            Some(code) => self.tell(&mut known, &name, IceTrouble::Refused(code)),
+            Some(code) => self.tell(&mut known, &name, IceTrouble::Refused(code), now),
             None if kind & CLASS == SUCCESS => server.told = None,
             None => {}
         }
@@ -132,9 +154,9 @@ impl Servers {
         self.known.lock().expect("nothing panics under it")
     }
 
-    fn tell(&self, known: &mut Known, name: &str, trouble: IceTrouble) {
+    fn tell(&self, known: &mut Known, name: &str, trouble: IceTrouble, now: Instant) {
         let server = known.servers.entry(name.to_owned()).or_default();
-        if server.told.replace(trouble) != Some(trouble) {
+        if server.told.replace(trouble) != Some(trouble) && server.allowance.take(now) {
             let _ = self.tell.send(IceServerTrouble { server: name.to_owned(), trouble });
         }
     }
@@ -167,7 +189,7 @@ mod tests {
         fn new() -> Self {
             let (tell, told) = mpsc::unbounded_channel();
             let servers = Servers::new(tell);
-            servers.note_resolved(NAME, &[address(1), address(2)]);
+            servers.note_resolved(NAME, &[address(1), address(2)], Instant::now());
             Self { servers, told, now: Instant::now() }
         }
 
@@ -245,10 +267,31 @@ mod tests {
     }
 
     #[test]
+    fn whoever_answers_in_a_servers_name_without_end_is_heard_now_and_then() {
+        let mut world = World::new();
+        world.answer(1, ALLOCATE_ERROR, Some([4, 1]));
+        world.ask(1, ALLOCATE_REQUEST, true);
+        for number in 0..1000 {
+            world.answer(1, ALLOCATE_ERROR, Some([4, number as u8 % 2]));
+        }
+        assert_eq!(std::iter::from_fn(|| world.told()).count(), TOLD_BURST as usize);
+    }
+
+    #[test]
+    fn a_question_long_after_another_is_a_new_one() {
+        let mut world = World::new();
+        for _ in 0..9 {
+            world.ask(1, BINDING_REQUEST, false);
+            world.now += 2 * ASKED_AGAIN_WITHIN;
+        }
+        assert_eq!(world.told(), None);
+    }
+
+    #[test]
     fn a_server_without_an_address_is_told_of() {
         let mut world = World::new();
-        world.servers.note_resolved(NAME, &[]);
-        world.servers.note_resolved(NAME, &[]);
+        world.servers.note_resolved(NAME, &[], world.now);
+        world.servers.note_resolved(NAME, &[], world.now);
         assert_eq!((world.told(), world.told()), (Some(IceTrouble::Unresolved), None));
     }
 }
