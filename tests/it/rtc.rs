@@ -764,6 +764,31 @@ mod stranger {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_ends_a_channel_and_goes_on_in_another_is_not_read_without_end() {
+        for closes in [false, true] {
+            let mut peer = Peer::new();
+            let marked = |sdp: &str| Sdp::new(sdp).expect("short").with_marker().as_str().to_owned();
+            let stranger = Stranger::offer_as(&mut peer, &["fast", "swarm-bulk"], marked).await;
+            peer.opened(Channel::Bulk).await;
+            stranger.channels[1].close().await.expect("it closes");
+            if closes {
+                peer.ask(PeerCommand::Close);
+            }
+            let goes_on = async {
+                loop {
+                    let _ = stranger.channels[0].send_text("still here").await;
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            };
+            let closed = tokio::select! {
+                () = goes_on => unreachable!("it goes on"),
+                closed = peer.closed() => closed,
+            };
+            assert!(closes || closed == super::PeerClosed::Remote, "{closed:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_peer_that_opens_channels_without_end_is_cut_off() {
         let mut peer = Peer::new();
         let labels = ["flood"; 200];
