@@ -29,6 +29,10 @@ const CANDIDATES: usize = 512;
 
 /// How long a request may take before another peer is asked, too, when there is nothing else to ask for.
 const LATE: Duration = Duration::from_millis(750);
+const LATE_MAX: Duration = Duration::from_secs(10);
+
+/// So many requests that are under way are looked at in one go, for one that is late.
+const LOOKED_AT_MAX: usize = 4096;
 
 /// A peer is asked to show more at most so often.
 const NUDGE_EVERY: Duration = Duration::from_millis(200);
@@ -127,15 +131,17 @@ impl Exchange {
         if was_looked_at || !self.missing.is_empty() {
             return None;
         }
-        let late = LATE.max(member.quickest.unwrap_or(LATE) * 2);
+        // Who took long for a piece is no measure.
+        let late = LATE.max((member.quickest.unwrap_or(LATE) * 2).min(LATE_MAX));
         // Those who were asked may be slow on purpose: for each of them more patience is lost, but never all.
         let patience = |asked: u32| late * 4u32.saturating_pow(asked.saturating_sub(1).min(8));
-        let oldest = self
-            .under_way
-            .common(&member.has)
+        let under_way: Vec<u32> =
+            self.under_way.common(&member.has, member.look_from).take(LOOKED_AT_MAX).collect();
+        member.look_from = under_way.last().map_or(0, |piece| *piece as usize / 64);
+        let oldest = under_way
+            .into_iter()
             .filter_map(|piece| Some((piece, self.fetching.get(&piece)?)))
             .filter(|(_, it)| now.saturating_duration_since(it.since) >= patience(it.asked))
-            .take(CANDIDATES)
             .min_by_key(|(_, it)| it.since)
             .map(|(piece, _)| piece);
         member.looked_at = oldest.is_none().then_some(now);
@@ -344,7 +350,7 @@ mod tests {
         assert_eq!(exchange.fetching.len(), 15_000);
         exchange.member(now, &mallory);
         let under_way_of = |exchange: &Exchange, peer: &UserId| {
-            exchange.under_way.common(&exchange.members[peer].has).count()
+            exchange.under_way.common(&exchange.members[peer].has, 0).count()
         };
         assert_eq!((under_way_of(&exchange, &ada), under_way_of(&exchange, &mallory)), (15_000, 0));
         now += 2 * LATE;
@@ -353,6 +359,25 @@ mod tests {
         assert_eq!(under_way_of(&exchange, &mallory), 1);
         now += TICK;
         assert_eq!(exchange.ask(now, &mallory, &mut StdRng::seed_from_u64(7)), Some(9_999));
+    }
+
+    #[test]
+    fn of_what_is_under_way_some_is_looked_at_in_one_go_and_in_time_all() {
+        let mut exchange = exchange(15_000, 1);
+        let (start, ada, bob) = (Instant::now(), user("ada"), user("bob"));
+        ask(&mut exchange, start, &ada, u64::MAX);
+        exchange.member(start, &bob);
+        assert!((0..15_000).all(|piece| exchange.note_has(start, &bob, piece)));
+        // All but one were asked for just now.
+        let mut now = start + 2 * LATE;
+        let late = 14_999;
+        exchange.fetching.iter_mut().filter(|(piece, _)| **piece != late).for_each(|(_, it)| it.since = now);
+        let looks = (1..).find(|_| {
+            let asked = exchange.ask(now, &bob, &mut StdRng::seed_from_u64(7));
+            now += TICK;
+            asked.inspect(|piece| assert_eq!(*piece, late)).is_some()
+        });
+        assert_eq!(looks, Some(15_000_usize.div_ceil(LOOKED_AT_MAX)));
     }
 
     #[test]

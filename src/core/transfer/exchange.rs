@@ -89,6 +89,8 @@ pub(super) struct Exchange {
     pub(super) fresh_from: u32,
     /// When a member that is behind was last shown something all the same.
     pub(super) shown_behind_at: Option<Instant>,
+    /// The most that went out in a second, to all.
+    pub(super) best_up_bps: u64,
     /// Read for somebody at least once.
     pub(super) served: PieceSet,
     /// Verified since the last announcement.
@@ -138,6 +140,7 @@ pub(super) struct Member {
     pub(super) open_bytes: u64,
     pub(super) lookahead_bytes: u64,
     /// When it was last shown something.
+    pub(super) behind_since: Option<Instant>,
     pub(super) shown_at: Option<Instant>,
     /// What we asked it for.
     pub(super) asked: BTreeMap<u32, Asked>,
@@ -155,6 +158,8 @@ pub(super) struct Member {
     pub(super) heard_at: Instant,
     /// When it was last looked for late pieces that it has, if there was none.
     pub(super) looked_at: Option<Instant>,
+    /// Where it is looked for next, in words of 64 pieces.
+    pub(super) look_from: usize,
     /// When it was last asked to show more.
     pub(super) nudged_at: Option<Instant>,
     /// When it last asked that of us.
@@ -218,6 +223,7 @@ impl Member {
             open: PieceSet::none(pieces),
             open_bytes: 0,
             lookahead_bytes: 4 * window,
+            behind_since: None,
             shown_at: None,
             asked: BTreeMap::new(),
             asked_bytes: 0,
@@ -229,6 +235,7 @@ impl Member {
             answer_bps: 0.0,
             heard_at: now,
             looked_at: None,
+            look_from: 0,
             nudged_at: None,
             nudged_us_at: None,
             silences: 0,
@@ -275,6 +282,7 @@ impl Exchange {
             spread: vec![0; pieces as usize],
             fresh_from: 0,
             shown_behind_at: None,
+            best_up_bps: 0,
             served: PieceSet::none(pieces),
             unannounced: Vec::new(),
             announced_at: None,
@@ -347,7 +355,6 @@ impl Exchange {
         }
         let len = u64::from(self.manifest.piece_len(piece));
         member.has_bytes += len;
-        member.looked_at = None;
         member.gained.add(now, len);
         self.copies[piece as usize] += 1;
         let copies = self.copies[piece as usize];

@@ -83,9 +83,11 @@ impl PieceSet {
         self.words.get(index).copied().unwrap_or(0)
     }
 
-    /// The pieces that are in both; what is in one only takes a 64th of a step.
-    pub fn common(&self, other: &Self) -> impl Iterator<Item = u32> {
-        (0..self.word_count())
+    /// The pieces that are in both, from a word on and around; what is in one only takes a 64th of a step.
+    pub fn common(&self, other: &Self, from: usize) -> impl Iterator<Item = u32> {
+        let words = self.word_count();
+        (0..words)
+            .map(move |step| (from + step) % words)
             .flat_map(|at| ones(self.word(at) & other.word(at)).map(move |bit| at as u32 * 64 + bit))
     }
 

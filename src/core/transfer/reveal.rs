@@ -21,9 +21,19 @@ const PASS_ON: Duration = Duration::from_secs(2);
 
 /// A member that is behind is shown a piece all the same when it was shown none for so long: it may have nobody to pass
 /// anything on to, and would take us for one that has nothing. Those who pass something on seldom wait so long, and lose by it
-/// if others do not. To all of them together no more goes than a part of the uplink.
+/// if others do not. Who was behind for so long without a break is shown one after the other: what others say, who take instead, may
+/// not be so. To all of them together no more goes than a part of the uplink.
 const SHOWN_EVERY: Duration = Duration::from_secs(20);
 const PART_FOR_THOSE_BEHIND: u64 = 8;
+
+/// Whether a member is to be shown a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    Nothing,
+    More,
+    /// Although it is behind.
+    One,
+}
 
 /// The most that is shown ahead to one member.
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -60,13 +70,20 @@ impl Exchange {
             return unshown;
         }
         let (mut pieces, mut rarest) = (Vec::new(), Vec::new().into_iter());
-        while pieces.len() < PIECES_PER_MESSAGE && self.is_owed(now, peer) {
+        while pieces.len() < PIECES_PER_MESSAGE {
+            let owed = self.owed(now, peer);
+            if owed == Owed::Nothing {
+                break;
+            }
             let next = self.fresh(peer).or_else(|| rarest.next()).or_else(|| {
                 rarest = self.rarest_shown(peer).into_iter();
                 rarest.next()
             });
             let Some(piece) = next else { break };
             self.show(now, peer, piece);
+            if owed == Owed::One {
+                self.shown_behind_at = Some(now);
+            }
             pieces.push(piece);
         }
         pieces
@@ -112,36 +129,33 @@ impl Exchange {
         true
     }
 
-    /// Whether a member is to be shown more. If that is only for [`SHOWN_EVERY`], it is taken down as done.
-    fn is_owed(&mut self, now: Instant, peer: &UserId) -> bool {
-        let Some(member) = self.members.get(peer).filter(|member| member.open_bytes < member.lookahead_bytes)
-        else {
-            return false;
-        };
-        if !self.is_behind(now, peer) {
-            return true;
+    fn owed(&mut self, now: Instant, peer: &UserId) -> Owed {
+        self.best_up_bps = self.best_up_bps.max(self.up.bps(now));
+        let is_behind = self.is_behind(now, peer);
+        let member = self.members.get_mut(peer).filter(|member| member.open_bytes < member.lookahead_bytes);
+        let Some(member) = member else { return Owed::Nothing };
+        if !is_behind {
+            member.behind_since = None;
+            return Owed::More;
         }
-        let is_past = |at: Option<Instant>, time| {
-            at.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs_f64(time))
-        };
-        let part_bps = self.up.bps(now).max(PART_FOR_THOSE_BEHIND) / PART_FOR_THOSE_BEHIND;
-        let each = f64::from(self.manifest.piece_bytes()) / part_bps as f64;
-        let is_due =
-            is_past(member.shown_at, SHOWN_EVERY.as_secs_f64()) && is_past(self.shown_behind_at, each);
-        if is_due {
-            self.shown_behind_at = Some(now);
-        }
-        is_due
+        let behind_since = *member.behind_since.get_or_insert(now);
+        let is_past =
+            |at: Option<Instant>, time| at.is_none_or(|at| now.saturating_duration_since(at) >= time);
+        let part_bps = self.best_up_bps.max(PART_FOR_THOSE_BEHIND) / PART_FOR_THOSE_BEHIND;
+        let each = Duration::from_secs_f64(f64::from(self.manifest.piece_bytes()) / part_bps as f64);
+        let is_due = is_past(member.shown_at, SHOWN_EVERY) || is_past(Some(behind_since), SHOWN_EVERY);
+        if is_due && is_past(self.shown_behind_at, each) { Owed::One } else { Owed::Nothing }
     }
 
     /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
     /// would only wait there. Those others must take from us what it takes itself at its best, or half of that: members that
     /// are there and take little are no reason to let the uplink rest. And they must say that they have half of what they took:
-    /// then they wait themselves unless they pass it on.
+    /// then they wait themselves unless they pass it on. What it brought with it is not held against it: how quick it is shows only
+    /// when it is given something.
     fn is_behind(&self, now: Instant, peer: &UserId) -> bool {
         let waits = |member: &Member, bps: u64| {
             let passes = (bps as f64 * PASS_ON.as_secs_f64()) as u64;
-            member.sole_bytes > passes.max(4 * u64::from(self.manifest.piece_bytes()))
+            member.sole_bytes.min(member.up.total()) > passes.max(4 * u64::from(self.manifest.piece_bytes()))
         };
         let is_waiting = |member: &&Member| waits(member, member.wanted.bps(now));
         let Some(member) = self.members.get(peer).filter(is_waiting) else { return false };
@@ -249,5 +263,41 @@ mod tests {
             (0..10_000).for_each(|_| exchange.note_asked(now, &mallory, 99));
             assert_eq!(exchange.is_behind(now, &ada), is_passed_on);
         }
+    }
+
+    /// What others say, who take instead, may not be so.
+    #[test]
+    fn who_was_behind_for_long_is_shown_an_eighth_of_what_goes_out() {
+        let [ada, mallory] = ["ada", "mallory"].map(|name| UserId::new(name).expect("an id"));
+        let start = Instant::now();
+        let mut exchange = exchange(start, &ada, &mallory, true);
+        let mut shown = [0; 2];
+        for step in 0..500 {
+            let now = start + Duration::from_millis(3_000 + 50 * step);
+            exchange.up.add(now, 2 * PIECE);
+            exchange.members.get_mut(&mallory).expect("it is there").up.add(now, 2 * PIECE);
+            let pieces = exchange.reveal(now, &ada);
+            pieces.iter().for_each(|piece| exchange.note_asked(now, &ada, *piece));
+            shown[usize::from(step >= 400)] += pieces.len();
+            assert!(exchange.is_behind(now, &ada));
+            // Who has nothing more to be shown takes nobody's turn.
+            exchange.reveal(now, &mallory);
+        }
+        assert!(shown[0] <= 2 && (15..=25).contains(&shown[1]), "{shown:?}");
+    }
+
+    /// How quick it is shows only when it is given something.
+    #[test]
+    fn who_brings_much_that_nobody_has_is_not_behind_before_it_was_given_something() {
+        let [ada, mallory, cyd] = ["ada", "mallory", "cyd"].map(|name| UserId::new(name).expect("an id"));
+        let start = Instant::now();
+        let now = start + Duration::from_secs(3);
+        let mut exchange = exchange(start, &ada, &mallory, true);
+        exchange.remove(&ada);
+        exchange.member(now, &cyd).joined = true;
+        assert!((0..50).all(|piece| exchange.note_has(now, &cyd, piece)));
+        assert!(!exchange.is_behind(now, &cyd));
+        exchange.members.get_mut(&cyd).expect("it is there").up.add(now, 16 * PIECE);
+        assert!(exchange.is_behind(now, &cyd));
     }
 }

@@ -17,7 +17,7 @@ use crate::core::transfer::{
     Conflict, ConflictPolicy, DiskError, Opened, PieceSet, Summary, Target, TransferId, Written,
 };
 use crate::wire::manifest::{Entry, EntryKind, Manifest};
-use crate::wire::path::{PART_PREFIX, SafePath};
+use crate::wire::path::{COMPONENT_MAX_BYTES, PART_PREFIX, SafePath};
 
 /// How many names are tried for a file whose own is taken.
 const NAMES_MAX: u16 = 10_000;
@@ -60,8 +60,13 @@ impl FinalName {
             return Cow::Borrowed(name);
         }
         let dot = name.char_indices().skip(1).find(|(_, c)| *c == '.').map_or(name.len(), |(at, _)| at);
-        let (stem, extension) = name.split_at(dot);
-        Cow::Owned(format!("{stem} ({}){extension}", self.0))
+        let (mut stem, mut extension) = name.split_at(dot);
+        let number = format!(" ({})", self.0);
+        if extension.len() > COMPONENT_MAX_BYTES / 2 {
+            (stem, extension) = (name, "");
+        }
+        let room = COMPONENT_MAX_BYTES - number.len() - extension.len();
+        Cow::Owned(format!("{}{number}{extension}", &stem[..stem.floor_char_boundary(room)]))
     }
 
     /// The whole path below the target.
@@ -551,6 +556,20 @@ mod tests {
 
     const SIZE: u64 = 100_000_000_001;
     const NAME: &str = "huge.img";
+
+    #[test]
+    fn a_name_with_a_number_is_no_longer_than_names_may_be() {
+        let numbered = |name: &str| FinalName(12).of(&SafePath::parse(name).expect("a name")).into_owned();
+        assert_eq!(numbered("a/report.tar.gz"), "report (12).tar.gz");
+        let long = numbered(&format!("{}.txt", "ä".repeat(125)));
+        assert!(long.len() > 250 && long.len() <= COMPONENT_MAX_BYTES, "{}", long.len());
+        assert!(long.ends_with("ä (12).txt"), "{long}");
+        let odd = numbered(&format!("a.{}", "b".repeat(253)));
+        assert!(
+            odd.len() == COMPONENT_MAX_BYTES && odd.starts_with("a.b") && odd.ends_with("b (12)"),
+            "{odd}"
+        );
+    }
 
     /// The first, those on both sides of 4 GiB, one in the midst of the file, and the last, which is shorter.
     const KNOWN: [u32; 5] = [0, 1023, 1024, 12_345, 23_841];

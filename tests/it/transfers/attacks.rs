@@ -1332,6 +1332,7 @@ fn one_peer_has_no_more_under_way_in_many_transfers_than_in_one() {
     }
     assert_eq!((asked(&victim), victim.cut_off()), (8, vec![]));
     victim.control("mallory0", &whole(id_of(&manifests[7]), &manifests[7]));
+    victim.wait(Duration::from_millis(100));
     let all: Vec<usize> = names.iter().map(|name| victim.said_to(name, is_request)).collect();
     for (name, manifests) in names.iter().zip(manifests.chunks(8)) {
         manifests.iter().for_each(|manifest| victim.control(name, &whole(id_of(manifest), manifest)));
