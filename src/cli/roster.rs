@@ -261,17 +261,16 @@ impl Roster {
         };
         let others = self.known().map(|(other, _)| other).filter(|other| *other != id);
         let longest = others.map(shared).max().unwrap_or(0);
-        match ID_MIN_CHARS.max(longest + 1) {
-            len if len <= ID_MAX_CHARS => id.as_str().chars().take(len).map(plain).collect(),
-            _ => hashed_id(id),
-        }
+        let len = ID_MIN_CHARS.max(longest + 1);
+        let start: String = id.as_str().chars().take(len.min(ID_MAX_CHARS + 1)).map(plain).collect();
+        if start.chars().count() <= ID_MAX_CHARS { start } else { hashed_id(id) }
     }
 }
 
 /// The beginning of an id and, in place of the rest, what nobody else's has: who chose an id to look like another would have it shown at
 /// length, in front of each line.
 fn hashed_id(id: &UserId) -> String {
-    let start: String = id.as_str().chars().take(ID_MIN_CHARS).map(plain).collect();
+    let start: String = id.as_str().chars().take(ID_MIN_CHARS).filter(char::is_ascii_alphanumeric).collect();
     let hash = blake3::hash(id.as_str().as_bytes()).to_hex();
     format!("{start}~{}", &hash[..16])
 }
@@ -368,6 +367,8 @@ pub(crate) mod tests {
         assert_ne!(labels[0], labels[1]);
         assert!(labels.iter().all(|label| label.len() <= 32 + 22), "{labels:?}");
         assert_eq!([0, 1].map(|at| roster.find(&labels[at])), [Ok(ada.clone()), Ok(eve)]);
+        let odd = UserId::new("é".repeat(11)).expect("an id");
+        assert!(roster.short_id(&odd).len() <= 18, "{}", roster.short_id(&odd));
         // Nor is who has that for an id taken for her.
         let (_, shown) = labels[0].split_once('#').expect("they have the same name");
         roster.upsert(&peer(shown, "mal"));

@@ -9,6 +9,9 @@ use crate::core::transfer::TransferEvent;
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::text;
 
+/// The most lines of one message that have its name in front.
+const LINES_MAX: usize = 1000;
+
 /// What the pipe's face knows.
 pub struct PipeFace {
     roster: Roster,
@@ -60,10 +63,16 @@ impl PipeFace {
     }
 
     /// Each line of a message has its name in front, so that no line is anybody else's. Nothing is cut: whoever reads this
-    /// is a program.
+    /// is a program. Of very many lines the last one is the rest, in which line breaks are shown: what somebody says does not
+    /// become a hundred times as long.
     fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
         let (head, said) = self.narrator.head(from, message, &self.roster);
-        text::split_lines(said).map(|line| format!("{head}{}", text::whole_line(line))).collect()
+        let (lines, rest) = match said.match_indices('\n').nth(LINES_MAX - 1) {
+            Some((at, _)) if at + 1 < said.len() => (&said[..at], Some(&said[at + 1..])),
+            Some(_) | None => (said, None),
+        };
+        let lines = text::split_lines(lines).chain(rest);
+        lines.map(|line| format!("{head}{}", text::whole_line(line))).collect()
     }
 
     fn transfer(&mut self, event: &TransferEvent) -> Step {
@@ -119,6 +128,14 @@ mod tests {
         from.verified = false;
         let event = Event::Message { from, text: "hi".into(), direct: false };
         assert_eq!(face(false).on_event(&event).out, ["<ada #?> hi"]);
+    }
+
+    #[test]
+    fn very_many_lines_are_not_as_many_names() {
+        let out = face(false).on_event(&message(&format!("{}end", "x\n".repeat(100_000)))).out;
+        assert_eq!((out.len(), &out[999][..]), (LINES_MAX + 1, "<ada> x"));
+        assert!(out[1000].starts_with("<ada> x\u{240a}x\u{240a}") && out[1000].ends_with("\u{240a}end"));
+        assert_eq!(face(false).on_event(&message(&"\n".repeat(1000))).out.len(), 1000);
     }
 
     #[test]

@@ -87,10 +87,6 @@ pub(super) struct Exchange {
     pub(super) spread: Vec<u16>,
     /// Where the search for pieces nobody was shown goes on.
     pub(super) fresh_from: u32,
-    /// When a member that is behind was last shown something all the same.
-    pub(super) shown_behind_at: Option<Instant>,
-    /// The most that went out in a second, to all.
-    pub(super) best_up_bps: u64,
     /// Read for somebody at least once.
     pub(super) served: PieceSet,
     /// Verified since the last announcement.
@@ -140,7 +136,9 @@ pub(super) struct Member {
     pub(super) open_bytes: u64,
     pub(super) lookahead_bytes: u64,
     /// When it was last shown something.
-    pub(super) behind_since: Option<Instant>,
+    /// For how long it was behind, and when that was looked at.
+    pub(super) behind_for: Duration,
+    pub(super) owed_at: Option<Instant>,
     pub(super) shown_at: Option<Instant>,
     /// What we asked it for.
     pub(super) asked: BTreeMap<u32, Asked>,
@@ -223,7 +221,8 @@ impl Member {
             open: PieceSet::none(pieces),
             open_bytes: 0,
             lookahead_bytes: 4 * window,
-            behind_since: None,
+            behind_for: Duration::ZERO,
+            owed_at: None,
             shown_at: None,
             asked: BTreeMap::new(),
             asked_bytes: 0,
@@ -281,8 +280,6 @@ impl Exchange {
             copies: vec![0; pieces as usize],
             spread: vec![0; pieces as usize],
             fresh_from: 0,
-            shown_behind_at: None,
-            best_up_bps: 0,
             served: PieceSet::none(pieces),
             unannounced: Vec::new(),
             announced_at: None,

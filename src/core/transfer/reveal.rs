@@ -21,19 +21,10 @@ const PASS_ON: Duration = Duration::from_secs(2);
 
 /// A member that is behind is shown a piece all the same when it was shown none for so long: it may have nobody to pass
 /// anything on to, and would take us for one that has nothing. Those who pass something on seldom wait so long, and lose by it
-/// if others do not. Who was behind for so long without a break is shown one after the other: what others say, who take instead, may
-/// not be so. To all of them together no more goes than a part of the uplink.
+/// if others do not. Who was behind for so long is shown one after the other: what others say, who take instead, may not be so. To all of
+/// them together no more goes than a part of the uplink, and to each as much.
 const SHOWN_EVERY: Duration = Duration::from_secs(20);
 const PART_FOR_THOSE_BEHIND: u64 = 8;
-
-/// Whether a member is to be shown a piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owed {
-    Nothing,
-    More,
-    /// Although it is behind.
-    One,
-}
 
 /// The most that is shown ahead to one member.
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -70,20 +61,13 @@ impl Exchange {
             return unshown;
         }
         let (mut pieces, mut rarest) = (Vec::new(), Vec::new().into_iter());
-        while pieces.len() < PIECES_PER_MESSAGE {
-            let owed = self.owed(now, peer);
-            if owed == Owed::Nothing {
-                break;
-            }
+        while pieces.len() < PIECES_PER_MESSAGE && self.is_owed(now, peer) {
             let next = self.fresh(peer).or_else(|| rarest.next()).or_else(|| {
                 rarest = self.rarest_shown(peer).into_iter();
                 rarest.next()
             });
             let Some(piece) = next else { break };
             self.show(now, peer, piece);
-            if owed == Owed::One {
-                self.shown_behind_at = Some(now);
-            }
             pieces.push(piece);
         }
         pieces
@@ -129,22 +113,39 @@ impl Exchange {
         true
     }
 
-    fn owed(&mut self, now: Instant, peer: &UserId) -> Owed {
-        self.best_up_bps = self.best_up_bps.max(self.up.bps(now));
+    /// Whether a member is to be shown a piece.
+    fn is_owed(&mut self, now: Instant, peer: &UserId) -> bool {
         let is_behind = self.is_behind(now, peer);
-        let member = self.members.get_mut(peer).filter(|member| member.open_bytes < member.lookahead_bytes);
-        let Some(member) = member else { return Owed::Nothing };
-        if !is_behind {
-            member.behind_since = None;
-            return Owed::More;
+        let Some(member) = self.members.get_mut(peer) else { return false };
+        let since =
+            member.owed_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        member.behind_for = match is_behind {
+            true => (member.behind_for + since).min(SHOWN_EVERY),
+            // What others say changes at once: a moment counts as a moment.
+            false => member.behind_for.saturating_sub(since),
+        };
+        let (shown_at, behind_for) = (member.shown_at, member.behind_for);
+        if member.open_bytes >= member.lookahead_bytes {
+            return false;
         }
-        let behind_since = *member.behind_since.get_or_insert(now);
-        let is_past =
-            |at: Option<Instant>, time| at.is_none_or(|at| now.saturating_duration_since(at) >= time);
-        let part_bps = self.best_up_bps.max(PART_FOR_THOSE_BEHIND) / PART_FOR_THOSE_BEHIND;
-        let each = Duration::from_secs_f64(f64::from(self.manifest.piece_bytes()) / part_bps as f64);
-        let is_due = is_past(member.shown_at, SHOWN_EVERY) || is_past(Some(behind_since), SHOWN_EVERY);
-        if is_due && is_past(self.shown_behind_at, each) { Owed::One } else { Owed::Nothing }
+        if !is_behind {
+            return true;
+        }
+        let each = self.each_for_those_behind(now);
+        let each = if behind_for < SHOWN_EVERY { each.max(SHOWN_EVERY) } else { each };
+        shown_at.is_none_or(|at| now.saturating_duration_since(at) >= each)
+    }
+
+    /// How often each of those who are behind is shown a piece.
+    fn each_for_those_behind(&mut self, now: Instant) -> Duration {
+        let taking = self.members.values().filter(|member| member.is_taking());
+        let (mut behind, mut best_bps) = (0, self.up.steady_bps(now));
+        for member in taking {
+            behind += u32::from(!member.behind_for.is_zero());
+            best_bps = best_bps.max(member.best_up_bps);
+        }
+        let part_bps = best_bps.max(PART_FOR_THOSE_BEHIND) / PART_FOR_THOSE_BEHIND;
+        Duration::from_secs_f64(f64::from(self.manifest.piece_bytes()) / part_bps as f64) * behind.max(1)
     }
 
     /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
@@ -227,24 +228,24 @@ mod tests {
 
     const PIECE: u64 = 256 * 1024;
 
-    /// Everything is here of a hundred pieces. For three seconds `mallory` took as much as `ada`; each says that it has half
-    /// of them, and another says the same as `mallory` if so.
-    fn exchange(now: Instant, ada: &UserId, mallory: &UserId, is_passed_on: bool) -> Exchange {
+    /// Everything is here of a hundred pieces. For three seconds `mallory` took as much as those who may be behind; they say that
+    /// they have half of the pieces, and `mallory` the other half, and another says the same as `mallory` if so.
+    fn exchange(now: Instant, behind: &[&UserId], mallory: &UserId, is_passed_on: bool) -> Exchange {
         let kind = EntryKind::File { size: 100 * PIECE, executable: false };
         let entry = Entry { path: SafePath::parse("film.mkv").expect("a name"), kind, mtime: 0 };
         let manifest = Manifest::new(18, vec![(entry, vec![[0; 32]; 100])]).expect("a manifest");
         let mut exchange = Exchange::complete(Arc::new(manifest), Bytes::new());
-        for peer in [ada, mallory] {
+        for peer in behind.iter().copied().chain([mallory]) {
             let member = exchange.member(now, peer);
             member.joined = true;
             (0..12).for_each(|step| member.up.add(now + Duration::from_millis(250) * step, 4 * PIECE));
             member.best_up_bps = 16 * PIECE;
             assert!(exchange.allow(peer, JOIN_BYTES + 48 * PIECE));
         }
-        let bob = UserId::new("bob").expect("an id");
+        let bob = user("bob");
         exchange.member(now, &bob);
         for piece in 0..50 {
-            exchange.note_has(now, ada, piece);
+            exchange.note_has(now, behind[piece as usize * behind.len() / 50], piece);
             exchange.note_has(now, mallory, piece + 50);
             if is_passed_on {
                 exchange.note_has(now, &bob, piece + 50);
@@ -253,13 +254,30 @@ mod tests {
         exchange
     }
 
+    fn user(name: &str) -> UserId {
+        UserId::new(name).expect("an id")
+    }
+
+    /// So much goes on to go out, and to `mallory`.
+    fn go_on(exchange: &mut Exchange, now: Instant, bytes: u64) {
+        exchange.up.add(now, bytes);
+        exchange.members.get_mut(&user("mallory")).expect("it is there").up.add(now, bytes);
+    }
+
+    /// What a member is shown, and asks for.
+    fn show_and_ask(exchange: &mut Exchange, now: Instant, peer: &UserId) -> usize {
+        let pieces = exchange.reveal(now, peer);
+        pieces.iter().for_each(|piece| exchange.note_asked(now, peer, *piece));
+        pieces.len()
+    }
+
     #[test]
     fn who_asks_for_more_than_it_takes_is_not_taken_for_one_that_passes_it_on() {
-        let [ada, mallory] = ["ada", "mallory"].map(|name| UserId::new(name).expect("an id"));
+        let [ada, mallory] = ["ada", "mallory"].map(user);
         let start = Instant::now();
         let now = start + Duration::from_secs(3);
         for is_passed_on in [false, true] {
-            let mut exchange = exchange(start, &ada, &mallory, is_passed_on);
+            let mut exchange = exchange(start, &[&ada], &mallory, is_passed_on);
             (0..10_000).for_each(|_| exchange.note_asked(now, &mallory, 99));
             assert_eq!(exchange.is_behind(now, &ada), is_passed_on);
         }
@@ -268,31 +286,64 @@ mod tests {
     /// What others say, who take instead, may not be so.
     #[test]
     fn who_was_behind_for_long_is_shown_an_eighth_of_what_goes_out() {
-        let [ada, mallory] = ["ada", "mallory"].map(|name| UserId::new(name).expect("an id"));
+        let [ada, mallory] = ["ada", "mallory"].map(user);
         let start = Instant::now();
-        let mut exchange = exchange(start, &ada, &mallory, true);
+        let mut exchange = exchange(start, &[&ada], &mallory, true);
+        exchange.members.get_mut(&mallory).expect("it is there").best_up_bps = 32 * PIECE;
         let mut shown = [0; 2];
         for step in 0..500 {
             let now = start + Duration::from_millis(3_000 + 50 * step);
-            exchange.up.add(now, 2 * PIECE);
-            exchange.members.get_mut(&mallory).expect("it is there").up.add(now, 2 * PIECE);
-            let pieces = exchange.reveal(now, &ada);
-            pieces.iter().for_each(|piece| exchange.note_asked(now, &ada, *piece));
-            shown[usize::from(step >= 400)] += pieces.len();
+            go_on(&mut exchange, now, 2 * PIECE);
             assert!(exchange.is_behind(now, &ada));
-            // Who has nothing more to be shown takes nobody's turn.
-            exchange.reveal(now, &mallory);
+            shown[usize::from(step >= 400)] += show_and_ask(&mut exchange, now, &ada);
         }
         assert!(shown[0] <= 2 && (15..=25).contains(&shown[1]), "{shown:?}");
+    }
+
+    #[test]
+    fn of_those_who_are_behind_nobody_is_shown_more_by_asking_oftener() {
+        let [ada, cyd, mallory] = ["ada", "cyd", "mallory"].map(user);
+        let start = Instant::now();
+        let mut exchange = exchange(start, &[&ada, &cyd], &mallory, true);
+        let mut shown = [0; 2];
+        for step in 0..600 {
+            let now = start + Duration::from_millis(3_000 + 50 * step);
+            go_on(&mut exchange, now, 2 * PIECE);
+            assert!(exchange.is_behind(now, &ada) && exchange.is_behind(now, &cyd));
+            shown[0] += (0..20).map(|_| show_and_ask(&mut exchange, now, &cyd)).sum::<usize>();
+            shown[1] += show_and_ask(&mut exchange, now, &ada);
+        }
+        assert!(shown[1] >= 10 && shown[1] * 5 >= (shown[0] + shown[1]) * 2, "{shown:?}");
+    }
+
+    /// What others say changes at once.
+    #[test]
+    fn who_was_behind_for_long_stays_so_in_spite_of_a_moment() {
+        let [ada, mallory] = ["ada", "mallory"].map(user);
+        let start = Instant::now();
+        let mut exchange = exchange(start, &[&ada], &mallory, true);
+        let mut shown = 0;
+        for step in 0..1_000 {
+            let now = start + Duration::from_millis(3_000 + 50 * step);
+            go_on(&mut exchange, now, 2 * PIECE);
+            if step % 300 == 299 {
+                exchange.members.get_mut(&mallory).expect("it is there").sole_bytes += 100 * PIECE;
+                assert!(!exchange.is_behind(now, &ada));
+                exchange.is_owed(now, &ada);
+                exchange.members.get_mut(&mallory).expect("it is there").sole_bytes -= 100 * PIECE;
+            }
+            shown += usize::from(step > 450) * show_and_ask(&mut exchange, now, &ada);
+        }
+        assert!(shown >= 20, "{shown}");
     }
 
     /// How quick it is shows only when it is given something.
     #[test]
     fn who_brings_much_that_nobody_has_is_not_behind_before_it_was_given_something() {
-        let [ada, mallory, cyd] = ["ada", "mallory", "cyd"].map(|name| UserId::new(name).expect("an id"));
+        let [ada, mallory, cyd] = ["ada", "mallory", "cyd"].map(user);
         let start = Instant::now();
         let now = start + Duration::from_secs(3);
-        let mut exchange = exchange(start, &ada, &mallory, true);
+        let mut exchange = exchange(start, &[&ada], &mallory, true);
         exchange.remove(&ada);
         exchange.member(now, &cyd).joined = true;
         assert!((0..50).all(|piece| exchange.note_has(now, &cyd, piece)));

@@ -41,6 +41,9 @@ pub(super) enum Place {
     Skipped,
 }
 
+/// Of a long name the extension is what follows the last dot, if it is no longer than this.
+const EXTENSION_MAX_BYTES: usize = 32;
+
 /// What a file is called in the folder that the manifest puts it in: as the manifest says, or else with a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FinalName(u16);
@@ -62,8 +65,9 @@ impl FinalName {
         let dot = name.char_indices().skip(1).find(|(_, c)| *c == '.').map_or(name.len(), |(at, _)| at);
         let (mut stem, mut extension) = name.split_at(dot);
         let number = format!(" ({})", self.0);
-        if extension.len() > COMPONENT_MAX_BYTES / 2 {
-            (stem, extension) = (name, "");
+        if name.len() + number.len() > COMPONENT_MAX_BYTES {
+            let last = name.rfind('.').filter(|at| *at > 0 && name.len() - at <= EXTENSION_MAX_BYTES);
+            (stem, extension) = name.split_at(last.unwrap_or(name.len()));
         }
         let room = COMPONENT_MAX_BYTES - number.len() - extension.len();
         Cow::Owned(format!("{}{number}{extension}", &stem[..stem.floor_char_boundary(room)]))
@@ -564,6 +568,10 @@ mod tests {
         let long = numbered(&format!("{}.txt", "ä".repeat(125)));
         assert!(long.len() > 250 && long.len() <= COMPONENT_MAX_BYTES, "{}", long.len());
         assert!(long.ends_with("ä (12).txt"), "{long}");
+        let title = "あ".repeat(45);
+        assert_eq!(numbered(&format!("01. {title}.mkv")), format!("01 (12). {title}.mkv"));
+        let long = numbered(&format!("01. {}.mkv", "あ".repeat(82)));
+        assert!(long.len() <= COMPONENT_MAX_BYTES && long.ends_with("あ (12).mkv"), "{long}");
         let odd = numbered(&format!("a.{}", "b".repeat(253)));
         assert!(
             odd.len() == COMPONENT_MAX_BYTES && odd.starts_with("a.b") && odd.ends_with("b (12)"),

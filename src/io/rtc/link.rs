@@ -647,8 +647,9 @@ struct Said {
 impl Said {
     /// What of it the other end has not acknowledged.
     async fn left(&self, load: &Load) -> u64 {
-        let outstanding = self.data_channel.outstanding_bytes().await.unwrap_or(0) as u64;
+        // What is taken in between is outstanding, too.
         let (_, taken) = load.moved_bytes(self.channel);
+        let outstanding = self.data_channel.outstanding_bytes().await.unwrap_or(0) as u64;
         self.until.saturating_sub(taken.saturating_sub(outstanding))
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -44,6 +44,8 @@ pub(super) struct Pulse {
     settled: AtomicBool,
     early_wakes: AtomicU8,
     relayed_at: Mutex<Option<Instant>>,
+    /// That of the engine's loop.
+    task: OnceLock<tokio::task::Id>,
     alert_sent: AtomicBool,
     alert_received: AtomicBool,
     nudged: Notify,
@@ -237,8 +239,10 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 impl Runtime for LinkRuntime {
     fn spawn(&self, future: BoxFuture<'static, ()>) -> Box<dyn JoinHandle> {
         let stopped = OnDrop(Arc::clone(&self.on_stopped));
+        let pulse = Arc::clone(&self.pulse);
         self.inner.spawn(Box::pin(async move {
             let _stopped = stopped;
+            let _ = tokio::task::try_id().map(|task| pulse.task.set(task));
             future.await;
         }))
     }
@@ -281,6 +285,10 @@ impl Runtime for LinkRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        // Writers that wait for room sleep, too, and are woken in each round of the loop.
+        if tokio::task::try_id().as_ref() != self.pulse.task.get() {
+            return self.inner.sleep(duration);
+        }
         if self.pulse.take_early_wake() {
             return Box::pin(std::future::ready(()));
         }
