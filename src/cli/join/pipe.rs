@@ -9,8 +9,10 @@ use crate::core::transfer::TransferEvent;
 use crate::node::api::{Command, Event, PeerInfo, To};
 use crate::wire::text;
 
-/// The most lines of one message that have its name in front.
+/// The most lines of one message that have its name in front: of a short one so many, and one more for each so many bytes.
+const LINES_LEAST: usize = 32;
 const LINES_MAX: usize = 1000;
+const BYTES_PER_LINE: usize = 8;
 
 /// What the pipe's face knows.
 pub struct PipeFace {
@@ -67,8 +69,9 @@ impl PipeFace {
     /// become a hundred times as long.
     fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
         let (head, said) = self.narrator.head(from, message, &self.roster);
-        let (lines, rest) = match said.match_indices('\n').nth(LINES_MAX - 1) {
-            Some((at, _)) if at + 1 < said.len() => (&said[..at], Some(&said[at + 1..])),
+        let lines_max = (LINES_LEAST + said.len() / BYTES_PER_LINE).min(LINES_MAX);
+        let (lines, rest) = match said.match_indices('\n').nth(lines_max - 1) {
+            Some((at, _)) if at + 1 < said.len() => (&said[..=at], Some(&said[at + 1..])),
             Some(_) | None => (said, None),
         };
         let lines = text::split_lines(lines).chain(rest);
@@ -132,10 +135,17 @@ mod tests {
 
     #[test]
     fn very_many_lines_are_not_as_many_names() {
-        let out = face(false).on_event(&message(&format!("{}end", "x\n".repeat(100_000)))).out;
+        let said = |text: &str| face(false).on_event(&message(text)).out;
+        let out = said(&format!("{}end", "x\n".repeat(100_000)));
         assert_eq!((out.len(), &out[999][..]), (LINES_MAX + 1, "<ada> x"));
         assert!(out[1000].starts_with("<ada> x\u{240a}x\u{240a}") && out[1000].ends_with("\u{240a}end"));
-        assert_eq!(face(false).on_event(&message(&"\n".repeat(1000))).out.len(), 1000);
+        assert_eq!(said(&format!("{}\nend", "x\n".repeat(999))).len(), 32 + 2002 / 8 + 1, "the rest is one");
+        let poem = "a line that is as long as lines are\n\n".repeat(500);
+        assert_eq!(said(&poem).len(), 1000, "there is nothing behind the last line break");
+        for breaks in [1, 16, 100, 1000, 262_143] {
+            let names = said(&"\n".repeat(breaks)).len();
+            assert!(names <= 33 + breaks / 8, "{names} for {breaks} bytes");
+        }
     }
 
     #[test]

@@ -135,10 +135,10 @@ pub(super) struct Member {
     pub(super) open: PieceSet,
     pub(super) open_bytes: u64,
     pub(super) lookahead_bytes: u64,
-    /// When it was last shown something.
     /// For how long it was behind, and when that was looked at.
     pub(super) behind_for: Duration,
     pub(super) owed_at: Option<Instant>,
+    /// When it was last shown something.
     pub(super) shown_at: Option<Instant>,
     /// What we asked it for.
     pub(super) asked: BTreeMap<u32, Asked>,

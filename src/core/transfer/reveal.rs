@@ -26,6 +26,9 @@ const PASS_ON: Duration = Duration::from_secs(2);
 const SHOWN_EVERY: Duration = Duration::from_secs(20);
 const PART_FOR_THOSE_BEHIND: u64 = 8;
 
+/// And a piece in this time, however long pieces are: who gets none for twice as long has been told that nobody has the rest.
+const SHOWN_AT_LEAST: Duration = Duration::from_secs(60);
+
 /// The most that is shown ahead to one member.
 const LOOKAHEAD_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -141,11 +144,15 @@ impl Exchange {
         let taking = self.members.values().filter(|member| member.is_taking());
         let (mut behind, mut best_bps) = (0, self.up.steady_bps(now));
         for member in taking {
-            behind += u32::from(!member.behind_for.is_zero());
+            // Who does not touch what it was shown takes nothing of the others' part.
+            let is_shown = member.shown_at.is_none_or(|at| now.saturating_duration_since(at) < SHOWN_EVERY);
+            let takes_part = member.open_bytes == 0 || is_shown;
+            behind += u32::from(!member.behind_for.is_zero() && takes_part);
             best_bps = best_bps.max(member.best_up_bps);
         }
         let part_bps = best_bps.max(PART_FOR_THOSE_BEHIND) / PART_FOR_THOSE_BEHIND;
-        Duration::from_secs_f64(f64::from(self.manifest.piece_bytes()) / part_bps as f64) * behind.max(1)
+        let each = Duration::from_secs_f64(f64::from(self.manifest.piece_bytes()) / part_bps as f64);
+        (each * behind.max(1)).min(SHOWN_AT_LEAST)
     }
 
     /// Whether a member has more that nobody got from it yet than it passes on, while others are quicker. What we send it
@@ -314,6 +321,28 @@ mod tests {
             shown[1] += show_and_ask(&mut exchange, now, &ada);
         }
         assert!(shown[1] >= 10 && shown[1] * 5 >= (shown[0] + shown[1]) * 2, "{shown:?}");
+    }
+
+    #[test]
+    fn who_does_not_touch_what_it_was_shown_takes_nothing_of_the_others_part() {
+        let [ada, cyd, mallory] = ["ada", "cyd", "mallory"].map(user);
+        let start = Instant::now();
+        let mut shown = [0; 2];
+        for (at, behind) in [&[&ada][..], &[&ada, &cyd]].into_iter().enumerate() {
+            let mut exchange = exchange(start, behind, &mallory, true);
+            exchange.members.values_mut().for_each(|member| member.best_up_bps = 8 * PIECE);
+            for step in 0..1_100 {
+                let now = start + Duration::from_millis(3_000 + 50 * step);
+                go_on(&mut exchange, now, PIECE / 4);
+                assert!(exchange.is_behind(now, &ada));
+                if step < 420 {
+                    exchange.reveal(now, &cyd);
+                }
+                let pieces = show_and_ask(&mut exchange, now, &ada);
+                shown[at] += usize::from(step >= 850) * pieces;
+            }
+        }
+        assert!(shown[0] >= 5 && shown[1] * 10 >= shown[0] * 8, "{shown:?}");
     }
 
     /// What others say changes at once.
