@@ -65,8 +65,8 @@ impl PipeFace {
     }
 
     /// Each line of a message has its name in front, so that no line is anybody else's. Nothing is cut: whoever reads this
-    /// is a program. Of very many lines the last one is the rest, in which line breaks are shown: what somebody says does not
-    /// become a hundred times as long.
+    /// is a program. Of very many lines the last one is the rest, in which line breaks are shown: what somebody says at length
+    /// does not become many times as long.
     fn message(&self, from: &PeerInfo, message: &str) -> Vec<String> {
         let (head, said) = self.narrator.head(from, message, &self.roster);
         let lines_max = (LINES_LEAST + said.len() / BYTES_PER_LINE).min(LINES_MAX);
@@ -142,6 +142,7 @@ mod tests {
         assert_eq!(said(&format!("{}\nend", "x\n".repeat(999))).len(), 32 + 2002 / 8 + 1, "the rest is one");
         let poem = "a line that is as long as lines are\n\n".repeat(500);
         assert_eq!(said(&poem).len(), 1000, "there is nothing behind the last line break");
+        assert_eq!(said(&"\n".repeat(100)).len(), 45, "an empty line is one, too");
         for breaks in [1, 16, 100, 1000, 262_143] {
             let names = said(&"\n".repeat(breaks)).len();
             assert!(names <= 33 + breaks / 8, "{names} for {breaks} bytes");
